@@ -1,0 +1,228 @@
+//! What one accelerator did in a span: raw integer integrals, no holder, no estimate.
+
+use crate::{
+    identity::AcceleratorId,
+    reading::{GapCause, Source, Tier, coded},
+    time::{Span, UtcMillis},
+};
+
+coded! {
+    /// The integrals a window can carry. Cycles are of one SM, averaged over all SMs of the device.
+    Counter {
+        /// SM clock x time.
+        ElapsedCycles = 0 "elapsed_cycles",
+        /// Any tensor pipe active.
+        TensorCycles = 1 "tensor_cycles",
+        /// 16-bit class tensor pipe active.
+        HmmaCycles = 2 "hmma_cycles",
+        /// Integer tensor pipe active.
+        ImmaCycles = 3 "imma_cycles",
+        /// FP64 tensor pipe active.
+        DfmaCycles = 4 "dfma_cycles",
+        /// FP64 vector pipe active.
+        Fp64Cycles = 5 "fp64_cycles",
+        /// FP32 vector pipe active.
+        Fp32Cycles = 6 "fp32_cycles",
+        /// FP16 vector pipe active.
+        Fp16Cycles = 7 "fp16_cycles",
+        /// At least one warp resident.
+        SmCycles = 8 "sm_cycles",
+        /// Microseconds in which a kernel was resident.
+        BusyMicros = 9 "busy_us",
+        /// Microjoules.
+        EnergyMicrojoules = 10 "energy_uj",
+    }
+}
+
+/// Raw integrals: each either known, zero included, or unknown. Never one for the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters([Option<u64>; Counters::LEN]);
+
+impl Counters {
+    /// How many there are.
+    pub const LEN: usize = Counter::ALL.len();
+
+    /// The integral, `None` where the source did not have it for the whole window.
+    pub fn get(&self, counter: Counter) -> Option<u64> {
+        self.0[counter as usize]
+    }
+
+    /// The same with one integral known.
+    #[must_use]
+    pub fn with(mut self, counter: Counter, value: u64) -> Self {
+        self.0[counter as usize] = Some(value);
+        self
+    }
+
+    /// Sum of both; known only where both are. `None` on overflow.
+    pub fn checked_add(&self, other: &Self) -> Option<Self> {
+        let mut sum = Self::default();
+        for (index, slot) in sum.0.iter_mut().enumerate() {
+            *slot = match (self.0[index], other.0[index]) {
+                (Some(a), Some(b)) => Some(a.checked_add(b)?),
+                _ => None,
+            };
+        }
+        Some(sum)
+    }
+
+    /// Splits each integral by time: `part` of `whole` milliseconds go first, the rest second.
+    /// Nothing is lost or made: both parts add up to the whole, to the integer.
+    pub fn split(&self, part: u64, whole: u64) -> (Self, Self) {
+        let (mut first, mut second) = (Self::default(), Self::default());
+        for (index, value) in self.0.iter().enumerate() {
+            let Some(value) = *value else { continue };
+            let before = if whole == 0 {
+                0
+            } else {
+                u128::from(value) * u128::from(part.min(whole)) / u128::from(whole)
+            };
+            let before = u64::try_from(before).expect("a part is at most the whole, which fits");
+            first.0[index] = Some(before);
+            second.0[index] = Some(value - before);
+        }
+        (first, second)
+    }
+
+    /// Measured, and nothing at all ran: no kernel resident, no pipe active.
+    /// `false` where we cannot know.
+    pub fn idle(&self) -> bool {
+        use Counter::{BusyMicros, SmCycles, TensorCycles};
+        let looked = self.get(BusyMicros).is_some() || self.get(SmCycles).is_some();
+        looked && [BusyMicros, SmCycles, TensorCycles].iter().all(|&c| self.get(c).unwrap_or(0) == 0)
+    }
+}
+
+/// How much of a span was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coverage {
+    /// All of it.
+    Measured,
+    /// Readings are missing, but a cumulative counter bounds what happened.
+    Interpolated {
+        /// How much of the span is bounded in this way, at most its length.
+        missing_ms: u64,
+    },
+}
+
+/// What one accelerator did during `span`: raw integrals, no holder, no estimate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Which.
+    pub accelerator: AcceleratorId,
+    /// When, by the host's wall clock as anchored when the agent started.
+    pub span: Span,
+    /// When the span starts, in milliseconds since boot, suspended time included.
+    pub boot_start_ms: u64,
+    /// From where.
+    pub source: Source,
+    /// How good.
+    pub tier: Tier,
+    /// How complete.
+    pub coverage: Coverage,
+    /// Readings that went into it.
+    pub ticks: u32,
+    /// The integrals.
+    pub counters: Counters,
+}
+
+impl Window {
+    /// Both parts, if `at` lies strictly inside. Integrals are divided by time and conserved.
+    pub fn split(&self, at: UtcMillis) -> Option<(Self, Self)> {
+        let (before, after) = self.span.split(at)?;
+        let (first, second) = self.counters.split(before.millis(), self.span.millis());
+        let missing = |missing_ms: u64, span: &Span| match self.coverage {
+            Coverage::Measured => Coverage::Measured,
+            Coverage::Interpolated { .. } => {
+                Coverage::Interpolated { missing_ms: missing_ms.min(span.millis()) }
+            }
+        };
+        let missing_ms = match self.coverage {
+            Coverage::Measured => 0,
+            Coverage::Interpolated { missing_ms } => missing_ms,
+        };
+        let missing_before = missing_ms * before.millis() / self.span.millis();
+        Some((
+            Self {
+                span: before,
+                counters: first,
+                coverage: missing(missing_before, &before),
+                ..self.clone()
+            },
+            Self {
+                span: after,
+                boot_start_ms: self.boot_start_ms + before.millis(),
+                counters: second,
+                coverage: missing(missing_ms - missing_before, &after),
+                ..self.clone()
+            },
+        ))
+    }
+}
+
+/// A span in which one accelerator was not measured, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Which.
+    pub accelerator: AcceleratorId,
+    /// When, as for windows.
+    pub span: Span,
+    /// When the span starts, in milliseconds since boot.
+    pub boot_start_ms: u64,
+    /// Why.
+    pub cause: GapCause,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn window(start: i64, length: i64, value: u64, missing_ms: u64) -> Window {
+        Window {
+            accelerator: "GPU-1".parse().expect("valid"),
+            span: Span::new(UtcMillis(start), UtcMillis(start + length)).expect("not empty"),
+            boot_start_ms: 7,
+            source: Source::Nvml,
+            tier: Tier::B,
+            coverage: Coverage::Interpolated { missing_ms },
+            ticks: 60,
+            counters: Counters::default().with(Counter::TensorCycles, value).with(Counter::BusyMicros, 3),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn splitting_conserves_every_integral_and_the_time(
+            start in -1_000_000_000_000_i64..4_000_000_000_000,
+            length in 2_i64..600_000,
+            cut in 1_i64..600_000,
+            value in any::<u64>(),
+            missing in 0_u64..600_000,
+        ) {
+            let whole = window(start, length, value, missing.min(length.unsigned_abs()));
+            prop_assume!(cut < length);
+            let (first, second) = whole.split(UtcMillis(start + cut)).expect("inside");
+            prop_assert_eq!(first.counters.checked_add(&second.counters), Some(whole.counters));
+            prop_assert_eq!(first.span.millis() + second.span.millis(), whole.span.millis());
+            prop_assert_eq!(second.boot_start_ms, whole.boot_start_ms + first.span.millis());
+            let missing = |w: &Window| match w.coverage {
+                Coverage::Interpolated { missing_ms } => missing_ms,
+                Coverage::Measured => 0,
+            };
+            prop_assert_eq!(missing(&first) + missing(&second), missing(&whole));
+            prop_assert!(missing(&first) <= first.span.millis());
+            prop_assert!(missing(&second) <= second.span.millis());
+        }
+    }
+
+    #[test]
+    fn unknown_is_not_zero() {
+        let unknown = Counters::default();
+        let zero = Counters::default().with(Counter::BusyMicros, 0);
+        assert!(!unknown.idle(), "not having looked is not idleness");
+        assert!(zero.idle());
+        assert_eq!(unknown.checked_add(&zero).expect("no overflow").get(Counter::BusyMicros), None);
+    }
+}
