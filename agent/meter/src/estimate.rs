@@ -204,7 +204,8 @@ impl Estimator {
             // Watts x milliseconds x 1000 = microjoules.
             let limit_uj = u128::from(model.power_w) * millis * 1000;
             let idle_uj = limit_uj * self.factors.idle_power / PER_MILLE;
-            let dynamic = u128::from(energy_uj).saturating_sub(idle_uj);
+            // No board draws more than twice its limit for long; what says so is not believed further.
+            let dynamic = u128::from(energy_uj).min(limit_uj * 2).saturating_sub(idle_uj);
             let full = millis * 1000 * u128::from(model.table_clock_mhz) * u128::from(model.ops_per_clock);
             // Ordered so that the product stays far below 2^128: full < 2^80, dynamic < 2^50.
             let by_power = full * dynamic / (limit_uj - idle_uj).max(1) * self.factors.utilisation_power;
@@ -409,6 +410,17 @@ mod tests {
             .with(Counter::TensorCycles, 60_000_000_000);
         let fastest = estimated("NVIDIA GB300", Tier::B, counters);
         assert_eq!(estimated("NVIDIA Unheard Of", Tier::B, counters), fastest);
+    }
+
+    #[test]
+    fn an_absurd_energy_does_not_overflow() {
+        let estimator = Estimator::shipped();
+        let counters =
+            Counters::default().with(Counter::BusyMicros, u64::MAX).with(Counter::EnergyMicrojoules, u64::MAX);
+        for model in estimator.table().models() {
+            let e = estimator.estimate(Some(model), &window(Tier::D, 86_400_000, counters));
+            assert!(e.bound.best() <= e.bound.high());
+        }
     }
 
     fn any_counters() -> impl Strategy<Value = Counters> {

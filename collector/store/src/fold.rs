@@ -1,0 +1,693 @@
+//! Where sums are made: ledger entries in, sums per accelerator, UTC hour and holder out.
+//!
+//! [`Fold::apply`] is the only way that anything gets into the sums, live and in a rebuild. A window adds to
+//! its hour at once if nothing covers its time yet. Whatever could change what is already summed (a late
+//! holding, a second source for the same time) marks the hour for [`Fold::refold`], which makes it anew from
+//! all windows of that hour. So the sums are a function of the facts, not of the order in which they came.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use weighbridge_meter::{
+    AcceleratorId, AgentId, Estimator, Evidence, Gap, Span, Tier, Trust, UtcMillis, Window, window::Coverage,
+};
+use weighbridge_wire::{Batch, DeviceRecord, Envelope};
+
+use crate::{
+    Place, RecordRow,
+    entry::{Body, Entry, EntryError, Fact, LeaseFact},
+    holders,
+    hour::{Hour, HourKey, HourRow, UsageKey},
+    state::{
+        Accelerator, AgentSeen, CursorRow, HeldKey, PlaceRow, Report, State, StateRow, held_row, lease_row,
+    },
+};
+
+/// What a piece of the ledger changes in SQL: rows as they are now, so that writing them twice changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folded {
+    /// Place of the first entry in it.
+    pub begins: Place,
+    /// Place of the first entry not in it.
+    pub ends: Place,
+    /// Hours as they are now.
+    pub hours: Vec<HourRow>,
+    /// Parts of the state as they are now.
+    pub state: Vec<StateRow>,
+    /// Cursors as they are now.
+    pub cursors: Vec<CursorRow>,
+    /// Places of batches, by agent and hour, to be merged with what is there.
+    pub places: Vec<(AgentId, UtcMillis, PlaceRow)>,
+    /// New records.
+    pub records: Vec<(String, RecordRow)>,
+}
+
+/// An entry read from the ledger, opened as far as a fold needs it.
+#[derive(Debug)]
+pub struct Opened {
+    place: Place,
+    received: UtcMillis,
+    hash: [u8; 32],
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Batch(Box<Batch>),
+    Fact(Fact),
+}
+
+/// An entry of the ledger cannot be folded: someone has to look.
+#[derive(Debug, thiserror::Error)]
+pub enum FoldError {
+    /// It is not an entry.
+    #[error("ledger entry {index}")]
+    Entry {
+        /// Which.
+        index: u64,
+        /// Why.
+        #[source]
+        source: EntryError,
+    },
+    /// It holds something that is not a batch; ingest would not have taken it.
+    #[error("the batch in ledger entry {index}")]
+    Batch {
+        /// Which.
+        index: u64,
+        /// Why.
+        #[source]
+        source: weighbridge_wire::OpenError,
+    },
+}
+
+/// Reads an entry. Signatures were checked before it was kept; `verify` checks them again.
+pub fn open(place: Place, payload: &[u8]) -> Result<Opened, FoldError> {
+    let index = place.index;
+    let entry = Entry::decode(payload).map_err(|source| FoldError::Entry { index, source })?;
+    let (hash, what) = match entry.body {
+        Body::Fact(fact) => ([0; 32], What::Fact(fact)),
+        Body::Batch(received) => {
+            let batch = Envelope::decode(&received.envelope)
+                .and_then(|envelope| envelope.read())
+                .map_err(|source| FoldError::Batch { index, source })?;
+            (weighbridge_wire::hash(&received.envelope), What::Batch(Box::new(batch)))
+        }
+    };
+    Ok(Opened { place, received: entry.received, hash, what })
+}
+
+impl Opened {
+    /// Whose batch it is; `None` if it is a fact.
+    pub fn agent(&self) -> Option<&AgentId> {
+        match &self.what {
+            What::Batch(batch) => Some(&batch.agent),
+            What::Fact(_) => None,
+        }
+    }
+}
+
+/// The fold.
+#[derive(Debug)]
+pub struct Fold {
+    estimator: Estimator,
+    state: State,
+    cursors: BTreeMap<(AgentId, weighbridge_meter::EpochId), Cursor>,
+    hours: HashMap<HourKey, Hour>,
+    /// Accelerators by the host that counts for them: a lease asks for those of one host.
+    by_host: HashMap<Box<str>, BTreeSet<AcceleratorId>>,
+    changed: Changed,
+}
+
+#[derive(Debug, Default)]
+struct Changed {
+    begins: Option<Place>,
+    ends: Option<Place>,
+    hours: BTreeSet<HourKey>,
+    refold: BTreeSet<HourKey>,
+    accelerators: BTreeSet<AcceleratorId>,
+    seen: BTreeSet<AgentId>,
+    cursors: BTreeSet<(AgentId, weighbridge_meter::EpochId)>,
+    state: Vec<StateRow>,
+    /// All mappings are one row, written out once a piece.
+    mappings: bool,
+    places: BTreeMap<(AgentId, UtcMillis, u64), PlaceRow>,
+    records: Vec<(String, RecordRow)>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Cursor {
+    floor: u64,
+    floor_hash: String,
+    sparse: BTreeMap<u64, String>,
+}
+
+/// A window or gap of one hour with what decides which comes first.
+struct Candidate {
+    trust: Trust,
+    tier: Tier,
+    agent: AgentId,
+    index: u64,
+    window: Window,
+}
+
+impl Fold {
+    /// Goes on from stored state.
+    pub fn new(estimator: Estimator, state: State, cursors: Vec<CursorRow>) -> Self {
+        let cursors = cursors
+            .into_iter()
+            .map(|row| {
+                let sparse = row.sparse.into_iter().collect();
+                ((row.agent, row.epoch), Cursor { floor: row.floor, floor_hash: row.floor_hash, sparse })
+            })
+            .collect();
+        let mut by_host: HashMap<Box<str>, BTreeSet<AcceleratorId>> = HashMap::new();
+        for (id, accelerator) in &state.accelerators {
+            by_host.entry(accelerator.host().into()).or_default().insert(id.clone());
+        }
+        Self { estimator, state, cursors, hours: HashMap::new(), by_host, changed: Changed::default() }
+    }
+
+    /// How windows become operations.
+    pub fn estimator(&self) -> &Estimator {
+        &self.estimator
+    }
+
+    /// What it knows apart from the sums.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Hours that these entries touch and that are not in memory: load them before [`Fold::apply`].
+    pub fn needs(&self, entries: &[Opened]) -> Vec<HourKey> {
+        let mut offsets: HashMap<&AgentId, Vec<i64>> = HashMap::new();
+        for entry in entries {
+            if let What::Fact(Fact::ClockOffset { agent, minutes, .. }) = &entry.what {
+                offsets.entry(agent).or_default().push(*minutes);
+            }
+        }
+        let mut keys = BTreeSet::new();
+        for entry in entries {
+            let What::Batch(batch) = &entry.what else { continue };
+            let mut minutes = vec![self.state.offset_minutes(&batch.agent, batch.boot, entry.place.index)];
+            minutes.extend(offsets.get(&batch.agent).into_iter().flatten());
+            let windows = batch.windows.iter().map(|window| (&window.accelerator, window.span));
+            let gaps = batch.gaps.iter().map(|gap| (&gap.accelerator, gap.span));
+            for (accelerator, span) in windows.chain(gaps) {
+                for &minutes in &minutes {
+                    for hour in hours(shifted(span, minutes)) {
+                        let key = HourKey { accelerator: accelerator.clone(), hour };
+                        if !self.hours.contains_key(&key) {
+                            keys.insert(key);
+                        }
+                    }
+                }
+            }
+        }
+        keys.into_iter().collect()
+    }
+
+    /// Takes in stored hours.
+    pub fn load(&mut self, rows: Vec<HourRow>) {
+        for row in rows {
+            self.hours.entry(row.key).or_insert(row.hour);
+        }
+    }
+
+    /// Applies one entry. The hours it [needs](Fold::needs) have been loaded.
+    pub fn apply(&mut self, entry: Opened, next: Place) {
+        let place = entry.place;
+        self.changed.begins.get_or_insert(place);
+        self.changed.ends = Some(next);
+        match entry.what {
+            What::Batch(batch) => self.batch(place, entry.received, &entry.hash, *batch),
+            What::Fact(fact) => self.fact(place, entry.received, fact),
+        }
+    }
+
+    fn fact(&mut self, place: Place, received: UtcMillis, fact: Fact) {
+        match fact {
+            Fact::Method { method, figures_sha256 } => {
+                self.state.method = Some((method, figures_sha256));
+                self.changed.state.extend(self.state.method_row());
+            }
+            Fact::ClockOffset { agent, boot, minutes } => {
+                self.state.offsets.entry((agent.clone(), boot)).or_default().push((place.index, minutes));
+                self.changed.state.extend(self.state.offset_row(&agent, boot));
+            }
+            Fact::Agent(fact) => {
+                let agent = fact.agent.clone();
+                let entries = self.state.agents.entry(agent.clone()).or_default();
+                // The same key again is a correction of its dates.
+                entries.retain(|entry| entry.public_key != fact.public_key);
+                entries.push(fact);
+                self.changed.state.extend(self.state.agent_row(&agent));
+            }
+            Fact::Lease(lease) => {
+                for lease in self.state.withdraw_other_counts(&lease) {
+                    self.changed.state.push(lease_row(&LeaseFact { end: lease.start, ..lease.clone() }));
+                    self.mark_lease(&lease);
+                }
+                self.changed.state.push(lease_row(&lease));
+                let replaced = self.state.lease(lease.clone());
+                for lease in replaced.iter().chain([&lease]) {
+                    self.mark_lease(lease);
+                }
+            }
+            Fact::Mapping(mapping) => {
+                self.state.mappings.push(mapping);
+                self.changed.mappings = true;
+            }
+            Fact::Record { kind, key, body } => {
+                self.changed.records.push((kind, RecordRow { key, index: place.index, received, body }));
+            }
+        }
+    }
+
+    /// A lease came or changed: what is already summed under it must be made anew.
+    fn mark_lease(&mut self, lease: &LeaseFact) {
+        let Some(span) = lease.span() else { return };
+        let selected = |id: &&AcceleratorId| {
+            let report = self.state.accelerators.get(*id).and_then(Accelerator::report);
+            holders::selects(lease, id, report.map_or("", |report| &report.pci_device))
+        };
+        let of_host = self.by_host.get(lease.host.as_str());
+        let touched: Vec<AcceleratorId> = of_host.into_iter().flatten().filter(selected).cloned().collect();
+        for id in touched {
+            self.mark(&id, span);
+        }
+    }
+
+    fn mark(&mut self, id: &AcceleratorId, span: Span) {
+        let Some(accelerator) = self.state.accelerators.get(id) else { return };
+        let summed = Span::new(accelerator.first_seen, accelerator.last_end);
+        if let Some(touched) = summed.and_then(|summed| summed.overlap(&span)) {
+            self.changed.refold.extend(hours(touched).map(|hour| HourKey { accelerator: id.clone(), hour }));
+        }
+    }
+
+    fn batch(&mut self, place: Place, received: UtcMillis, hash: &[u8; 32], batch: Batch) {
+        let minutes = self.state.offset_minutes(&batch.agent, batch.boot, place.index);
+        self.advance_cursor(&batch, hash);
+        for device in &batch.inventory {
+            self.device(&batch.agent, device, minutes);
+        }
+        for holding in &batch.holdings {
+            let span = shifted(holding.span, minutes);
+            for id in &holding.accelerators {
+                let key = HeldKey {
+                    principal: holding.principal.clone(),
+                    attempt: holding.attempt.clone(),
+                    evidence: holding.evidence,
+                    start: span.start(),
+                };
+                self.held(id, key, span);
+            }
+        }
+        for mut window in batch.windows {
+            window.span = shifted(window.span, minutes);
+            self.known(&window.accelerator, &batch.agent, window.span);
+            self.present(&window.accelerator, window.span.start());
+            self.note_place(&batch.agent, window.span, place);
+            self.window(&batch.agent, window);
+        }
+        for mut gap in batch.gaps {
+            gap.span = shifted(gap.span, minutes);
+            self.known(&gap.accelerator, &batch.agent, gap.span);
+            self.note_place(&batch.agent, gap.span, place);
+            self.gap(&batch.agent, &gap);
+        }
+        let before = self.state.seen.get(&batch.agent);
+        let (source_state, version, unacknowledged) = match (&batch.status, before) {
+            (Some(status), _) => (status.source_state.clone(), status.version.clone(), status.unacknowledged),
+            (None, Some(seen)) => (seen.source_state.clone(), seen.version.clone(), seen.unacknowledged),
+            (None, None) => Default::default(),
+        };
+        let seen = AgentSeen {
+            received,
+            boot: batch.boot,
+            epoch: batch.epoch,
+            sequence: batch.sequence,
+            source_state,
+            version,
+            unacknowledged,
+        };
+        self.state.seen.insert(batch.agent.clone(), seen);
+        self.changed.seen.insert(batch.agent);
+    }
+
+    fn advance_cursor(&mut self, batch: &Batch, hash: &[u8; 32]) {
+        let key = (batch.agent.clone(), batch.epoch);
+        let cursor = self.cursors.entry(key.clone()).or_default();
+        if batch.sequence > cursor.floor {
+            cursor.sparse.insert(batch.sequence, hex(hash));
+        }
+        while let Some(hash) = cursor.sparse.remove(&(cursor.floor + 1)) {
+            cursor.floor += 1;
+            cursor.floor_hash = hash;
+        }
+        self.changed.cursors.insert(key);
+    }
+
+    fn device(&mut self, agent: &AgentId, device: &DeviceRecord, minutes: i64) {
+        let at = corrected(device.at, minutes);
+        let id = &device.accelerator;
+        let accelerator = self.state.accelerators.entry(id.clone()).or_insert_with(|| Accelerator {
+            first_seen: at,
+            last_end: at,
+            told_at: at,
+            removed_at: None,
+            reports: BTreeMap::new(),
+        });
+        accelerator.first_seen = accelerator.first_seen.min(at);
+        if at >= accelerator.told_at {
+            accelerator.told_at = at;
+            accelerator.removed_at = if device.present { None } else { Some(at) };
+        }
+        self.changed.accelerators.insert(id.clone());
+        if accelerator.reports.get(agent).is_some_and(|report| !report.is_unknown()) {
+            return;
+        }
+        let before = accelerator.report().cloned();
+        let report = Report {
+            host: device.host.clone(),
+            name: device.name.clone(),
+            pci_device: device.pci_device.clone(),
+            pci_address: device.pci_address.clone(),
+            source: device.source,
+            tier: device.tier,
+            trust: device.trust,
+            driver: device.driver.clone(),
+        };
+        accelerator.reports.insert(agent.clone(), report);
+        let now = accelerator.report();
+        let what = |report: Option<&Report>| {
+            report.map(|report| (report.host.clone(), report.name.clone(), report.pci_device.clone()))
+        };
+        let other_device = what(before.as_ref()) != what(now);
+        if other_device {
+            let host = |report: Option<&Report>| report.map_or("", |report| &report.host).into();
+            let (before, now): (Box<str>, Box<str>) = (host(before.as_ref()), host(now));
+            if let Some(of_host) = self.by_host.get_mut(&before) {
+                of_host.remove(id);
+            }
+            self.by_host.entry(now).or_default().insert(id.clone());
+        }
+        // What it is decides the estimates, whom the agent is trusted before decides which window counts.
+        let (first, last) = (accelerator.first_seen, accelerator.last_end);
+        if (other_device || self.state.seen.contains_key(agent))
+            && let Some(summed) = Span::new(first, last)
+        {
+            self.mark(id, summed);
+        }
+    }
+
+    /// An accelerator that no inventory announced is still one: nothing measured may fall away.
+    fn known(&mut self, id: &AcceleratorId, agent: &AgentId, span: Span) {
+        let host = || {
+            self.state.agents.get(agent).and_then(|entries| entries.last()).map(|entry| entry.host.clone())
+        };
+        if !self.state.accelerators.contains_key(id) {
+            let report = Report::unknown(host().unwrap_or_default());
+            self.by_host.entry(report.host.as_str().into()).or_default().insert(id.clone());
+            let accelerator = Accelerator {
+                first_seen: span.start(),
+                last_end: span.start(),
+                told_at: span.start(),
+                removed_at: None,
+                reports: BTreeMap::from([(agent.clone(), report)]),
+            };
+            self.state.accelerators.insert(id.clone(), accelerator);
+        }
+        let accelerator = self.state.accelerators.get_mut(id).expect("inserted above if it was missing");
+        if span.end() > accelerator.last_end || span.start() < accelerator.first_seen {
+            accelerator.last_end = accelerator.last_end.max(span.end());
+            accelerator.first_seen = accelerator.first_seen.min(span.start());
+            self.changed.accelerators.insert(id.clone());
+        }
+    }
+
+    /// What was measured was there, whatever an inventory said before.
+    fn present(&mut self, id: &AcceleratorId, at: UtcMillis) {
+        let Some(accelerator) = self.state.accelerators.get_mut(id) else { return };
+        if accelerator.told_at < at {
+            accelerator.told_at = at;
+            accelerator.removed_at = None;
+            self.changed.accelerators.insert(id.clone());
+        }
+    }
+
+    fn held(&mut self, id: &AcceleratorId, key: HeldKey, span: Span) {
+        if key.evidence == Evidence::LeaseFile {
+            self.replace_lease(id, &key, span);
+        }
+        let held = self.state.held.entry(id.clone()).or_default();
+        // A confirmation that goes on where the last one ended, or overlaps it, is the same holding.
+        let same = held.range(..=&key).next_back().filter(|(other, end)| {
+            other.principal == key.principal
+                && other.attempt == key.attempt
+                && other.evidence == key.evidence
+                && span.start() <= **end
+        });
+        let (key, end) = match same {
+            Some((other, end)) => (other.clone(), (*end).max(span.end())),
+            None => (key, span.end()),
+        };
+        let before = held.insert(key.clone(), end);
+        self.changed.state.push(held_row(id, &key, end));
+        if let Some(new) = Span::new(before.unwrap_or(key.start), end) {
+            self.mark(id, new);
+        }
+    }
+
+    /// A lease says its whole span each time: what the same lease said before no longer holds.
+    fn replace_lease(&mut self, id: &AcceleratorId, key: &HeldKey, span: Span) {
+        let mut gone = Vec::new();
+        for (other, end) in self.state.held.entry(id.clone()).or_default().iter_mut() {
+            let same = other.principal == key.principal
+                && other.attempt == key.attempt
+                && other.evidence == key.evidence
+                && (other.start, *end) != (span.start(), span.end());
+            if let Some(before) = Span::new(other.start, *end).filter(|_| same) {
+                // An empty span stays as a mark, so that the row in SQL is overwritten too.
+                *end = other.start;
+                gone.push((other.clone(), before));
+            }
+        }
+        for (other, before) in gone {
+            self.changed.state.push(held_row(id, &other, other.start));
+            self.mark(id, before);
+        }
+    }
+
+    fn note_place(&mut self, agent: &AgentId, span: Span, place: Place) {
+        for hour in hours(span) {
+            let row = self.changed.places.entry((agent.clone(), hour, place.segment)).or_insert(PlaceRow {
+                segment: place.segment,
+                first_index: place.index,
+                first_offset: place.offset,
+                last_index: place.index,
+            });
+            row.last_index = row.last_index.max(place.index);
+        }
+    }
+
+    fn window(&mut self, agent: &AgentId, window: Window) {
+        for hour in hours(window.span) {
+            let key = HourKey { accelerator: window.accelerator.clone(), hour };
+            let within = Span::new(hour, hour.plus(UtcMillis::HOUR)).expect("an hour is not empty");
+            let Some(piece) = window.span.overlap(&within) else { continue };
+            let slot = self.hours.entry(key.clone()).or_default();
+            slot.agents.insert(agent.clone());
+            self.changed.hours.insert(key.clone());
+            if slot.covered.touches(piece) {
+                self.changed.refold.insert(key);
+            } else {
+                add(&self.estimator, &self.state, slot, &window, piece);
+            }
+        }
+    }
+
+    fn gap(&mut self, agent: &AgentId, gap: &Gap) {
+        for hour in hours(gap.span) {
+            let key = HourKey { accelerator: gap.accelerator.clone(), hour };
+            let within = Span::new(hour, hour.plus(UtcMillis::HOUR)).expect("an hour is not empty");
+            let Some(piece) = gap.span.overlap(&within) else { continue };
+            let slot = self.hours.entry(key.clone()).or_default();
+            slot.agents.insert(agent.clone());
+            slot.gaps.entry(gap.cause).or_default().insert(piece);
+            self.changed.hours.insert(key);
+        }
+    }
+
+    /// Hours to make anew: with them in memory, give their batches to [`Fold::refold`].
+    pub fn to_refold(&self) -> Vec<HourKey> {
+        self.changed.refold.iter().cloned().collect()
+    }
+
+    /// Whether the hour is in memory.
+    pub fn holds(&self, key: &HourKey) -> bool {
+        self.hours.contains_key(key)
+    }
+
+    /// Agents whose batches touch the hour.
+    pub fn agents_of(&self, key: &HourKey) -> Vec<AgentId> {
+        self.hours.get(key).map(|hour| hour.agents.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Places of batches that are applied but not yet written.
+    pub fn pending_places(&self, agent: &AgentId, hour: UtcMillis) -> Vec<PlaceRow> {
+        let range = (agent.clone(), hour, 0)..=(agent.clone(), hour, u64::MAX);
+        self.changed.places.range(range).map(|(_, row)| *row).collect()
+    }
+
+    /// Makes an hour anew from all batches that touch it. Each accelerator-second counts from one source:
+    /// by trust, tier, agent id, and first in the ledger.
+    pub fn refold<'a>(&mut self, key: &HourKey, batches: impl IntoIterator<Item = &'a Opened>) {
+        let within = Span::new(key.hour, key.hour.plus(UtcMillis::HOUR)).expect("an hour is not empty");
+        self.changed.refold.remove(key);
+        // Between the first and the last window there may be hours that no batch touches.
+        let Some(old) = self.hours.remove(key) else { return };
+        let mut slot = Hour { agents: old.agents, gaps: old.gaps, ..Hour::default() };
+        let mut candidates = Vec::new();
+        for entry in batches {
+            let What::Batch(batch) = &entry.what else { continue };
+            let minutes = self.state.offset_minutes(&batch.agent, batch.boot, entry.place.index);
+            let accelerator = self.state.accelerators.get(&key.accelerator);
+            let report = accelerator.and_then(|accelerator| accelerator.reports.get(&batch.agent));
+            for window in &batch.windows {
+                let span = shifted(window.span, minutes);
+                if window.accelerator == key.accelerator && span.overlap(&within).is_some() {
+                    candidates.push(Candidate {
+                        trust: report.map_or(Trust::Guest, |report| report.trust),
+                        tier: window.tier,
+                        agent: batch.agent.clone(),
+                        index: entry.place.index,
+                        window: Window { span, ..window.clone() },
+                    });
+                }
+            }
+        }
+        candidates
+            .sort_by(|a, b| (a.trust, a.tier, &a.agent, a.index).cmp(&(b.trust, b.tier, &b.agent, b.index)));
+        for candidate in &candidates {
+            let Some(piece) = candidate.window.span.overlap(&within) else { continue };
+            for piece in slot.covered.missing(piece) {
+                add(&self.estimator, &self.state, &mut slot, &candidate.window, piece);
+            }
+        }
+        self.hours.insert(key.clone(), slot);
+        self.changed.hours.insert(key.clone());
+    }
+
+    /// What has changed since the last call; `None` if nothing was applied.
+    pub fn take(&mut self) -> Option<Folded> {
+        let changed = std::mem::take(&mut self.changed);
+        let (begins, ends) = changed.begins.zip(changed.ends)?;
+        let mut state = changed.state;
+        state.extend(changed.accelerators.iter().filter_map(|id| self.state.accelerator_row(id)));
+        state.extend(changed.seen.iter().filter_map(|agent| self.state.seen_row(agent)));
+        state.extend(changed.mappings.then(|| self.state.mapping_row()));
+        let hours = changed
+            .hours
+            .into_iter()
+            .filter_map(|key| {
+                self.hours.get(&key).map(|hour| HourRow { key: key.clone(), hour: hour.clone() })
+            })
+            .collect();
+        let cursors = changed
+            .cursors
+            .into_iter()
+            .filter_map(|key| {
+                let cursor = self.cursors.get(&key)?;
+                Some(CursorRow {
+                    agent: key.0,
+                    epoch: key.1,
+                    floor: cursor.floor,
+                    sparse: cursor.sparse.iter().map(|(sequence, hash)| (*sequence, hash.clone())).collect(),
+                    floor_hash: cursor.floor_hash.clone(),
+                })
+            })
+            .collect();
+        // A part that changed twice is written once, as it is now.
+        let state: BTreeMap<_, _> = state.into_iter().map(|row| ((row.kind, row.key.clone()), row)).collect();
+        self.forget_old_hours();
+        Some(Folded {
+            begins,
+            ends,
+            hours,
+            state: state.into_values().collect(),
+            cursors,
+            places: changed.places.into_iter().map(|((agent, hour, _), row)| (agent, hour, row)).collect(),
+            records: changed.records,
+        })
+    }
+
+    /// Keeps memory bounded: hours that nothing touches come back from SQL when something does.
+    fn forget_old_hours(&mut self) {
+        const KEPT_HOURS_PER_ACCELERATOR: usize = 3;
+        let most = (self.state.accelerators.len() * KEPT_HOURS_PER_ACCELERATOR).max(10_000);
+        if self.hours.len() <= most {
+            return;
+        }
+        let newest = self.hours.keys().map(|key| key.hour).max().unwrap_or_default();
+        self.hours.retain(|key, _| newest.since(key.hour) <= UtcMillis::HOUR);
+    }
+}
+
+/// Adds the `piece` of a window that nothing covers yet.
+fn add(estimator: &Estimator, state: &State, slot: &mut Hour, window: &Window, piece: Span) {
+    slot.covered.insert(piece);
+    let model = state.accelerators.get(&window.accelerator).and_then(|a| a.model(estimator.table()));
+    let estimate = estimator.estimate(model, window);
+    let idle = window.counters.idle();
+    let whole = window.span.millis();
+    let interpolated_of = |from: u64, to: u64| match window.coverage {
+        Coverage::Measured => 0,
+        Coverage::Interpolated { missing_ms } => missing_ms * to / whole - missing_ms * from / whole,
+    };
+    for segment in holders::segments(state, &window.accelerator, piece) {
+        let from = segment.span.start().since(window.span.start()).unsigned_abs();
+        let to = from + segment.span.millis();
+        let part = estimate.piece(from, to, whole);
+        let held = segment.state(idle);
+        let interpolated = interpolated_of(from, to);
+        let measured = (to - from) - interpolated;
+        if segment.holders.is_empty() {
+            let key = UsageKey { holder: None, state: held };
+            slot.usage.entry(key).or_default().add(&part, measured, interpolated);
+            continue;
+        }
+        let holders = segment.holders.len() as u64;
+        for (index, holder) in (0..).zip(segment.holders) {
+            let share = |millis: u64| millis * (index + 1) / holders - millis * index / holders;
+            let key = UsageKey { holder: Some(holder), state: held };
+            slot.usage.entry(key).or_default().add(
+                &part.shared(index, holders),
+                share(measured),
+                share(interpolated),
+            );
+        }
+    }
+}
+
+/// The moment with its clock corrected by whole minutes, within two centuries: further off is no clock.
+fn corrected(moment: UtcMillis, minutes: i64) -> UtcMillis {
+    const MOST: i64 = 200 * 366 * 24 * 60;
+    moment.plus(minutes.clamp(-MOST, MOST) * UtcMillis::MINUTE)
+}
+
+/// The span with its clock corrected.
+fn shifted(span: Span, minutes: i64) -> Span {
+    Span::new(corrected(span.start(), minutes), corrected(span.end(), minutes)).unwrap_or(span)
+}
+
+/// Starts of the UTC hours that the span touches.
+pub(crate) fn hours(span: Span) -> impl Iterator<Item = UtcMillis> {
+    let last = span.end().plus(-1).hour();
+    std::iter::successors(Some(span.start().hour()), |hour| Some(hour.plus(UtcMillis::HOUR)))
+        .take_while(move |hour| *hour <= last)
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,265 @@
+//! Drives the fold: reads the durable part of the ledger in order and writes the sums.
+//!
+//! The same code serves the start (replay before ingest opens), the live collector and a rebuild.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use weighbridge_journal::{ReadError, Reader};
+use weighbridge_meter::{AgentId, Estimator, UtcMillis};
+
+use crate::{
+    Applied, Place, StoreError, UsageStore,
+    fold::{self, Fold, FoldError, Opened},
+    hour::HourKey,
+    ledger::read_places,
+    state::{PlaceRow, State},
+};
+
+/// Entries folded between two writes: bounds memory and the time a reader of the pages is behind.
+const PIECE: usize = 4096;
+
+/// Bytes of entries after which a piece ends, whatever their number: bounds memory where batches are large.
+const PIECE_BYTES: usize = 16 << 20;
+
+/// Between two pieces of a live ledger: far below the half second in which sums must follow.
+const BREATH: Duration = Duration::from_millis(25);
+
+/// Until the database is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Accelerators made anew from one reading of their hour: bounds the batches in memory.
+const KEYS: usize = 4096;
+
+/// The fold cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The ledger cannot be read.
+    #[error("the ledger cannot be read")]
+    Read(#[from] ReadError),
+    /// The ledger holds what cannot be folded.
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+    /// Do not retry: the ledger is older than the sums, as after a restored backup. Rebuild the sums.
+    #[error("usage stands at ledger entry {stands}, but the ledger ends before entry {ends}")]
+    Ahead {
+        /// Next entry it needs.
+        stands: u64,
+        /// Next entry the ledger will have.
+        ends: u64,
+    },
+    /// The sums cannot be written.
+    #[error("the sums cannot be written")]
+    Store(#[from] StoreError),
+}
+
+/// The fold with its place in the ledger and the store it writes to.
+pub struct Follower<S> {
+    folder: PathBuf,
+    reader: Reader,
+    fold: Fold,
+    store: Arc<S>,
+    shared: Shared,
+    stands: Place,
+}
+
+/// The state as of the last write, for readers.
+#[derive(Clone, Debug, Default)]
+pub struct Shared(Arc<RwLock<State>>);
+
+impl Shared {
+    /// Calls `read` with the state; keep it short, the fold waits.
+    pub fn with<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        // A panic elsewhere cannot leave it half written: rows are absorbed one by one, each whole.
+        read(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<S: UsageStore> Follower<S> {
+    /// Goes on from where the store stands.
+    pub async fn new(folder: &Path, store: Arc<S>, estimator: Estimator) -> Result<Self, FollowError> {
+        let stands = store.stands().await?;
+        let mut state = State::default();
+        for row in store.state().await? {
+            state.absorb(&row)?;
+        }
+        let cursors = store.cursors().await?;
+        let reader = if stands.index == 0 { Reader::from_start(folder) } else { Reader::new(folder, stands) };
+        let shared = Shared(Arc::new(RwLock::new(state.clone())));
+        let fold = Fold::new(estimator, state, cursors);
+        Ok(Self { folder: folder.into(), reader, fold, store, shared, stands })
+    }
+
+    /// The state as of the last write.
+    pub fn shared(&self) -> Shared {
+        self.shared.clone()
+    }
+
+    /// Folds everything before `end`, which is not before where the sums stand.
+    pub async fn catch_up(&mut self, end: Place) -> Result<(), FollowError> {
+        if end < self.stands {
+            return Err(FollowError::Ahead { stands: self.stands.index, ends: end.index });
+        }
+        while self.piece(end).await? {}
+        Ok(())
+    }
+
+    /// Follows the ledger until nobody writes it any more, at least twice a second when there is something.
+    pub async fn run(
+        mut self,
+        mut durable: watch::Receiver<Place>,
+        stands: watch::Sender<Place>,
+    ) -> Result<(), FollowError> {
+        loop {
+            let end = *durable.borrow_and_update();
+            match self.catch_up(end).await {
+                Ok(()) => {}
+                Err(FollowError::Store(StoreError::Unavailable(error))) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "sums wait for the database");
+                    tokio::time::sleep(RETRY).await;
+                    // What was folded and not written is gone from memory: go on from what the store has.
+                    self.reopen().await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            stands.send_replace(self.stands);
+            if durable.changed().await.is_err() {
+                return Ok(());
+            }
+            // Entries that come close together share a transaction.
+            tokio::time::sleep(BREATH).await;
+        }
+    }
+
+    /// Starts over from where the store stands; readers keep what they hold.
+    async fn reopen(&mut self) -> Result<(), FollowError> {
+        loop {
+            match Self::new(&self.folder, self.store.clone(), self.fold.estimator().clone()).await {
+                Ok(fresh) => {
+                    let shared = std::mem::replace(&mut *self, fresh).shared;
+                    let state = self.fold.state().clone();
+                    *shared.0.write().unwrap_or_else(PoisonError::into_inner) = state;
+                    self.shared = shared;
+                    return Ok(());
+                }
+                Err(FollowError::Store(StoreError::Unavailable(_))) => tokio::time::sleep(RETRY).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Folds one piece; `false` if there was nothing.
+    async fn piece(&mut self, end: Place) -> Result<bool, FollowError> {
+        let mut entries = Vec::new();
+        let mut nexts = Vec::new();
+        let mut bytes = 0;
+        while entries.len() < PIECE
+            && bytes < PIECE_BYTES
+            && let Some(entry) = self.reader.next_before(end)?
+        {
+            entries.push(fold::open(entry.place, &entry.payload)?);
+            nexts.push(entry.next);
+            bytes += entry.payload.len();
+        }
+        let Some(last) = nexts.last().copied() else { return Ok(false) };
+        let needed = self.fold.needs(&entries);
+        if !needed.is_empty() {
+            let rows = self.store.hours(&needed).await?;
+            self.fold.load(rows);
+        }
+        for (entry, next) in entries.into_iter().zip(nexts) {
+            self.fold.apply(entry, next);
+        }
+        self.refold(last).await?;
+        let Some(piece) = self.fold.take() else { return Ok(false) };
+        match self.store.apply(&piece).await? {
+            Applied::Now => {}
+            // Another process folded the same piece: its integers are these.
+            Applied::AlreadyIn => tracing::warn!("a piece of the ledger was already folded"),
+        }
+        let mut state = self.shared.0.write().unwrap_or_else(PoisonError::into_inner);
+        for row in &piece.state {
+            state.absorb(row)?;
+        }
+        drop(state);
+        self.stands = piece.ends;
+        Ok(true)
+    }
+
+    /// Makes the marked hours anew, each from the batches that touch it.
+    async fn refold(&mut self, end: Place) -> Result<(), FollowError> {
+        let keys = self.fold.to_refold();
+        let absent: Vec<_> = keys.iter().filter(|key| !self.fold.holds(key)).cloned().collect();
+        if !absent.is_empty() {
+            let rows = self.store.hours(&absent).await?;
+            self.fold.load(rows);
+        }
+        let mut by_hour: BTreeMap<UtcMillis, Vec<(HourKey, Vec<AgentId>)>> = BTreeMap::new();
+        for key in keys {
+            let agents = self.fold.agents_of(&key);
+            by_hour.entry(key.hour).or_default().push((key, agents));
+        }
+        for (hour, keys) in by_hour {
+            for keys in keys.chunks(KEYS) {
+                let batches = self.batches(hour, keys.iter().flat_map(|(_, agents)| agents), end).await?;
+                for (key, agents) in keys {
+                    let of_key = agents.iter().filter_map(|agent| batches.get(agent)).flatten();
+                    self.fold.refold(key, of_key);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Batches of these agents that touch an hour, each entry of the ledger read once.
+    async fn batches(
+        &self,
+        hour: UtcMillis,
+        agents: impl Iterator<Item = &AgentId>,
+        end: Place,
+    ) -> Result<HashMap<AgentId, Vec<Opened>>, FollowError> {
+        let mut batches: HashMap<AgentId, Vec<Opened>> =
+            agents.map(|agent| (agent.clone(), Vec::new())).collect();
+        let mut rows = Vec::new();
+        for agent in batches.keys() {
+            rows.extend(self.store.places(agent, hour).await?);
+            rows.extend(self.fold.pending_places(agent, hour));
+        }
+        let mut failed = None;
+        for row in joined(rows) {
+            read_places(&self.folder, &row, end, |place, payload| match fold::open(place, payload) {
+                Ok(entry) => {
+                    if let Some(wanted) = entry.agent().and_then(|agent| batches.get_mut(agent)) {
+                        wanted.push(entry);
+                    }
+                }
+                Err(error) => failed = Some(error),
+            })?;
+        }
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(batches),
+        }
+    }
+}
+
+/// The same entries without any of them twice, in order of the ledger.
+fn joined(mut rows: Vec<PlaceRow>) -> Vec<PlaceRow> {
+    rows.sort_unstable_by_key(|row| row.first_index);
+    let mut joined: Vec<PlaceRow> = Vec::new();
+    for row in rows {
+        match joined.last_mut() {
+            Some(last) if last.segment == row.segment && row.first_index <= last.last_index => {
+                last.last_index = last.last_index.max(row.last_index);
+            }
+            _ => joined.push(row),
+        }
+    }
+    joined
+}

@@ -1,0 +1,643 @@
+//! [`UsageStore`] on SQLite: one file, bundled, nothing to install.
+//!
+//! Only SQL that PostgreSQL understands too. Losing the last transactions in a crash is harmless: the fold
+//! goes on from the position that is in the file.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use async_trait::async_trait;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use sqlx::{
+    QueryBuilder, Row, Sqlite, SqlitePool,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
+};
+use weighbridge_meter::{AcceleratorId, AgentId, Calibrated, GapCause, Interval, Operations, UtcMillis};
+
+use crate::{
+    Applied, CoverageSum, Filter, Folded, HourlySum, Place, RecordRow, StoreError, UsageStore, UsageSum,
+    hour::{HeldState, Hour, HourKey, HourRow, Spans, Sums, UsageKey},
+    state::{CursorRow, PlaceRow, StateRow, kind},
+};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Rows in one statement: the cost of a statement is shared, the number of parameters stays below every limit.
+const ROWS: usize = 500;
+
+/// Sums in a SQLite file.
+#[derive(Clone, Debug)]
+pub struct SqliteStore {
+    pool: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the file, makes it if it is missing, and brings its tables up to date.
+    pub async fn open(file: &Path) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new().filename(file).create_if_missing(true);
+        Self::connect(options, 4).await
+    }
+
+    /// A store that lives as long as the value.
+    pub async fn in_memory() -> Result<Self, StoreError> {
+        // Every connection would have a memory of its own.
+        Self::connect(SqliteConnectOptions::new().in_memory(true), 1).await
+    }
+
+    async fn connect(options: SqliteConnectOptions, connections: u32) -> Result<Self, StoreError> {
+        let options = options
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(Duration::from_secs(30));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(connections)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options)
+            .await
+            .map_err(StoreError::Unavailable)?;
+        MIGRATIONS
+            .run(&pool)
+            .await
+            .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
+        Ok(Self { pool })
+    }
+
+    /// Closes all connections: the file is complete when this returns.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    async fn sum_rows<T>(
+        &self,
+        columns: &'static str,
+        filter: &Filter,
+        group: &'static str,
+        read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        query.push(columns);
+        push_filter(&mut query, filter);
+        query.push(group);
+        let rows = query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)?;
+        rows.iter().map(read).collect()
+    }
+}
+
+/// The first byte of SHA-256: spreads keys evenly and never changes for one.
+pub(crate) fn cell(key: &str) -> i64 {
+    i64::from(Sha256::digest(key.as_bytes())[0])
+}
+
+fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
+    query.push(" WHERE 1 = 1");
+    if let Some(from) = filter.from {
+        query.push(" AND hour_ms >= ").push_bind(from.0);
+    }
+    if let Some(to) = filter.to {
+        query.push(" AND hour_ms < ").push_bind(to.0);
+    }
+    if let Some(id) = &filter.accelerator {
+        query.push(" AND cell = ").push_bind(cell(id.as_str()));
+        query.push(" AND accelerator = ").push_bind(id.as_str().to_owned());
+    }
+    if let Some(principal) = &filter.principal {
+        query.push(" AND principal = ").push_bind(principal.as_str().to_owned());
+    }
+}
+
+fn nonsense(table: &'static str, column: &'static str, value: impl ToString) -> StoreError {
+    StoreError::Nonsense { table, column, value: value.to_string() }
+}
+
+/// A column of a row, with the error naming both.
+struct Cells<'a> {
+    table: &'static str,
+    row: &'a SqliteRow,
+}
+
+impl Cells<'_> {
+    fn int(&self, column: &'static str) -> Result<i64, StoreError> {
+        self.row.try_get(column).map_err(|error| nonsense(self.table, column, error))
+    }
+
+    fn count(&self, column: &'static str) -> Result<u64, StoreError> {
+        let value = self.int(column)?;
+        u64::try_from(value).map_err(|_| nonsense(self.table, column, value))
+    }
+
+    fn text(&self, column: &'static str) -> Result<String, StoreError> {
+        self.row.try_get(column).map_err(|error| nonsense(self.table, column, error))
+    }
+
+    fn name<T: std::str::FromStr>(&self, column: &'static str) -> Result<T, StoreError> {
+        let text = self.text(column)?;
+        text.parse().map_err(|_| nonsense(self.table, column, text))
+    }
+
+    fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, StoreError> {
+        let text = self.text(column)?;
+        serde_json::from_str(&text).map_err(|_| nonsense(self.table, column, text))
+    }
+
+    fn operations(&self, column: &'static str) -> Result<Operations, StoreError> {
+        let value = self.count(column)?;
+        Operations::from_tera(value).map_err(|_| nonsense(self.table, column, value))
+    }
+
+    fn sums(&self) -> Result<Sums, StoreError> {
+        let (low, best, high) =
+            (self.operations("low_tera")?, self.operations("best_tera")?, self.operations("high_tera")?);
+        let (from, to) = (self.operations("calibrated_low_tera")?, self.operations("calibrated_high_tera")?);
+        Ok(Sums {
+            bound: Interval::new(low, best, high)
+                .map_err(|_| nonsense(self.table, "best_tera", best.tera()))?,
+            calibrated: Calibrated::new(from, to)
+                .map_err(|_| nonsense(self.table, "calibrated_low_tera", from.tera()))?,
+            measured_ms: self.count("measured_ms")?,
+            interpolated_ms: self.count("interpolated_ms")?,
+        })
+    }
+
+    fn usage_key(&self) -> Result<UsageKey, StoreError> {
+        let state = self.text("state")?;
+        let holder = match self.text("principal")?.as_str() {
+            "" => None,
+            _ => Some((self.name("principal")?, self.name("attempt")?)),
+        };
+        Ok(UsageKey {
+            holder,
+            state: HeldState::from_name(&state).ok_or_else(|| nonsense(self.table, "state", state))?,
+        })
+    }
+}
+
+const USAGE_SUMS: &str = "SUM(low_tera) AS low_tera, SUM(best_tera) AS best_tera, SUM(high_tera) AS high_tera, \
+     SUM(calibrated_low_tera) AS calibrated_low_tera, SUM(calibrated_high_tera) AS calibrated_high_tera, \
+     SUM(measured_ms) AS measured_ms, SUM(interpolated_ms) AS interpolated_ms FROM usage";
+
+fn index_i64(value: u64) -> i64 {
+    // Entries, offsets and segments are far below 2^63.
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[async_trait]
+impl UsageStore for SqliteStore {
+    async fn stands(&self) -> Result<Place, StoreError> {
+        let row = sqlx::query("SELECT entry_index, segment, byte_offset FROM position WHERE id = 0")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(StoreError::Unavailable)?;
+        place(&row)
+    }
+
+    async fn apply(&self, piece: &Folded) -> Result<Applied, StoreError> {
+        let mut transaction = self.pool.begin().await.map_err(StoreError::Unavailable)?;
+        let row = sqlx::query("SELECT entry_index, segment, byte_offset FROM position WHERE id = 0")
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(StoreError::Unavailable)?;
+        let stands = place(&row)?.index.max(1);
+        if piece.ends.index <= stands {
+            return Ok(Applied::AlreadyIn);
+        }
+        if piece.begins.index > stands {
+            return Err(StoreError::Hole { stands, begins: piece.begins.index });
+        }
+        for query in statements(piece) {
+            let mut query = query;
+            query.build().execute(&mut *transaction).await.map_err(StoreError::Unavailable)?;
+        }
+        sqlx::query("UPDATE position SET entry_index = $1, segment = $2, byte_offset = $3 WHERE id = 0")
+            .bind(index_i64(piece.ends.index))
+            .bind(index_i64(piece.ends.segment))
+            .bind(index_i64(piece.ends.offset))
+            .execute(&mut *transaction)
+            .await
+            .map_err(StoreError::Unavailable)?;
+        transaction.commit().await.map_err(StoreError::Unavailable)?;
+        Ok(Applied::Now)
+    }
+
+    async fn state(&self) -> Result<Vec<StateRow>, StoreError> {
+        let rows = sqlx::query("SELECT kind, name, body FROM state ORDER BY kind, name")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StoreError::Unavailable)?;
+        rows.iter()
+            .map(|row| {
+                let cells = Cells { table: "state", row };
+                let found = cells.text("kind")?;
+                let kind = kind::ALL.into_iter().find(|kind| *kind == found);
+                Ok(StateRow {
+                    kind: kind.ok_or_else(|| nonsense("state", "kind", found))?,
+                    key: cells.text("name")?,
+                    body: cells.text("body")?,
+                })
+            })
+            .collect()
+    }
+
+    async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {
+        let rows = sqlx::query("SELECT agent, epoch, floor, sparse, floor_hash FROM agent_cursor")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StoreError::Unavailable)?;
+        rows.iter()
+            .map(|row| {
+                let cells = Cells { table: "agent_cursor", row };
+                Ok(CursorRow {
+                    agent: cells.name("agent")?,
+                    epoch: cells.name("epoch")?,
+                    floor: cells.count("floor")?,
+                    sparse: cells.json("sparse")?,
+                    floor_hash: cells.text("floor_hash")?,
+                })
+            })
+            .collect()
+    }
+
+    async fn hours(&self, keys: &[HourKey]) -> Result<Vec<HourRow>, StoreError> {
+        let mut found = BTreeMap::new();
+        for keys in keys.chunks(ROWS) {
+            let wanted = |query: &mut QueryBuilder<Sqlite>| {
+                query.push(" WHERE (cell, accelerator, hour_ms) IN (VALUES ");
+                let mut list = query.separated(", ");
+                for key in keys {
+                    list.push("(").push_bind_unseparated(cell(key.accelerator.as_str()));
+                    list.push_unseparated(", ").push_bind_unseparated(key.accelerator.as_str().to_owned());
+                    list.push_unseparated(", ").push_bind_unseparated(key.hour.0).push_unseparated(")");
+                }
+                query.push(")");
+            };
+            let mut query =
+                QueryBuilder::<Sqlite>::new("SELECT accelerator, hour_ms, covered, gaps, agents FROM hour");
+            wanted(&mut query);
+            for row in query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)? {
+                let cells = Cells { table: "hour", row: &row };
+                let hour = Hour {
+                    covered: Spans::from_pairs(cells.json::<Vec<(i64, i64)>>("covered")?),
+                    gaps: cells
+                        .json::<BTreeMap<GapCause, Vec<(i64, i64)>>>("gaps")?
+                        .into_iter()
+                        .map(|(cause, pairs)| (cause, Spans::from_pairs(pairs)))
+                        .collect(),
+                    agents: cells.json("agents")?,
+                    usage: BTreeMap::new(),
+                };
+                found.insert(hour_key(&cells)?, hour);
+            }
+            let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM usage");
+            wanted(&mut query);
+            for row in query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)? {
+                let cells = Cells { table: "usage", row: &row };
+                if let Some(hour) = found.get_mut(&hour_key(&cells)?) {
+                    hour.usage.insert(cells.usage_key()?, cells.sums()?);
+                }
+            }
+        }
+        Ok(found.into_iter().map(|(key, hour)| HourRow { key, hour }).collect())
+    }
+
+    async fn places(&self, agent: &AgentId, hour: UtcMillis) -> Result<Vec<PlaceRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT segment, first_index, first_offset, last_index FROM place \
+             WHERE cell = $1 AND agent = $2 AND hour_ms = $3 ORDER BY segment",
+        )
+        .bind(cell(agent.as_str()))
+        .bind(agent.as_str())
+        .bind(hour.0)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::Unavailable)?;
+        rows.iter()
+            .map(|row| {
+                let cells = Cells { table: "place", row };
+                Ok(PlaceRow {
+                    segment: cells.count("segment")?,
+                    first_index: cells.count("first_index")?,
+                    first_offset: cells.count("first_offset")?,
+                    last_index: cells.count("last_index")?,
+                })
+            })
+            .collect()
+    }
+
+    async fn sums(&self, filter: &Filter) -> Result<Vec<UsageSum>, StoreError> {
+        let columns = format!("accelerator, principal, attempt, state, {USAGE_SUMS}");
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        query.push(columns);
+        push_filter(&mut query, filter);
+        query.push(" GROUP BY accelerator, principal, attempt, state ORDER BY accelerator, principal, attempt, state");
+        let rows = query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)?;
+        rows.iter().map(usage_sum).collect()
+    }
+
+    async fn hourly(&self, filter: &Filter) -> Result<Vec<HourlySum>, StoreError> {
+        self.sum_rows(
+            "accelerator, hour_ms, principal, attempt, state, low_tera, best_tera, high_tera, \
+             calibrated_low_tera, calibrated_high_tera, measured_ms, interpolated_ms FROM usage",
+            filter,
+            " ORDER BY hour_ms, accelerator, principal, attempt, state",
+            |row| {
+                let hour = UtcMillis(Cells { table: "usage", row }.int("hour_ms")?);
+                Ok(HourlySum { hour, usage: usage_sum(row)? })
+            },
+        )
+        .await
+    }
+
+    async fn coverage(&self, filter: &Filter) -> Result<Vec<CoverageSum>, StoreError> {
+        let filter = Filter { principal: None, ..filter.clone() };
+        let mut found = BTreeMap::new();
+        let covered = self
+            .sum_rows(
+                "accelerator, SUM(measured_ms) AS measured_ms, SUM(interpolated_ms) AS interpolated_ms FROM hour",
+                &filter,
+                " GROUP BY accelerator",
+                |row| {
+                    let cells = Cells { table: "hour", row };
+                    let accelerator: AcceleratorId = cells.name("accelerator")?;
+                    Ok(CoverageSum {
+                        accelerator,
+                        measured_ms: cells.count("measured_ms")?,
+                        interpolated_ms: cells.count("interpolated_ms")?,
+                        gaps: Vec::new(),
+                    })
+                },
+            )
+            .await?;
+        for sum in covered {
+            found.insert(sum.accelerator.clone(), sum);
+        }
+        let gaps = self
+            .sum_rows(
+                "accelerator, cause, SUM(millis) AS millis FROM gap",
+                &filter,
+                " GROUP BY accelerator, cause ORDER BY accelerator, cause",
+                |row| {
+                    let cells = Cells { table: "gap", row };
+                    let cause = cells.text("cause")?;
+                    let cause = GapCause::from_name(&cause).ok_or_else(|| nonsense("gap", "cause", cause))?;
+                    Ok((cells.name::<AcceleratorId>("accelerator")?, cause, cells.count("millis")?))
+                },
+            )
+            .await?;
+        for (accelerator, cause, millis) in gaps {
+            if let Some(sum) = found.get_mut(&accelerator) {
+                sum.gaps.push((cause, millis));
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    async fn records(&self, kind: &str) -> Result<Vec<RecordRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT name, entry_index, received_ms, body FROM record WHERE kind = $1 ORDER BY entry_index",
+        )
+        .bind(kind)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::Unavailable)?;
+        rows.iter()
+            .map(|row| {
+                let cells = Cells { table: "record", row };
+                Ok(RecordRow {
+                    key: cells.text("name")?,
+                    index: cells.count("entry_index")?,
+                    received: UtcMillis(cells.int("received_ms")?),
+                    body: cells.json("body")?,
+                })
+            })
+            .collect()
+    }
+
+    async fn fingerprint(&self) -> Result<Vec<(String, i64, String)>, StoreError> {
+        const TABLES: [(&str, &str); 7] = [
+            (
+                "usage",
+                "SELECT accelerator || ' ' || hour_ms || ' ' || principal || ' ' || attempt || ' ' || state || ' ' || \
+                 low_tera || ' ' || best_tera || ' ' || high_tera || ' ' || calibrated_low_tera || ' ' || \
+                 calibrated_high_tera || ' ' || measured_ms || ' ' || interpolated_ms AS line FROM usage ORDER BY line",
+            ),
+            (
+                "hour",
+                "SELECT accelerator || ' ' || hour_ms || ' ' || covered || ' ' || gaps || ' ' || agents || ' ' || \
+                 measured_ms || ' ' || interpolated_ms AS line FROM hour ORDER BY line",
+            ),
+            (
+                "gap",
+                "SELECT accelerator || ' ' || hour_ms || ' ' || cause || ' ' || millis AS line FROM gap ORDER BY line",
+            ),
+            ("state", "SELECT kind || ' ' || name || ' ' || body AS line FROM state ORDER BY line"),
+            (
+                "agent_cursor",
+                "SELECT agent || ' ' || epoch || ' ' || floor || ' ' || sparse || ' ' || floor_hash AS line \
+                 FROM agent_cursor ORDER BY line",
+            ),
+            (
+                "place",
+                "SELECT agent || ' ' || hour_ms || ' ' || segment || ' ' || first_index || ' ' || first_offset || ' ' || \
+                 last_index AS line FROM place ORDER BY line",
+            ),
+            (
+                "record",
+                "SELECT kind || ' ' || name || ' ' || entry_index || ' ' || received_ms || ' ' || body AS line \
+                 FROM record ORDER BY line",
+            ),
+        ];
+        let mut prints = Vec::new();
+        for (table, query) in TABLES {
+            let rows = sqlx::query(query).fetch_all(&self.pool).await.map_err(StoreError::Unavailable)?;
+            let mut digest = Sha256::new();
+            for row in &rows {
+                digest.update(Cells { table, row }.text("line")?);
+                digest.update(b"\n");
+            }
+            prints.push((
+                table.to_owned(),
+                index_i64(rows.len() as u64),
+                crate::fold::hex(&digest.finalize()),
+            ));
+        }
+        Ok(prints)
+    }
+}
+
+fn place(row: &SqliteRow) -> Result<Place, StoreError> {
+    let cells = Cells { table: "position", row };
+    Ok(Place {
+        index: cells.count("entry_index")?,
+        segment: cells.count("segment")?,
+        offset: cells.count("byte_offset")?,
+    })
+}
+
+fn hour_key(cells: &Cells<'_>) -> Result<HourKey, StoreError> {
+    Ok(HourKey { accelerator: cells.name("accelerator")?, hour: UtcMillis(cells.int("hour_ms")?) })
+}
+
+fn usage_sum(row: &SqliteRow) -> Result<UsageSum, StoreError> {
+    let cells = Cells { table: "usage", row };
+    let key = cells.usage_key()?;
+    Ok(UsageSum {
+        accelerator: cells.name("accelerator")?,
+        holder: key.holder,
+        state: key.state,
+        sums: cells.sums()?,
+    })
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("plain data with string keys")
+}
+
+/// The statements that write a piece. An hour is written whole: its old sums go first.
+fn statements(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
+    let mut statements = Vec::new();
+    for rows in piece.hours.chunks(ROWS) {
+        for table in ["DELETE FROM usage", "DELETE FROM gap"] {
+            let mut query = QueryBuilder::new(table);
+            query.push(" WHERE (cell, accelerator, hour_ms) IN (VALUES ");
+            let mut list = query.separated(", ");
+            for row in rows {
+                list.push("(").push_bind_unseparated(cell(row.key.accelerator.as_str()));
+                list.push_unseparated(", ").push_bind_unseparated(row.key.accelerator.as_str().to_owned());
+                list.push_unseparated(", ").push_bind_unseparated(row.key.hour.0).push_unseparated(")");
+            }
+            query.push(")");
+            statements.push(query);
+        }
+        statements.push(hours(rows));
+    }
+    let usage: Vec<_> = piece
+        .hours
+        .iter()
+        .flat_map(|row| row.hour.usage.iter().map(move |(key, sums)| (row, key, sums)))
+        .collect();
+    statements.extend(usage.chunks(ROWS).map(usages));
+    let gaps: Vec<_> = piece
+        .hours
+        .iter()
+        .flat_map(|row| {
+            row.hour.gap_millis().into_iter().map(move |(cause, millis)| (&row.key, cause, millis))
+        })
+        .collect();
+    for rows in gaps.chunks(ROWS) {
+        let mut query = QueryBuilder::new("INSERT INTO gap (cell, accelerator, hour_ms, cause, millis) ");
+        query.push_values(rows, |mut b, (key, cause, millis)| {
+            b.push_bind(cell(key.accelerator.as_str())).push_bind(key.accelerator.as_str().to_owned());
+            b.push_bind(key.hour.0).push_bind(cause.as_str()).push_bind(index_i64(*millis));
+        });
+        statements.push(query);
+    }
+    statements.extend(others(piece));
+    statements
+}
+
+fn hours(rows: &[HourRow]) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(
+        "INSERT INTO hour (cell, accelerator, hour_ms, covered, gaps, agents, measured_ms, interpolated_ms) ",
+    );
+    query.push_values(rows, |mut b, row| {
+        let interpolated: u64 = row.hour.usage.values().map(|sums| sums.interpolated_ms).sum();
+        let gaps: BTreeMap<_, _> =
+            row.hour.gaps.iter().map(|(cause, spans)| (cause, spans.pairs())).collect();
+        b.push_bind(cell(row.key.accelerator.as_str()))
+            .push_bind(row.key.accelerator.as_str().to_owned())
+            .push_bind(row.key.hour.0)
+            .push_bind(json(&row.hour.covered.pairs()))
+            .push_bind(json(&gaps))
+            .push_bind(json(&row.hour.agents))
+            .push_bind(index_i64(row.hour.covered.millis() - interpolated))
+            .push_bind(index_i64(interpolated));
+    });
+    query.push(
+        " ON CONFLICT (cell, accelerator, hour_ms) DO UPDATE SET covered = excluded.covered, gaps = excluded.gaps, \
+         agents = excluded.agents, measured_ms = excluded.measured_ms, interpolated_ms = excluded.interpolated_ms",
+    );
+    query
+}
+
+fn usages(rows: &[(&HourRow, &UsageKey, &Sums)]) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(
+        "INSERT INTO usage (cell, accelerator, hour_ms, principal, attempt, state, low_tera, best_tera, high_tera, \
+         calibrated_low_tera, calibrated_high_tera, measured_ms, interpolated_ms) ",
+    );
+    query.push_values(rows, |mut b, (row, key, sums)| {
+        let (principal, attempt) = key
+            .holder
+            .as_ref()
+            .map_or(("", ""), |(principal, attempt)| (principal.as_str(), attempt.as_str()));
+        b.push_bind(cell(row.key.accelerator.as_str()))
+            .push_bind(row.key.accelerator.as_str().to_owned())
+            .push_bind(row.key.hour.0)
+            .push_bind(principal.to_owned())
+            .push_bind(attempt.to_owned())
+            .push_bind(key.state.as_str())
+            .push_bind(sums.bound.low().tera_i64())
+            .push_bind(sums.bound.best().tera_i64())
+            .push_bind(sums.bound.high().tera_i64())
+            .push_bind(sums.calibrated.low().tera_i64())
+            .push_bind(sums.calibrated.high().tera_i64())
+            .push_bind(index_i64(sums.measured_ms))
+            .push_bind(index_i64(sums.interpolated_ms));
+    });
+    query
+}
+
+fn others(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
+    let mut statements = Vec::new();
+    for rows in piece.state.chunks(ROWS) {
+        let mut query = QueryBuilder::new("INSERT INTO state (cell, kind, name, body) ");
+        query.push_values(rows, |mut b, row| {
+            b.push_bind(cell(&row.key))
+                .push_bind(row.kind)
+                .push_bind(row.key.clone())
+                .push_bind(row.body.clone());
+        });
+        query.push(" ON CONFLICT (cell, kind, name) DO UPDATE SET body = excluded.body");
+        statements.push(query);
+    }
+    for rows in piece.cursors.chunks(ROWS) {
+        let mut query =
+            QueryBuilder::new("INSERT INTO agent_cursor (cell, agent, epoch, floor, sparse, floor_hash) ");
+        query.push_values(rows, |mut b, row| {
+            b.push_bind(cell(row.agent.as_str())).push_bind(row.agent.as_str().to_owned());
+            b.push_bind(row.epoch.to_string()).push_bind(index_i64(row.floor));
+            b.push_bind(json(&row.sparse)).push_bind(row.floor_hash.clone());
+        });
+        query.push(
+            " ON CONFLICT (cell, agent, epoch) DO UPDATE SET floor = excluded.floor, sparse = excluded.sparse, \
+             floor_hash = excluded.floor_hash",
+        );
+        statements.push(query);
+    }
+    for rows in piece.places.chunks(ROWS) {
+        let mut query = QueryBuilder::new(
+            "INSERT INTO place (cell, agent, hour_ms, segment, first_index, first_offset, last_index) ",
+        );
+        query.push_values(rows, |mut b, (agent, hour, row)| {
+            b.push_bind(cell(agent.as_str())).push_bind(agent.as_str().to_owned()).push_bind(hour.0);
+            b.push_bind(index_i64(row.segment)).push_bind(index_i64(row.first_index));
+            b.push_bind(index_i64(row.first_offset)).push_bind(index_i64(row.last_index));
+        });
+        query.push(
+            " ON CONFLICT (cell, agent, hour_ms, segment) DO UPDATE SET last_index = \
+             CASE WHEN place.last_index > excluded.last_index THEN place.last_index ELSE excluded.last_index END",
+        );
+        statements.push(query);
+    }
+    for rows in piece.records.chunks(ROWS) {
+        let mut query =
+            QueryBuilder::new("INSERT INTO record (cell, kind, name, entry_index, received_ms, body) ");
+        query.push_values(rows, |mut b, (kind, row)| {
+            b.push_bind(cell(&row.key)).push_bind(kind.clone()).push_bind(row.key.clone());
+            b.push_bind(index_i64(row.index)).push_bind(row.received.0).push_bind(row.body.to_string());
+        });
+        query.push(" ON CONFLICT (cell, kind, name, entry_index) DO NOTHING");
+        statements.push(query);
+    }
+    statements
+}

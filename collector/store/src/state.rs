@@ -1,0 +1,354 @@
+//! What a fold must remember from entry to entry, apart from the sums: devices, agents, holdings, clocks.
+//!
+//! All of it is derived from the ledger. Each part is also a [`StateRow`], which is how it gets into SQL and back.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use weighbridge_meter::{
+    AcceleratorId, AcceleratorTable, AgentId, AttemptId, BootId, EpochId, Evidence, Model, Principal, Source,
+    Span, Tier, Trust, UtcMillis,
+};
+
+use crate::{
+    StoreError,
+    entry::{AgentFact, LeaseFact, MappingFact, Selector},
+};
+
+/// The state.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// Every accelerator ever reported.
+    pub accelerators: BTreeMap<AcceleratorId, Accelerator>,
+    /// Every agent that ever sent.
+    pub seen: BTreeMap<AgentId, AgentSeen>,
+    /// Agents that may send, all their entries.
+    pub agents: BTreeMap<AgentId, Vec<AgentFact>>,
+    /// Leases of each host, by name and selector.
+    pub leases: BTreeMap<Box<str>, BTreeMap<(AttemptId, Selector), LeaseFact>>,
+    /// What agents said about holders, per accelerator.
+    pub held: HashMap<AcceleratorId, BTreeMap<HeldKey, UtcMillis>>,
+    /// Whose principals are, in order of the ledger: a later one wins where they overlap.
+    pub mappings: Vec<MappingFact>,
+    /// Minutes to add to the clock of a boot, each from a ledger entry on.
+    pub offsets: BTreeMap<(AgentId, BootId), Vec<(u64, i64)>>,
+    /// Method and figures of estimates.
+    pub method: Option<(String, String)>,
+}
+
+/// An agent's word on who held an accelerator; it maps to the end of the span.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HeldKey {
+    /// Who.
+    pub principal: Principal,
+    /// In which attempt.
+    pub attempt: AttemptId,
+    /// How the agent knows.
+    pub evidence: Evidence,
+    /// Since when.
+    pub start: UtcMillis,
+}
+
+/// One accelerator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accelerator {
+    /// Since when we know of it.
+    pub first_seen: UtcMillis,
+    /// End of the last window or gap that was reported.
+    pub last_end: UtcMillis,
+    /// From when the last word on its presence is; what arrives late and is older does not change it.
+    pub told_at: UtcMillis,
+    /// When it was taken out, if it was.
+    pub removed_at: Option<UtcMillis>,
+    /// What each agent said it is, when it first said so: later words do not change past estimates.
+    pub reports: BTreeMap<AgentId, Report>,
+}
+
+/// What an agent says a device is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// On which host.
+    pub host: String,
+    /// As the driver prints it.
+    pub name: String,
+    /// PCI vendor and device.
+    pub pci_device: String,
+    /// PCI address.
+    pub pci_address: String,
+    /// Where readings come from.
+    pub source: Source,
+    /// How good they are.
+    pub tier: Tier,
+    /// Who could have changed them.
+    pub trust: Trust,
+    /// Driver version.
+    pub driver: String,
+}
+
+impl Report {
+    /// Of a device that was measured before any inventory named it.
+    pub(crate) fn unknown(host: String) -> Self {
+        Self {
+            host,
+            name: String::new(),
+            pci_device: String::new(),
+            pci_address: String::new(),
+            source: Source::Allocation,
+            tier: Tier::E,
+            trust: Trust::Guest,
+            driver: String::new(),
+        }
+    }
+
+    /// Whether it says nothing about the device: the first report that does takes its place.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.name.is_empty()
+            && self.pci_device.is_empty()
+            && (self.source, self.tier, self.trust) == (Source::Allocation, Tier::E, Trust::Guest)
+    }
+}
+
+impl Accelerator {
+    /// The word that counts: by trust, then tier, then agent id; one that says nothing comes last.
+    pub fn report(&self) -> Option<&Report> {
+        self.reports
+            .iter()
+            .min_by_key(|(agent, report)| (report.is_unknown(), report.trust, report.tier, *agent))
+            .map(|(_, report)| report)
+    }
+
+    /// Its row in the table.
+    pub fn model<'a>(&self, table: &'a AcceleratorTable) -> Option<&'a Model> {
+        let report = self.report()?;
+        table.find(Some(&report.pci_device), &report.name)
+    }
+
+    /// The host it is in; empty if nobody said.
+    pub fn host(&self) -> &str {
+        self.report().map_or("", |report| &report.host)
+    }
+
+    /// The time in which it was present, up to `as_of`.
+    pub fn present(&self, as_of: UtcMillis) -> Option<Span> {
+        Span::new(self.first_seen, self.removed_at.unwrap_or(as_of).min(as_of))
+    }
+}
+
+/// How an agent was when it last sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentSeen {
+    /// When we last received something.
+    pub received: UtcMillis,
+    /// In which boot its host was.
+    pub boot: BootId,
+    /// In which epoch it is.
+    pub epoch: EpochId,
+    /// Its last sequence number.
+    pub sequence: u64,
+    /// `ok`, or the named state of its source.
+    pub source_state: String,
+    /// Program version.
+    pub version: String,
+    /// Batches it had not had acknowledged when it wrote.
+    pub unacknowledged: u64,
+}
+
+/// How far an epoch of an agent was received: everything up to `floor`, and `sparse` above it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CursorRow {
+    /// Whose.
+    pub agent: AgentId,
+    /// Which epoch.
+    pub epoch: EpochId,
+    /// All numbers up to here are in.
+    pub floor: u64,
+    /// These are in too, each with the hash of its batch in hexadecimal.
+    pub sparse: Vec<(u64, String)>,
+    /// Hash of the batch at `floor`, in hexadecimal; empty at zero.
+    pub floor_hash: String,
+}
+
+/// Where batches of an agent that touch an hour lie, within one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlaceRow {
+    /// Which segment.
+    pub segment: u64,
+    /// First entry.
+    pub first_index: u64,
+    /// Its offset.
+    pub first_offset: u64,
+    /// Last entry.
+    pub last_index: u64,
+}
+
+/// One part of the state, as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateRow {
+    /// Which part.
+    pub kind: &'static str,
+    /// Its key within the part.
+    pub key: String,
+    /// JSON.
+    pub body: String,
+}
+
+/// The parts; also their names in SQL.
+pub mod kind {
+    /// [`super::State::accelerators`].
+    pub const ACCELERATOR: &str = "accelerator";
+    /// [`super::State::seen`].
+    pub const SEEN: &str = "seen";
+    /// [`super::State::agents`].
+    pub const AGENT: &str = "agent";
+    /// [`super::State::leases`].
+    pub const LEASE: &str = "lease";
+    /// [`super::State::held`].
+    pub const HELD: &str = "held";
+    /// [`super::State::mappings`].
+    pub const MAPPING: &str = "mapping";
+    /// [`super::State::offsets`].
+    pub const OFFSET: &str = "offset";
+    /// [`super::State::method`].
+    pub const METHOD: &str = "method";
+    /// All of them.
+    pub const ALL: [&str; 8] = [ACCELERATOR, SEEN, AGENT, LEASE, HELD, MAPPING, OFFSET, METHOD];
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain data with string keys")
+}
+
+impl State {
+    /// Takes in one row, new or changed.
+    pub fn absorb(&mut self, row: &StateRow) -> Result<(), StoreError> {
+        let StateRow { kind, key, body } = row;
+        fn read<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, StoreError> {
+            serde_json::from_str(body).map_err(|_| StoreError::Nonsense {
+                table: "state",
+                column: "body",
+                value: body.to_owned(),
+            })
+        }
+        match *kind {
+            kind::ACCELERATOR => {
+                let (id, accelerator) = read::<(AcceleratorId, Accelerator)>(body)?;
+                self.accelerators.insert(id, accelerator);
+            }
+            kind::SEEN => {
+                let (agent, seen) = read::<(AgentId, AgentSeen)>(body)?;
+                self.seen.insert(agent, seen);
+            }
+            kind::AGENT => {
+                let agents: Vec<AgentFact> = read(body)?;
+                if let Some(first) = agents.first() {
+                    self.agents.insert(first.agent.clone(), agents);
+                }
+            }
+            kind::LEASE => {
+                let lease: LeaseFact = read(body)?;
+                self.lease(lease);
+            }
+            kind::HELD => {
+                let (id, held, end) = read::<(AcceleratorId, HeldKey, UtcMillis)>(body)?;
+                self.held.entry(id).or_default().insert(held, end);
+            }
+            kind::MAPPING => self.mappings = read(body)?,
+            kind::OFFSET => {
+                let (agent, boot, offsets) = read::<(AgentId, BootId, Vec<(u64, i64)>)>(body)?;
+                self.offsets.insert((agent, boot), offsets);
+            }
+            kind::METHOD => self.method = Some(read(body)?),
+            _ => {
+                return Err(StoreError::Nonsense {
+                    table: "state",
+                    column: "kind",
+                    value: format!("{kind}/{key}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Records a lease; gives back the one it replaces.
+    pub fn lease(&mut self, lease: LeaseFact) -> Option<LeaseFact> {
+        let of_host = self.leases.entry(lease.host.as_str().into()).or_default();
+        of_host.insert((lease.lease.clone(), lease.selector.clone()), lease)
+    }
+
+    /// A lease of another count of the same kind on the same host replaces the count before:
+    /// withdraws that one and gives it back as it was.
+    pub(crate) fn withdraw_other_counts(&mut self, lease: &LeaseFact) -> Vec<LeaseFact> {
+        let Selector::Count { pci_device, .. } = &lease.selector else { return Vec::new() };
+        let of_host = self.leases.entry(lease.host.as_str().into()).or_default();
+        let mut withdrawn = Vec::new();
+        for other in of_host.values_mut() {
+            let same_kind = matches!(&other.selector, Selector::Count { pci_device: of, .. } if of == pci_device);
+            if same_kind && other.lease == lease.lease && other.selector != lease.selector {
+                withdrawn.push(other.clone());
+                other.end = other.start;
+            }
+        }
+        withdrawn.retain(|lease| lease.span().is_some());
+        withdrawn
+    }
+
+    /// Minutes to add to the wall times of a batch that is ledger entry `index`.
+    pub fn offset_minutes(&self, agent: &AgentId, boot: BootId, index: u64) -> i64 {
+        let offsets = self.offsets.get(&(agent.clone(), boot));
+        offsets
+            .and_then(|list| list.iter().rev().find(|(from, _)| *from < index))
+            .map_or(0, |(_, minutes)| *minutes)
+    }
+
+    /// Whose a principal was at a moment.
+    pub fn customer(&self, principal: &Principal, at: UtcMillis) -> Option<&str> {
+        let holds = |mapping: &&MappingFact| {
+            mapping.principal == *principal
+                && mapping.valid_from <= at
+                && mapping.valid_to.is_none_or(|end| at < end)
+        };
+        self.mappings.iter().rev().find(holds).map(|mapping| mapping.customer.as_str())
+    }
+
+    pub(crate) fn accelerator_row(&self, id: &AcceleratorId) -> Option<StateRow> {
+        let accelerator = self.accelerators.get(id)?;
+        Some(StateRow { kind: kind::ACCELERATOR, key: id.to_string(), body: json(&(id, accelerator)) })
+    }
+
+    pub(crate) fn seen_row(&self, agent: &AgentId) -> Option<StateRow> {
+        let seen = self.seen.get(agent)?;
+        Some(StateRow { kind: kind::SEEN, key: agent.to_string(), body: json(&(agent, seen)) })
+    }
+
+    pub(crate) fn agent_row(&self, agent: &AgentId) -> Option<StateRow> {
+        let agents = self.agents.get(agent)?;
+        Some(StateRow { kind: kind::AGENT, key: agent.to_string(), body: json(agents) })
+    }
+
+    pub(crate) fn offset_row(&self, agent: &AgentId, boot: BootId) -> Option<StateRow> {
+        let offsets = self.offsets.get(&(agent.clone(), boot))?;
+        Some(StateRow {
+            kind: kind::OFFSET,
+            key: format!("{agent} {boot}"),
+            body: json(&(agent, boot, offsets)),
+        })
+    }
+
+    pub(crate) fn mapping_row(&self) -> StateRow {
+        StateRow { kind: kind::MAPPING, key: String::new(), body: json(&self.mappings) }
+    }
+
+    pub(crate) fn method_row(&self) -> Option<StateRow> {
+        Some(StateRow { kind: kind::METHOD, key: String::new(), body: json(self.method.as_ref()?) })
+    }
+}
+
+pub(crate) fn lease_row(lease: &LeaseFact) -> StateRow {
+    let key = format!("{} {} {}", lease.host, lease.lease, json(&lease.selector));
+    StateRow { kind: kind::LEASE, key, body: json(lease) }
+}
+
+pub(crate) fn held_row(id: &AcceleratorId, held: &HeldKey, end: UtcMillis) -> StateRow {
+    let key = format!("{id} {} {} {} {}", held.principal, held.attempt, held.evidence, held.start.0);
+    StateRow { kind: kind::HELD, key, body: json(&(id, held, end)) }
+}

@@ -1,0 +1,344 @@
+//! What was answered is on the disk, and nothing is there twice.
+
+use std::path::Path;
+
+use tokio::task::JoinSet;
+use weighbridge_journal::{Options, Reader};
+use weighbridge_meter::{BootId, UtcMillis};
+use weighbridge_store::{
+    Body, Entry, Fact, Ledger, LedgerOptions, Place, SqliteStore, State, UsageStore,
+    entry::{LeaseFact, Selector},
+    follow::Follower,
+    ledger::{CommitError, OpenLedger, Outcome, find},
+    state::CursorRow,
+};
+use weighbridge_wire::Batch;
+
+use crate::support::{agent, at, batch, enrolled, lease, minutes, record, submission, window};
+
+pub(crate) fn opened(folder: &Path, segment_bytes: u64) -> OpenLedger {
+    let options = LedgerOptions { journal: Options { segment_bytes } };
+    OpenLedger::open(folder, &options, &mut |bytes| bytes.fill(3)).unwrap()
+}
+
+fn fresh(folder: &Path) -> Ledger {
+    opened(folder, 500).start(Vec::new(), &State::default())
+}
+
+/// Stops the thread and waits until the journal is closed.
+async fn close(ledger: Ledger) {
+    let mut durable = ledger.durable();
+    drop(ledger);
+    while durable.changed().await.is_ok() {}
+}
+
+/// Batches of an agent, each with the hash of the one before.
+fn chain(number: u8, count: u64) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut prev_hash = [0; 32];
+    for sequence in 1..=count {
+        let mut next = batch(number, sequence);
+        next.prev_hash = prev_hash;
+        next.windows.push(window(number, minutes(sequence.cast_signed(), sequence.cast_signed() + 1), 500));
+        prev_hash = submission(number, next.clone(), None, at(0)).hash;
+        batches.push(next);
+    }
+    batches
+}
+
+async fn submit(ledger: &Ledger, batch: &Batch) -> Result<Outcome, CommitError> {
+    let number = crate::support::number(batch);
+    ledger.submit(submission(number, batch.clone(), None, at(0))).await
+}
+
+/// Everything before `end`, as somebody else reads it.
+fn entries(folder: &Path, end: Place) -> Vec<Entry> {
+    let mut reader = Reader::from_start(folder);
+    let mut entries = Vec::new();
+    while let Some(entry) = reader.next_before(end).unwrap() {
+        entries.push(Entry::decode(&entry.payload).unwrap());
+    }
+    entries
+}
+
+fn now(ledger: &Ledger) -> Place {
+    *ledger.durable().borrow()
+}
+
+/// The cursors that a fold of the ledger leaves in SQL.
+async fn cursors(folder: &Path, end: Place) -> (Vec<CursorRow>, State) {
+    let store = std::sync::Arc::new(SqliteStore::in_memory().await.unwrap());
+    let estimator = weighbridge_meter::Estimator::shipped();
+    Follower::new(folder, store.clone(), estimator).await.unwrap().catch_up(end).await.unwrap();
+    (store.cursors().await.unwrap(), crate::fold::state(&store).await)
+}
+
+#[tokio::test]
+async fn a_duplicate_is_acknowledged_and_not_stored_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    let one = &chain(0, 1)[0];
+    assert!(matches!(submit(&ledger, one).await, Ok(Outcome::Accepted { .. })));
+    let before = now(&ledger);
+    assert!(matches!(submit(&ledger, one).await, Ok(Outcome::Duplicate)));
+    assert_eq!(now(&ledger), before);
+    assert_eq!(entries(dir.path(), before).len(), 1);
+}
+
+#[tokio::test]
+async fn the_leaf_commits_to_the_envelope_and_its_salt() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    let sent = submission(0, batch(0, 1), None, at(0));
+    let mut other = sent.received.clone();
+    other.salt = [6; 16];
+    let leaf = sent.received.leaf_hash();
+    assert_ne!(leaf, other.leaf_hash());
+    assert_eq!(ledger.submit(sent).await.unwrap(), Outcome::Accepted { leaf_hash: leaf });
+}
+
+#[tokio::test]
+async fn another_batch_with_the_same_number_is_refused_and_nothing_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    submit(&ledger, &batch(0, 1)).await.unwrap();
+    let before = now(&ledger);
+    let mut other = batch(0, 1);
+    other.windows.push(window(0, minutes(0, 1), 1));
+    assert!(matches!(submit(&ledger, &other).await, Err(CommitError::Conflict { sequence: 1, .. })));
+    assert_eq!(now(&ledger), before);
+    // In another epoch it is another batch.
+    other.epoch = weighbridge_meter::EpochId([8; 16]);
+    assert!(matches!(submit(&ledger, &other).await, Ok(Outcome::Accepted { .. })));
+}
+
+#[tokio::test]
+async fn a_chain_that_leads_elsewhere_is_refused_and_nothing_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    let batches = chain(0, 3);
+    let mut first = batches[0].clone();
+    first.prev_hash = [1; 32];
+    assert!(matches!(submit(&ledger, &first).await, Err(CommitError::BrokenChain { sequence: 1, .. })));
+    submit(&ledger, &batches[0]).await.unwrap();
+    let before = now(&ledger);
+    let mut second = batches[1].clone();
+    second.prev_hash = [1; 32];
+    assert!(matches!(submit(&ledger, &second).await, Err(CommitError::BrokenChain { sequence: 2, .. })));
+    assert_eq!(now(&ledger), before);
+    // Out of order is not broken: what is before it may still be on its way.
+    assert!(matches!(submit(&ledger, &batches[2]).await, Ok(Outcome::Accepted { .. })));
+    assert!(matches!(submit(&ledger, &batches[1]).await, Ok(Outcome::Accepted { .. })));
+}
+
+#[tokio::test]
+async fn a_number_below_what_is_remembered_is_old_and_the_ledger_finds_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    let batches = chain(0, 5);
+    for one in &batches {
+        submit(&ledger, one).await.unwrap();
+    }
+    close(ledger).await;
+    let open = opened(dir.path(), 500);
+    let end = open.durable();
+    let (rows, state) = cursors(dir.path(), end).await;
+    let ledger = open.start(rows, &state);
+    assert!(matches!(submit(&ledger, &batches[2]).await, Ok(Outcome::Old)));
+    assert!(matches!(submit(&ledger, &batches[4]).await, Ok(Outcome::Duplicate)), "the last one is known");
+    assert_eq!(now(&ledger), end);
+
+    let expected = submission(0, batches[2].clone(), None, at(0)).hash;
+    let epoch = batches[2].epoch;
+    assert_eq!(find(dir.path(), &[], end, &agent(0), epoch, 3).unwrap(), Some(expected));
+    assert_eq!(find(dir.path(), &[], end, &agent(0), epoch, 6).unwrap(), None);
+    assert_eq!(find(dir.path(), &[], end, &agent(1), epoch, 3).unwrap(), None);
+
+    let store = std::sync::Arc::new(SqliteStore::in_memory().await.unwrap());
+    let estimator = weighbridge_meter::Estimator::shipped();
+    Follower::new(dir.path(), store.clone(), estimator).await.unwrap().catch_up(end).await.unwrap();
+    let places = store.places(&agent(0), at(0)).await.unwrap();
+    assert!(places.len() > 1, "in several segments");
+    assert_eq!(find(dir.path(), &places, end, &agent(0), epoch, 3).unwrap(), Some(expected));
+    assert_eq!(find(dir.path(), &places[..1], end, &agent(0), epoch, 5).unwrap(), None, "it lies elsewhere");
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_where_the_chains_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    let batches = chain(0, 6);
+    for number in [0, 1, 3, 4] {
+        submit(&ledger, &batches[number]).await.unwrap();
+    }
+    close(ledger).await;
+    let open = opened(dir.path(), 500);
+    let (rows, state) = cursors(dir.path(), open.durable()).await;
+    assert_eq!((rows[0].floor, rows[0].sparse.len()), (2, 2));
+    let ledger = open.start(rows, &state);
+    // Above the hole they are known too, with their hashes.
+    assert!(matches!(submit(&ledger, &batches[3]).await, Ok(Outcome::Duplicate)));
+    let mut forged = batches[5].clone();
+    forged.prev_hash = [1; 32];
+    assert!(matches!(submit(&ledger, &forged).await, Err(CommitError::BrokenChain { .. })));
+    let mut conflict = batches[4].clone();
+    conflict.windows.clear();
+    assert!(matches!(submit(&ledger, &conflict).await, Err(CommitError::Conflict { .. })));
+    for number in [2, 5] {
+        assert!(matches!(submit(&ledger, &batches[number]).await, Ok(Outcome::Accepted { .. })));
+    }
+    let (rows, _) = cursors(dir.path(), now(&ledger)).await;
+    assert_eq!((rows[0].floor, rows[0].sparse.len()), (6, 0));
+    let last = submission(0, batches[5].clone(), None, at(0)).hash;
+    assert_eq!(rows[0].floor_hash, weighbridge_store::fold::hex(&last));
+}
+
+#[tokio::test]
+async fn more_hashes_than_are_kept_make_the_oldest_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = opened(dir.path(), 1 << 20).start(Vec::new(), &State::default());
+    let batches = chain(0, 4097);
+    for some in batches.chunks(1000) {
+        let mut all = JoinSet::new();
+        for one in some {
+            let (ledger, sent) = (ledger.clone(), submission(0, one.clone(), None, at(0)));
+            all.spawn(async move { ledger.submit(sent).await });
+        }
+        while let Some(outcome) = all.join_next().await {
+            assert!(matches!(outcome.unwrap(), Ok(Outcome::Accepted { .. })));
+        }
+    }
+    assert!(matches!(submit(&ledger, &batches[0]).await, Ok(Outcome::Old)));
+    assert!(matches!(submit(&ledger, &batches[1]).await, Ok(Outcome::Duplicate)));
+}
+
+#[tokio::test]
+async fn whatever_was_answered_is_read_back_by_others_though_many_came_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    let mut all = JoinSet::new();
+    for number in 0..100_u8 {
+        let ledger = ledger.clone();
+        let folder = dir.path().to_owned();
+        all.spawn(async move {
+            let sent = submission(number, batch(number, 1), None, at(0));
+            let envelope = sent.received.envelope.clone();
+            let outcome = ledger.submit(sent).await.unwrap();
+            assert!(matches!(outcome, Outcome::Accepted { .. }));
+            let durable = now(&ledger);
+            let found = entries(&folder, durable).into_iter().any(|entry| match entry.body {
+                Body::Batch(received) => received.envelope == envelope,
+                Body::Fact(_) => false,
+            });
+            assert!(found, "answered, but not durable");
+        });
+    }
+    all.spawn({
+        let (ledger, folder) = (ledger.clone(), dir.path().to_owned());
+        async move {
+            let facts = (0..4).map(enrolled).collect();
+            let after = ledger.record(at(1), facts).await.unwrap();
+            let kept = entries(&folder, after);
+            assert!(kept.iter().any(|entry| matches!(&entry.body, Body::Fact(Fact::Agent(_)))));
+            assert!(now(&ledger) >= after);
+        }
+    });
+    while let Some(done) = all.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(entries(dir.path(), now(&ledger)).len(), 104);
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_cut_and_the_rest_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = opened(dir.path(), 1 << 20).start(Vec::new(), &State::default());
+    let batches = chain(0, 3);
+    for one in &batches {
+        submit(&ledger, one).await.unwrap();
+    }
+    let generation = ledger.generation();
+    close(ledger).await;
+    let segment = dir.path().join("00000000000000000001.seg");
+    let bytes = std::fs::read(&segment).unwrap();
+    std::fs::write(&segment, &bytes[..bytes.len() - 3]).unwrap();
+
+    let open = opened(dir.path(), 1 << 20);
+    assert!(open.cut_bytes > 0);
+    assert_eq!(open.durable().index, 3, "the torn one has to come again");
+    let (rows, state) = cursors(dir.path(), open.durable()).await;
+    let ledger = open.start(rows, &state);
+    assert_eq!(ledger.generation(), generation);
+    assert!(matches!(submit(&ledger, &batches[2]).await, Ok(Outcome::Accepted { .. })));
+    assert_eq!(entries(dir.path(), now(&ledger)).len(), 3);
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_once_refuses_everything_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = opened(dir.path(), 0).start(Vec::new(), &State::default());
+    let batches = chain(0, 3);
+    submit(&ledger, &batches[0]).await.unwrap();
+    let before = now(&ledger);
+    // In the way of the next segment.
+    let obstacle = dir.path().join("00000000000000000002.seg");
+    std::fs::create_dir(&obstacle).unwrap();
+    assert!(matches!(submit(&ledger, &batches[1]).await, Err(CommitError::Unwritable)));
+    std::fs::remove_dir(&obstacle).unwrap();
+    // It would be writable again, but what is on it is not certain.
+    assert!(matches!(submit(&ledger, &batches[1]).await, Err(CommitError::Unwritable)));
+    assert!(
+        matches!(submit(&ledger, &batches[0]).await, Err(CommitError::Unwritable)),
+        "not even a duplicate"
+    );
+    assert!(matches!(ledger.record(at(0), vec![enrolled(0)]).await, Err(CommitError::Unwritable)));
+    assert_eq!(now(&ledger), before);
+}
+
+#[tokio::test]
+async fn a_fact_that_would_not_read_back_is_refused_by_name_and_the_ledger_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    let endless = LeaseFact {
+        end: UtcMillis(i64::MAX),
+        ..lease("lease-1", 0, Selector::All, "lease:site/1", minutes(0, 1))
+    };
+    let facts = vec![enrolled(0), Fact::Lease(endless)];
+    let refused = ledger.record(at(0), facts).await;
+    assert!(matches!(refused, Err(CommitError::BadFact { index: 1, count: 2, .. })), "{refused:?}");
+    assert_eq!(now(&ledger).index, 1, "nothing of it is stored");
+    let body = serde_json::json!({ "share": 0.1, "large": u64::MAX, "none": null });
+    ledger.record(at(0), vec![record("customer-1", body)]).await.unwrap();
+    assert_eq!(now(&ledger).index, 2);
+}
+
+#[test]
+fn a_ledger_has_one_name_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |byte: u8| {
+        OpenLedger::open(dir.path(), &LedgerOptions::default(), &mut |bytes| bytes.fill(byte))
+            .unwrap()
+            .start(Vec::new(), &State::default())
+    };
+    let first = open(1);
+    assert_eq!(first.generation(), [1; 16]);
+    wait_for(close(first));
+    let again = open(2);
+    assert_eq!(again.generation(), [1; 16]);
+    wait_for(close(again));
+    std::fs::write(dir.path().join("GENERATION"), "not a name").unwrap();
+    let refused = OpenLedger::open(dir.path(), &LedgerOptions::default(), &mut |bytes| bytes.fill(3));
+    assert!(refused.unwrap_err().to_string().contains("GENERATION"));
+}
+
+fn wait_for(work: impl Future<Output = ()>) {
+    crate::fold::wait(work);
+}
+
+#[test]
+fn clocks_of_facts_are_kept_by_boot() {
+    let mut state = State::default();
+    state.offsets.insert((agent(0), BootId([1; 16])), vec![(3, 60), (7, -60)]);
+    let of = |boot: u8, index| state.offset_minutes(&agent(0), BootId([boot; 16]), index);
+    assert_eq!([of(1, 3), of(1, 4), of(1, 7), of(1, 8), of(2, 8)], [0, 60, 60, -60, 0]);
+}

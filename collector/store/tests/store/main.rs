@@ -1,0 +1,21 @@
+//! What the crate promises, through its public face.
+
+// The attribute tells clippy that helpers here are test code as well.
+#[cfg(test)]
+mod account;
+#[cfg(test)]
+mod clock;
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod fold;
+#[cfg(test)]
+mod ledger;
+#[cfg(test)]
+mod order;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod verify;
+#[cfg(test)]
+mod world;

@@ -1,0 +1,122 @@
+//! The sums do not depend on when a lease, a holding or an inventory arrived, and nothing is lost in dividing.
+
+use proptest::prelude::*;
+use weighbridge_meter::{Estimator, Span, window::Coverage};
+use weighbridge_store::{Filter, SqliteStore, UsageStore};
+
+use crate::{
+    fold::{state, wait},
+    support::{Book, ONE_SEGMENT, at, window},
+    world::{Part, Step, any_device, any_gap, any_holding, any_lease, any_window, batch_of, written},
+};
+
+/// Everything but what says how it came: sums, coverage and gaps.
+async fn sums(store: &SqliteStore) -> Vec<(String, i64, String)> {
+    let all = store.fingerprint().await.unwrap();
+    all.into_iter().filter(|(table, ..)| ["usage", "hour", "gap"].contains(&table.as_str())).collect()
+}
+
+fn any_measured() -> impl Strategy<Value = Step> {
+    batch_of(prop_oneof![6 => any_window(), 1 => any_gap()])
+}
+
+fn any_claim() -> impl Strategy<Value = Step> {
+    prop_oneof![2 => any_lease(), 2 => batch_of(any_holding()), 1 => batch_of(any_device())]
+}
+
+/// One accelerator, one agent, windows that follow each other with or without holes.
+fn any_tape() -> impl Strategy<Value = Vec<Step>> {
+    let one = (0_i64..2_000_000, 1_i64..5_400_000, 0_u64..=1000, prop::option::of(0_u64..=1000));
+    prop::collection::vec(one, 1..12).prop_map(|windows| {
+        let mut moment = 0;
+        let mut steps = Vec::new();
+        for (hole, length, activity, missing) in windows {
+            let (start, end) = (moment + hole, moment + hole + length);
+            moment = end;
+            let mut window = window(0, Span::new(at(start), at(end)).expect("not empty"), activity);
+            if let Some(missing_ms) = missing.map(|missing| window.span.millis() * missing / 1000) {
+                window.coverage = Coverage::Interpolated { missing_ms };
+            }
+            if matches!(window.coverage, Coverage::Interpolated { missing_ms: 0 }) {
+                window.coverage = Coverage::Measured;
+            }
+            steps.push(Step::Batch { agent: 0, epoch: 0, parts: vec![Part::Window(window)] });
+        }
+        steps
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn claims_before_among_and_after_the_windows_give_the_same_sums(
+        measured in prop::collection::vec(any_measured(), 1..12),
+        claims in prop::collection::vec(any_claim(), 1..12),
+        order in prop::collection::vec(any::<bool>(), 24),
+    ) {
+        let before: Vec<Step> = claims.iter().chain(&measured).cloned().collect();
+        let after: Vec<Step> = measured.iter().chain(&claims).cloned().collect();
+        let mut among = Vec::new();
+        let (mut of_measured, mut of_claims) = (measured.iter(), claims.iter());
+        for claim_first in order {
+            among.extend(if claim_first { of_claims.next() } else { of_measured.next() }.cloned());
+        }
+        among.extend(of_claims.chain(of_measured).cloned());
+        wait(async {
+            let expected = sums(&*written(&before, false, ONE_SEGMENT).folded().await).await;
+            prop_assert_eq!(&sums(&*written(&after, false, ONE_SEGMENT).folded().await).await, &expected);
+            prop_assert_eq!(&sums(&*written(&among, false, ONE_SEGMENT).folded().await).await, &expected);
+            // A piece for each entry, so that each late claim finds its hours summed.
+            let mut book = written(&after, false, ONE_SEGMENT);
+            let store = std::sync::Arc::new(SqliteStore::in_memory().await.unwrap());
+            let mut follower = book.follower(&store).await;
+            for end in book.ends.clone() {
+                follower.catch_up(end).await.unwrap();
+            }
+            prop_assert_eq!(&sums(&store).await, &expected);
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn however_it_is_divided_the_best_of_a_device_is_that_of_its_windows(
+        tape in any_tape(), claims in prop::collection::vec(any_claim(), 0..10),
+    ) {
+        // Devices of the claims may name it; windows of others do not occur.
+        let steps: Vec<Step> = tape.iter().chain(&claims).cloned().collect();
+        wait(async {
+            let mut book: Book = written(&steps, false, ONE_SEGMENT);
+            let store = book.folded().await;
+            let state = state(&store).await;
+            let id = crate::support::gpu(0);
+            let estimator = Estimator::shipped();
+            let model = state.accelerators[&id].model(estimator.table());
+            let mut expected = (0, 0, 0);
+            for step in &tape {
+                let Step::Batch { parts, .. } = step else { continue };
+                for part in parts {
+                    let Part::Window(window) = part else { continue };
+                    let missing = match window.coverage {
+                        Coverage::Measured => 0,
+                        Coverage::Interpolated { missing_ms } => missing_ms,
+                    };
+                    expected.0 += estimator.estimate(model, window).bound.best().tera();
+                    expected.1 += window.span.millis() - missing;
+                    expected.2 += missing;
+                }
+            }
+            let mut found = (0, 0, 0);
+            for sum in store.sums(&Filter { accelerator: Some(id), ..Filter::default() }).await.unwrap() {
+                found.0 += sum.sums.bound.best().tera();
+                found.1 += sum.sums.measured_ms;
+                found.2 += sum.sums.interpolated_ms;
+            }
+            prop_assert_eq!(found.0, expected.0);
+            // Shares of a millisecond go to one holder or another, measured or interpolated, but none is lost.
+            prop_assert_eq!(found.1 + found.2, expected.1 + expected.2);
+            prop_assert_eq!(found.1, expected.1);
+            Ok(())
+        })?;
+    }
+}
