@@ -1,0 +1,490 @@
+//! The configuration: read, merged and checked before anything is opened.
+//!
+//! Three layers, each winning over the one before: the file (TOML), environment variables
+//! `WEIGHBRIDGE_AGENT__SECTION__KEY`, and flags. [`raw`] is what may be written, with what each key does;
+//! [`Config`] is what came of it, and holds only what can be.
+
+pub mod raw;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use figment::{
+    Figment,
+    providers::{Env, Format, Serialized, Toml},
+    value::Value,
+};
+use reqwest::Url;
+use weighbridge_meter::{AcceleratorTable, AgentId, Principal, Source, Tier, Trust, UtcMillis, meter::Pace};
+
+use self::raw::Raw;
+use crate::{duration, source::Device, spool::SpoolOptions, uplink::SenderOptions};
+
+/// Where the file is if nothing else is said.
+pub const DEFAULT_PATH: &str = "/etc/weighbridge/agent.toml";
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// As enrolled.
+    pub agent: AgentId,
+    /// Host name.
+    pub host: String,
+    /// Set of hosts on which user numbers mean the same.
+    pub class: String,
+    /// Who could have changed the readings.
+    pub trust: Trust,
+    /// The signing key's file.
+    pub key_file: PathBuf,
+    /// Between two looks, in the time of the source.
+    pub period: Duration,
+    /// How meters cut time.
+    pub pace: Pace,
+    /// Between two batches, in milliseconds.
+    pub batch_ms: i64,
+    /// Where readings come from.
+    pub source: SourceConfig,
+    /// The lease file, if there is one.
+    pub lease_file: Option<PathBuf>,
+    /// Whether owners of processes are holders.
+    pub process_owners: bool,
+    /// Where batches are kept.
+    pub spool: SpoolOptions,
+    /// Where they are sent; `None`: nowhere, they wait.
+    pub uplink: Option<SenderOptions>,
+    /// Shortest and longest wait after a failure, and that of an agent which is not enrolled.
+    pub retry: (Duration, Duration, Duration),
+    /// How long a stopping agent tries to send what it has.
+    pub stop_grace: Duration,
+    /// Where metrics are served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Least level of log messages.
+    pub log_level: tracing::level_filters::LevelFilter,
+}
+
+/// Where readings come from.
+#[derive(Clone, Debug)]
+pub enum SourceConfig {
+    /// NVIDIA's library.
+    Nvml {
+        /// Path or name.
+        library: PathBuf,
+        /// For one look.
+        deadline: Duration,
+    },
+    /// A scenario.
+    Simulated {
+        /// Its file.
+        scenario: PathBuf,
+        /// How fast its time runs, and from when.
+        time: SimulatedTime,
+    },
+    /// A recording.
+    Replay {
+        /// Its file.
+        file: PathBuf,
+        /// What the devices in it are.
+        models: ReplayModels,
+        /// How fast its time runs, and from when.
+        time: SimulatedTime,
+    },
+    /// Nothing can be read.
+    Allocation {
+        /// What is there.
+        devices: Vec<Device>,
+    },
+}
+
+/// A time that is not the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SimulatedTime {
+    /// Times as fast as real time, at least 1.
+    pub rate: u32,
+    /// Where it starts; `None`: now.
+    pub start: Option<UtcMillis>,
+}
+
+/// What the devices of a recording are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayModels {
+    /// Device name of all that have none of their own.
+    pub model: String,
+    /// By the number in the recording.
+    pub of_gpu: std::collections::BTreeMap<String, String>,
+    /// SM clock to assume, as recordings have none; `None`: the table clock of the model.
+    pub clock_mhz: Option<u32>,
+}
+
+/// A configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there or not readable.
+    #[error("cannot read configuration file {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of another type.
+    #[error("{origin}: {message}")]
+    Unusable {
+        /// File or variable.
+        origin: String,
+        /// Key, what was found and what was expected.
+        message: String,
+    },
+    /// A value that cannot be.
+    #[error("{key}: {value} is not {expected}")]
+    Bad {
+        /// Section and key.
+        key: String,
+        /// As written.
+        value: String,
+        /// What may stand there.
+        expected: String,
+    },
+}
+
+/// What to read. Flags come as keys and values, as `("meter.period", "5s")`.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// The file; `None`: [`DEFAULT_PATH`] if it is there.
+    pub file: Option<PathBuf>,
+    /// Keys and values from flags.
+    pub flags: Vec<(String, String)>,
+    /// Whether environment variables count; tests say no.
+    pub environment: bool,
+}
+
+/// Reads, merges and checks. `hostname` is what the system calls the host.
+pub fn load(layers: &Layers, hostname: &str) -> Result<Config, ConfigError> {
+    let mut figment = Figment::new();
+    let file = match &layers.file {
+        Some(file) => Some(file.clone()),
+        None => Some(PathBuf::from(DEFAULT_PATH)).filter(|path| path.exists()),
+    };
+    if let Some(file) = &file {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ConfigError::Unreadable { path: file.clone(), source })?;
+        figment = figment.merge(Named(file.display().to_string(), Toml::string(&text)));
+    }
+    if layers.environment {
+        figment = figment.merge(Env::prefixed("WEIGHBRIDGE_AGENT__").split("__"));
+    }
+    for (key, text) in &layers.flags {
+        let value = text.parse::<Value>().unwrap_or_else(|never| match never {});
+        figment = figment.merge(Named(format!("flag {key}"), Serialized::default(key, value)));
+    }
+    let raw: Raw = figment.extract().map_err(unusable)?;
+    checked(raw, hostname)
+}
+
+/// A provider under the name that people know it by.
+struct Named<P>(String, P);
+
+impl<P: figment::Provider> figment::Provider for Named<P> {
+    fn metadata(&self) -> figment::Metadata {
+        figment::Metadata::named(self.0.clone())
+    }
+
+    fn data(&self) -> Result<figment::value::Map<figment::Profile, figment::value::Dict>, figment::Error> {
+        self.1.data()
+    }
+
+    fn profile(&self) -> Option<figment::Profile> {
+        self.1.profile()
+    }
+}
+
+fn unusable(errors: figment::Error) -> ConfigError {
+    // One at a time: the first is the one to mend.
+    let Some(error) = errors.into_iter().next() else {
+        return ConfigError::Unusable { origin: "configuration".into(), message: "cannot be read".into() };
+    };
+    let origin =
+        error.metadata.as_ref().map_or_else(|| "configuration".to_owned(), |from| from.name.to_string());
+    let message = error.kind.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    let key = error.path.join(".");
+    let message = if key.is_empty() { message } else { format!("{key}: {message}") };
+    ConfigError::Unusable { origin, message }
+}
+
+fn bad(key: &str, value: impl std::fmt::Display, expected: impl Into<String>) -> ConfigError {
+    ConfigError::Bad { key: key.into(), value: value.to_string(), expected: expected.into() }
+}
+
+fn quoted(text: &str) -> String {
+    format!("{text:?}")
+}
+
+/// A duration within limits.
+fn span(
+    key: &str,
+    text: &Option<String>,
+    default: &str,
+    from: &str,
+    to: &str,
+) -> Result<Duration, ConfigError> {
+    let text = text.as_deref().unwrap_or(default);
+    let limits = |text| duration::parse_ms(text).expect("limits are durations");
+    duration::parse_ms(text)
+        .filter(|millis| (limits(from)..=limits(to)).contains(millis))
+        .map(Duration::from_millis)
+        .ok_or_else(|| {
+            bad(key, quoted(text), format!("a duration from \"{from}\" to \"{to}\", such as \"{default}\""))
+        })
+}
+
+fn bytes(key: &str, text: &Option<String>, default: &str, least: &str) -> Result<u64, ConfigError> {
+    let text = text.as_deref().unwrap_or(default);
+    let limit = duration::parse_bytes(least).expect("limits are sizes");
+    duration::parse_bytes(text).filter(|bytes| *bytes >= limit).ok_or_else(|| {
+        bad(key, quoted(text), format!("a size of at least \"{least}\", such as \"{default}\""))
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
+    let host = raw.agent.host.unwrap_or_else(|| hostname.to_owned());
+    if host.is_empty() || host.len() > 253 || !host.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(bad(
+            "agent.host",
+            quoted(&host),
+            "a host name: 1 to 253 printable characters without blanks",
+        ));
+    }
+    let id = raw.agent.id.unwrap_or_else(|| host.clone());
+    let agent: AgentId = id.parse().map_err(|_| {
+        bad("agent.id", quoted(&id), "an agent id: 1 to 96 printable characters without blanks")
+    })?;
+    let class = raw.agent.class.unwrap_or_else(|| "default".into());
+    if Principal::new("uid", &class, "4294967295").is_err() || class.len() > 64 {
+        return Err(bad("agent.class", quoted(&class), "the name of a class of hosts: 1 to 64 bytes"));
+    }
+    let trust = raw.agent.trust.as_deref().unwrap_or("host");
+    let trust = Trust::from_name(trust)
+        .filter(|trust| *trust != Trust::Bmc)
+        .ok_or_else(|| bad("agent.trust", quoted(trust), "host or guest"))?;
+
+    let period = span("meter.period", &raw.meter.period, "1s", "100ms", "60s")?;
+    let window = span("meter.window", &raw.meter.window, "60s", "1s", "1h")?;
+    let longest = span("meter.longest_tick", &raw.meter.longest_tick, "10s", "100ms", "10m")?;
+    if !UtcMillis::HOUR.unsigned_abs().is_multiple_of(millis(window)) {
+        let text = raw.meter.window.unwrap_or_default();
+        return Err(bad("meter.window", quoted(&text), "a duration that divides an hour, such as \"60s\""));
+    }
+    if longest < period * 2 {
+        let text = raw.meter.longest_tick.unwrap_or_else(|| "10s".into());
+        return Err(bad("meter.longest_tick", quoted(&text), "at least twice meter.period"));
+    }
+    let batch = span("meter.batch", &raw.meter.batch, "60s", "1s", "1h")?;
+    if !UtcMillis::HOUR.unsigned_abs().is_multiple_of(millis(batch)) {
+        let text = raw.meter.batch.unwrap_or_default();
+        return Err(bad("meter.batch", quoted(&text), "a duration that divides an hour, such as \"60s\""));
+    }
+    let source = source(raw.source)?;
+    // In fast time a stall of the program is long; what it would hide is only simulated.
+    let rate = match &source {
+        SourceConfig::Simulated { time, .. } | SourceConfig::Replay { time, .. } => u64::from(time.rate),
+        SourceConfig::Nvml { .. } | SourceConfig::Allocation { .. } => 1,
+    };
+    let longest_ms = millis(longest).saturating_mul(rate).min(UtcMillis::HOUR.unsigned_abs());
+    let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+
+    let dir = raw.spool.dir.unwrap_or_else(|| "/var/lib/weighbridge/agent/spool".into());
+    let spool = SpoolOptions {
+        max_bytes: bytes("spool.max_bytes", &raw.spool.max_bytes, "1GiB", "1MiB")?,
+        keep_acknowledged_bytes: bytes(
+            "spool.keep_acknowledged_bytes",
+            &raw.spool.keep_acknowledged_bytes,
+            "64MiB",
+            "0B",
+        )?,
+        keep_acknowledged: span("spool.keep_acknowledged", &raw.spool.keep_acknowledged, "7d", "0s", "365d")?,
+        ..SpoolOptions::in_dir(dir)
+    };
+    let listen = match raw.http.listen.as_deref().unwrap_or("127.0.0.1:19310") {
+        "" => None,
+        text => Some(text.parse().map_err(|_| {
+            bad(
+                "http.listen",
+                quoted(text),
+                "an address and port such as \"127.0.0.1:19310\", or empty for none",
+            )
+        })?),
+    };
+    let level = raw.log.level.as_deref().unwrap_or("info");
+    let log_level = ["error", "warn", "info", "debug", "trace"]
+        .contains(&level)
+        .then(|| level.parse().ok())
+        .flatten()
+        .ok_or_else(|| bad("log.level", quoted(level), "one of error, warn, info, debug and trace"))?;
+    let retry = (
+        span("uplink.retry_shortest", &raw.uplink.retry_shortest, "1s", "10ms", "1m")?,
+        span("uplink.retry_longest", &raw.uplink.retry_longest, "2m", "1s", "1h")?,
+        span("uplink.retry_not_enrolled", &raw.uplink.retry_not_enrolled, "5m", "1s", "1h")?,
+    );
+    let stop_grace = span("uplink.stop_grace", &raw.uplink.stop_grace, "5s", "0s", "1m")?;
+    Ok(Config {
+        agent,
+        host,
+        class,
+        trust,
+        key_file: raw.agent.key_file.unwrap_or_else(|| "/var/lib/weighbridge/agent/key".into()),
+        period,
+        pace: Pace { window_ms: narrow(millis(window)), longest_tick_ms: narrow(longest_ms) },
+        batch_ms: millis(batch).cast_signed(),
+        source,
+        lease_file: raw.holders.lease_file,
+        process_owners: raw.holders.process_owners.unwrap_or(true),
+        spool,
+        uplink: uplink(&raw.uplink)?,
+        retry,
+        stop_grace,
+        listen,
+        log_level,
+    })
+}
+
+fn uplink(raw: &raw::Uplink) -> Result<Option<SenderOptions>, ConfigError> {
+    let allowed = raw.allow_plain_http.unwrap_or(false);
+    let mut collectors = Vec::new();
+    for text in raw.collectors.iter().flatten() {
+        let url: Url = text.parse().map_err(|_| {
+            bad("uplink.collectors", quoted(text), "an address such as \"http://127.0.0.1:19312\"")
+        })?;
+        if url.scheme() == "https" {
+            let expected = "an http:// address: this version has no TLS";
+            return Err(bad("uplink.collectors", quoted(text), expected));
+        }
+        let plain = url.scheme() == "http" && url.host_str().is_some();
+        if !url.username().is_empty() || url.password().is_some() {
+            // It may hold a secret, which has no place in a log.
+            let expected = "an address without user and password: the batches themselves are signed";
+            return Err(bad("uplink.collectors", "an address with user or password", expected));
+        }
+        if !plain || url.query().is_some() {
+            let expected = "an address such as \"http://127.0.0.1:19312\", without query";
+            return Err(bad("uplink.collectors", quoted(text), expected));
+        }
+        if !allowed && !is_loopback(&url) {
+            let expected = "an address on this host: without TLS, which is not there yet, others on the way \
+                            could read what is sent; set uplink.allow_plain_http = true to accept that";
+            return Err(bad("uplink.collectors", quoted(text), expected));
+        }
+        collectors.push(url);
+    }
+    let connect_timeout = span("uplink.connect_timeout", &raw.connect_timeout, "5s", "100ms", "1m")?;
+    let timeout = span("uplink.timeout", &raw.timeout, "30s", "100ms", "5m")?;
+    Ok((!collectors.is_empty()).then_some(SenderOptions { collectors, connect_timeout, timeout }))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host_str() {
+        Some("localhost") => true,
+        Some(host) => host
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback()),
+        None => false,
+    }
+}
+
+fn source(raw: raw::Source) -> Result<SourceConfig, ConfigError> {
+    let kind = raw.kind.as_deref().unwrap_or("nvml");
+    let needed = |key: &str, value: Option<PathBuf>| {
+        value.ok_or_else(|| bad(key, "nothing", format!("a path, which source.kind = {kind:?} needs")))
+    };
+    match kind {
+        "nvml" => Ok(SourceConfig::Nvml {
+            library: raw.nvml.library.unwrap_or_else(|| "libnvidia-ml.so.1".into()),
+            deadline: span("source.nvml.deadline", &raw.nvml.deadline, "500ms", "10ms", "30s")?,
+        }),
+        "simulated" => Ok(SourceConfig::Simulated {
+            scenario: needed("source.simulated.scenario", raw.simulated.scenario)?,
+            time: time("source.simulated", raw.simulated.rate, raw.simulated.start.as_deref())?,
+        }),
+        "replay" => {
+            let model = raw.replay.model.ok_or_else(|| {
+                bad("source.replay.model", "nothing", "a device name, which source.kind = \"replay\" needs")
+            })?;
+            let of_gpu = raw.replay.models;
+            for (key, name) in of_gpu.iter().map(|(gpu, name)| (gpu.as_str(), name)).chain([("", &model)]) {
+                if AcceleratorTable::shipped().find(None, name).is_none() {
+                    let key = if key.is_empty() { "model".into() } else { format!("models.{key}") };
+                    let expected =
+                        "a device name in the accelerator table, such as \"NVIDIA H100 80GB HBM3\"";
+                    return Err(bad(&format!("source.replay.{key}"), quoted(name), expected));
+                }
+            }
+            Ok(SourceConfig::Replay {
+                file: needed("source.replay.file", raw.replay.file)?,
+                models: ReplayModels { model, of_gpu, clock_mhz: raw.replay.clock_mhz },
+                time: time("source.replay", raw.replay.rate, raw.replay.start.as_deref())?,
+            })
+        }
+        "allocation" => Ok(SourceConfig::Allocation { devices: devices(raw.allocation)? }),
+        other => Err(bad("source.kind", quoted(other), "one of nvml, simulated, replay and allocation")),
+    }
+}
+
+fn time(section: &str, rate: Option<u32>, start: Option<&str>) -> Result<SimulatedTime, ConfigError> {
+    let rate = rate.unwrap_or(1);
+    if !(1..=100_000).contains(&rate) {
+        return Err(bad(&format!("{section}.rate"), rate, "a whole number from 1 to 100000"));
+    }
+    let start = start.map(|text| {
+        let key = format!("{section}.start");
+        text.parse().map_err(|_| bad(&key, quoted(text), "an RFC 3339 time such as 2026-01-31T08:00:00Z"))
+    });
+    Ok(SimulatedTime { rate, start: start.transpose()? })
+}
+
+fn devices(raw: raw::Allocation) -> Result<Vec<Device>, ConfigError> {
+    if raw.accelerators.is_empty() {
+        let expected = "a list of accelerators, which source.kind = \"allocation\" needs";
+        return Err(bad("source.allocation.accelerators", "nothing", expected));
+    }
+    let table = AcceleratorTable::shipped();
+    let mut devices: Vec<Device> = Vec::new();
+    for (index, accelerator) in raw.accelerators.into_iter().enumerate() {
+        let key = format!("source.allocation.accelerators[{index}].id");
+        let id = accelerator.id.parse().map_err(|_| {
+            bad(
+                &key,
+                quoted(&accelerator.id),
+                "an accelerator id: 1 to 96 printable characters without blanks",
+            )
+        })?;
+        if devices.iter().any(|other| other.id == id) {
+            return Err(bad(&key, quoted(id.as_str()), "unique"));
+        }
+        let model = table.find(accelerator.pci_device.as_deref(), &accelerator.name);
+        devices.push(Device {
+            id,
+            pci_address: None,
+            pci_device: accelerator.pci_device.or_else(|| model.map(|model| model.pci_device.clone())),
+            name: accelerator.name,
+            max_sm_clock_mhz: None,
+            power_limit_mw: None,
+            memory_bytes: None,
+            tier: Tier::E,
+            source: Source::Allocation,
+            driver: None,
+            mig: false,
+        });
+    }
+    Ok(devices)
+}
+
+/// What the kernel calls this host.
+pub fn hostname(path: &Path) -> String {
+    std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,212 @@
+//! What may be written into the configuration file. Unknown keys are refused.
+//!
+//! Durations are written as `"250ms"`, `"5s"`, `"10m"`, `"2h"` or `"7d"`, sizes as `"64MiB"`. Every key may be
+//! left out, but for those that a source needs.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raw {
+    /// Who this agent is.
+    pub agent: Agent,
+    /// How it measures.
+    pub meter: Meter,
+    /// Where readings come from.
+    pub source: Source,
+    /// Who tells about holders.
+    pub holders: Holders,
+    /// Where batches are kept.
+    pub spool: Spool,
+    /// Where they are sent.
+    pub uplink: Uplink,
+    /// The agent's own pages.
+    pub http: Http,
+    /// Messages.
+    pub log: Log,
+}
+
+/// `[agent]`: who this agent is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Agent {
+    /// The name under which it is enrolled; 1 to 96 printable characters. Default: the host's name. Changing it
+    /// makes another agent of it, to be enrolled anew.
+    pub id: Option<String>,
+    /// The host's name in the inventory and in lease files. Default: what the kernel says.
+    pub host: Option<String>,
+    /// Hosts of one class share their user numbers: `uid:<class>/1000` is one person on all of them. Default:
+    /// `"default"`. Change it where clusters number users differently.
+    pub class: Option<String>,
+    /// Who could have changed the readings: `"host"` (default) where the operator runs this agent, `"guest"`
+    /// where the tenant does.
+    pub trust: Option<String>,
+    /// The signing key, 32 bytes in base64, made on the first run. Default:
+    /// `/var/lib/weighbridge/agent/key`. Whoever can read it can sign for this agent.
+    pub key_file: Option<PathBuf>,
+}
+
+/// `[meter]`: how it measures.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Meter {
+    /// Between two looks, `"100ms"` to `"60s"`. Default `"1s"`. Longer saves processor time; an NVML source
+    /// averages over the time between, so nothing is missed.
+    pub period: Option<String>,
+    /// Windows end at whole multiples of this; it must divide an hour, from `"1s"`. Default `"60s"`. Longer
+    /// makes fewer records and wider bounds where holders are found out later.
+    pub window: Option<String>,
+    /// Two looks further apart than this leave a gap; at least twice `period`. Default `"10s"`.
+    pub longest_tick: Option<String>,
+    /// A batch is sealed and sent at whole multiples of this; it must divide an hour, from `"1s"`. Default
+    /// `"60s"`. Large fleets take `"5m"`: a power cut loses at most this much.
+    pub batch: Option<String>,
+}
+
+/// `[source]`: where readings come from.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Source {
+    /// `"nvml"` (default), `"simulated"`, `"replay"` or `"allocation"`. Only the section of that name counts.
+    pub kind: Option<String>,
+    /// For `"nvml"`.
+    pub nvml: Nvml,
+    /// For `"simulated"`.
+    pub simulated: Simulated,
+    /// For `"replay"`.
+    pub replay: Replay,
+    /// For `"allocation"`.
+    pub allocation: Allocation,
+}
+
+/// `[source.nvml]`: NVIDIA's management library.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nvml {
+    /// Path of the library, or a name for the dynamic loader. Default `libnvidia-ml.so.1`.
+    pub library: Option<PathBuf>,
+    /// A device that does not answer within this time has a gap, `"10ms"` to `"30s"`. Default `"500ms"`; keep
+    /// it below `meter.period`.
+    pub deadline: Option<String>,
+}
+
+/// `[source.simulated]`: accelerators that do what a file says.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Simulated {
+    /// The scenario. Needed.
+    pub scenario: Option<PathBuf>,
+    /// Its time runs so many times as fast, 1 to 100000. Default 1.
+    pub rate: Option<u32>,
+    /// When it starts, RFC 3339. Default: now.
+    pub start: Option<String>,
+}
+
+/// `[source.replay]`: a recording.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Replay {
+    /// CSV with the columns `t_s,gpu` and what was recorded. Needed.
+    pub file: Option<PathBuf>,
+    /// Device name of the recorded accelerators, as in the accelerator table. Needed.
+    pub model: Option<String>,
+    /// Device names of those that differ, by their number in the recording.
+    pub models: BTreeMap<String, String>,
+    /// SM clock in MHz to assume where tensor activity was recorded: recordings carry no clock. Default: the
+    /// clock at which the model reaches its published peak.
+    pub clock_mhz: Option<u32>,
+    /// Its time runs so many times as fast, 1 to 100000. Default 1.
+    pub rate: Option<u32>,
+    /// When it starts, RFC 3339. Default: now.
+    pub start: Option<String>,
+}
+
+/// `[source.allocation]`: accelerators that nothing can be read from.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Allocation {
+    /// What is there. Needed.
+    pub accelerators: Vec<AllocatedAccelerator>,
+}
+
+/// `[[source.allocation.accelerators]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllocatedAccelerator {
+    /// Its name: a UUID, or host and PCI address. Never an ordinal.
+    pub id: String,
+    /// As the driver would print it.
+    pub name: String,
+    /// PCI vendor and device, as in `"10de:2330"`; finds the model more safely than the name.
+    pub pci_device: Option<String>,
+}
+
+/// `[holders]`: who tells about holders.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Holders {
+    /// CSV `lease,host,accelerator,principal,start,end`; looked at every 10 seconds. Default: none.
+    pub lease_file: Option<PathBuf>,
+    /// Whether the users whose processes have a device open are reported as holders. Default `true`; needs a
+    /// source that names processes, and the right to see those of others.
+    pub process_owners: Option<bool>,
+}
+
+/// `[spool]`: where batches are kept.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spool {
+    /// The folder. Default `/var/lib/weighbridge/agent/spool`.
+    pub dir: Option<PathBuf>,
+    /// What no collector acknowledged yet may take so much, from `"1MiB"`; beyond it the agent goes on and
+    /// records what it could not keep as a gap. Default `"1GiB"`, more than a year of one host.
+    pub max_bytes: Option<String>,
+    /// What is acknowledged is kept up to so much, so that a collector restored from a backup gets it again.
+    /// Default `"64MiB"`; `"0B"` keeps none.
+    pub keep_acknowledged_bytes: Option<String>,
+    /// And up to so long. Default `"7d"`.
+    pub keep_acknowledged: Option<String>,
+}
+
+/// `[uplink]`: where batches are sent.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Uplink {
+    /// Addresses of collectors, tried in turn, as `["http://127.0.0.1:19312"]`. Default: none; batches wait in
+    /// the spool.
+    pub collectors: Option<Vec<String>>,
+    /// For the connection. Default `"5s"`.
+    pub connect_timeout: Option<String>,
+    /// For a whole request. Default `"30s"`.
+    pub timeout: Option<String>,
+    /// The first wait after a failure is up to this long, each further one up to twice as long. Default `"1s"`.
+    pub retry_shortest: Option<String>,
+    /// No wait is longer. Default `"2m"`.
+    pub retry_longest: Option<String>,
+    /// An agent that nobody enrolled asks again after up to this time. Default `"5m"`.
+    pub retry_not_enrolled: Option<String>,
+    /// Allows collectors on other hosts although this version has no TLS: batches are signed and cannot be
+    /// changed on the way, but they can be read. Default `false`.
+    pub allow_plain_http: Option<bool>,
+    /// A stopping agent tries to send what it has for so long. Default `"5s"`; what is left waits in the spool.
+    pub stop_grace: Option<String>,
+}
+
+/// `[http]`: the agent's own pages.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Address and port of `/metrics`. Default `"127.0.0.1:19310"`; empty for none.
+    pub listen: Option<String>,
+}
+
+/// `[log]`: messages.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `"error"`, `"warn"`, `"info"` (default), `"debug"` or `"trace"`.
+    pub level: Option<String>,
+}

@@ -1,0 +1,181 @@
+//! Looks at everything an agent needs, and says what was found, what is missing and what that costs.
+
+use std::{fmt::Write, path::Path};
+
+use weighbridge_meter::{AcceleratorTable, GapCause, Tier};
+
+use crate::{
+    config::{Config, SourceConfig},
+    engine::is_metered,
+    key,
+    run::{nvml_options, sender},
+    source::{AcceleratorSource, Device, NvmlSource, SourceState},
+    spool,
+    uplink::chain,
+};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Diagnosis {
+    /// For people, line by line.
+    pub report: String,
+    /// Something is wrong.
+    pub failed: bool,
+    /// There is no driver.
+    pub driver_missing: bool,
+}
+
+impl Diagnosis {
+    fn good(&mut self, text: impl std::fmt::Display) {
+        self.line("  ok ", text);
+    }
+
+    fn note(&mut self, text: impl std::fmt::Display) {
+        self.line(" note", text);
+    }
+
+    fn fail(&mut self, text: impl std::fmt::Display) {
+        self.failed = true;
+        self.line("FAIL ", text);
+    }
+
+    fn line(&mut self, mark: &str, text: impl std::fmt::Display) {
+        writeln!(self.report, "{mark} {text}").expect("a string takes everything");
+    }
+}
+
+/// Looks once; changes nothing, makes no key and no spool.
+pub async fn examine(config: &Config) -> Diagnosis {
+    let mut found = Diagnosis::default();
+    source(config, &mut found).await;
+    spool_state(&config.spool.dir, &mut found);
+    collectors(config, &mut found).await;
+    enrolment(config, &mut found);
+    found
+}
+
+async fn source(config: &Config, found: &mut Diagnosis) {
+    match &config.source {
+        SourceConfig::Nvml { library, deadline } => {
+            let mut source = NvmlSource::start(nvml_options(config, library, *deadline));
+            let look = source.look().await;
+            match look.source_state {
+                SourceState::Ok => found.good(format!("source nvml: {} answers", library.display())),
+                SourceState::Missing(cause, why) => {
+                    found.driver_missing = cause == GapCause::DriverMissing;
+                    found.fail(format!(
+                        "source nvml: {cause} ({why}); without it every accelerator-second is a gap"
+                    ));
+                }
+            }
+            if look.unidentified > 0 {
+                found.fail(format!("{} accelerators cannot be named and are not metered", look.unidentified));
+            }
+            devices(look.inventory_changed.as_deref().unwrap_or_default(), found);
+        }
+        SourceConfig::Simulated { scenario, .. } => {
+            match crate::source::Scenario::read(scenario, &AcceleratorTable::shipped()) {
+                Ok(scenario) => {
+                    found.note("source simulated: nothing real is measured");
+                    devices(&scenario.devices(), found);
+                }
+                Err(error) => found.fail(format!("source simulated: {}", chain(&error))),
+            }
+        }
+        SourceConfig::Replay { file, models, .. } => {
+            match crate::source::Replay::read(file, &config.agent, models, 10_000) {
+                Ok(replay) => {
+                    found.note(format!("source replay: a recording of {} s", replay.end_ms() / 1000));
+                    devices(&replay.devices(), found);
+                }
+                Err(error) => found.fail(format!("source replay: {}", chain(&error))),
+            }
+        }
+        SourceConfig::Allocation { devices: list } => {
+            found
+                .note("source allocation: nothing is read; operations are bounded by what the models can do");
+            devices(list, found);
+        }
+    }
+}
+
+fn devices(devices: &[Device], found: &mut Diagnosis) {
+    if devices.is_empty() {
+        found.note("no accelerator was found");
+    }
+    let table = AcceleratorTable::shipped();
+    for device in devices {
+        let model = table.find(device.pci_device.as_deref(), &device.name);
+        let row = model.map_or("not in the table".to_owned(), |model| format!("table row {}", model.name));
+        let text = format!("{}: {}, tier {}, {row}", device.id, device.name, device.tier);
+        if device.mig {
+            found.note(format!("{text}; split into instances, which this version does not meter one by one"));
+        } else if model.is_none() {
+            found.fail(format!("{text}: bounds are those of the fastest device there is"));
+        } else if device.tier <= Tier::C {
+            found.good(text);
+        } else if is_metered(device.tier) {
+            found.note(format!("{text}: no tensor activity, so operations are bounded from above only"));
+        } else {
+            found.note(format!("{text}: allocation only"));
+        }
+    }
+}
+
+fn spool_state(dir: &Path, found: &mut Diagnosis) {
+    match spool::inspect(dir) {
+        Ok(inspection) if inspection.epochs.is_empty() => {
+            found.note(format!("spool {}: not there yet; the first run makes it", dir.display()));
+        }
+        Ok(inspection) => {
+            let waiting: u64 = inspection
+                .epochs
+                .iter()
+                .filter_map(|epoch| epoch.sequences.map(|(_, last)| last.saturating_sub(epoch.acknowledged)))
+                .sum();
+            found.good(format!("spool {}: {waiting} batches wait", dir.display()));
+            if inspection.parked.batches > 0 {
+                found.fail(format!(
+                    "spool {}: {} batches were refused for good; they lie in its folder parked",
+                    dir.display(),
+                    inspection.parked.batches
+                ));
+            }
+        }
+        Err(error) => found.fail(format!("spool {}: {}", dir.display(), chain(&error))),
+    }
+}
+
+async fn collectors(config: &Config, found: &mut Diagnosis) {
+    let sender = match sender(config.uplink.clone()) {
+        Ok(Some(sender)) => sender,
+        Ok(None) => return found.note("no collector is configured; batches wait in the spool"),
+        Err(error) => return found.fail(chain(&error)),
+    };
+    for (url, result) in sender.probe().await {
+        match result {
+            Ok(status) => found.good(format!("collector {url}: reachable (answers {status})")),
+            Err(why) => found.fail(format!("collector {url}: {why}")),
+        }
+    }
+}
+
+fn enrolment(config: &Config, found: &mut Diagnosis) {
+    match key::read(&config.key_file) {
+        Ok(Some(key)) => {
+            found.good(format!("key {}", config.key_file.display()));
+            found.line(
+                "     ",
+                "to enrol, add to the collector's agents.csv (with site, fabric and since when):",
+            );
+            found.line("     ", "agent,host,site,fabric,public_key,valid_from,valid_to");
+            let public = key::public_base64(&key);
+            found.line("     ", format!("{},{},SITE,FABRIC,{public},FROM,", config.agent, config.host));
+        }
+        Ok(None) => found.note(format!(
+            "key {}: not there yet; the first run makes it, then run doctor again to enrol",
+            config.key_file.display()
+        )),
+        Err(error) => found.fail(chain(&error)),
+    }
+}

@@ -1,0 +1,351 @@
+//! What looks become: windows, gaps and inventory of one host, until a batch takes them.
+//!
+//! Synchronous and without input or output: the same looks at the same moments always give the same records.
+//! What a spool could not take comes back through [`Engine::give_back`]. It waits in memory up to a limit;
+//! beyond it the oldest windows and gaps are merged into spans that are recorded as gaps with the cause
+//! `spool_full` as soon as there is room, so that not even running out of everything is silent.
+
+mod lost;
+
+use std::collections::VecDeque;
+
+use weighbridge_meter::{
+    AcceleratorId, DeviceState, Gap, GapCause, Holding, Meter, Span, Tier, Trust, UtcMillis, Window,
+    meter::{Now, Observed, Pace},
+};
+use weighbridge_wire::DeviceRecord;
+
+use self::lost::Lost;
+use crate::source::{Device, Look, SourceState};
+
+/// What an engine has to know about its host.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// The host's name, for the inventory.
+    pub host: String,
+    /// Who could have changed the readings.
+    pub trust: Trust,
+    /// How meters cut time.
+    pub pace: Pace,
+    /// Windows and gaps that wait in memory at most while the spool takes none; beyond it they are merged.
+    /// Holdings that wait have a limit of the same size.
+    pub held_records: usize,
+}
+
+/// Records that belong into one batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Measured spans.
+    pub windows: Vec<Window>,
+    /// Unmeasured spans.
+    pub gaps: Vec<Gap>,
+    /// Who held what.
+    pub holdings: Vec<Holding>,
+    /// Devices that appeared or changed.
+    pub inventory: Vec<DeviceRecord>,
+}
+
+impl Contents {
+    /// How many records.
+    pub fn len(&self) -> usize {
+        self.windows.len() + self.gaps.len() + self.holdings.len() + self.inventory.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Cut in two, each kind in the middle: for a batch that became too large.
+    #[must_use]
+    pub fn split(mut self) -> (Self, Self) {
+        fn half<T>(list: &mut Vec<T>) -> Vec<T> {
+            list.split_off(list.len().div_ceil(2))
+        }
+        let second = Self {
+            windows: half(&mut self.windows),
+            gaps: half(&mut self.gaps),
+            holdings: half(&mut self.holdings),
+            inventory: half(&mut self.inventory),
+        };
+        (self, second)
+    }
+}
+
+/// What is known about holders after a look: from [`crate::holders`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HolderNews {
+    /// Holdings to be recorded.
+    pub holdings: Vec<Holding>,
+    /// Accelerators whose set of holders changed: their windows are cut.
+    pub changed: Vec<AcceleratorId>,
+}
+
+/// The meters of one host and what they have finished.
+#[derive(Debug)]
+pub struct Engine {
+    options: EngineOptions,
+    devices: Vec<Tracked>,
+    source_state: &'static str,
+    observed: VecDeque<Observed>,
+    holdings: Vec<Holding>,
+    inventory: Vec<DeviceRecord>,
+    dropped_holdings: u64,
+    unknown_looks: u64,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    meter: Meter,
+    record: DeviceRecord,
+    lost: Lost,
+}
+
+/// Name of the state in which all is well.
+pub const SOURCE_OK: &str = "ok";
+
+impl Engine {
+    /// An engine that knows no device yet.
+    pub fn new(options: EngineOptions) -> Self {
+        Self {
+            options,
+            devices: Vec::new(),
+            source_state: "starting",
+            observed: VecDeque::new(),
+            holdings: Vec::new(),
+            inventory: Vec::new(),
+            dropped_holdings: 0,
+            unknown_looks: 0,
+        }
+    }
+
+    /// Takes one look. Cuts for `news` are made at the readings before it.
+    pub fn tick(&mut self, now: Now, look: &Look, news: HolderNews) {
+        self.source_state = match &look.source_state {
+            SourceState::Ok => SOURCE_OK,
+            SourceState::Missing(cause, _) => cause.as_str(),
+        };
+        for id in &news.changed {
+            if let Some(device) = self.devices.iter_mut().find(|device| device.meter.accelerator() == id) {
+                device.meter.cut();
+            }
+        }
+        self.holdings.extend(news.holdings);
+        for device in look.inventory_changed.iter().flatten() {
+            self.take_in(now, device, look);
+        }
+        self.observe(now, look);
+        for device in &mut self.devices {
+            self.observed.extend(device.meter.drain());
+        }
+    }
+
+    fn observe(&mut self, now: Now, look: &Look) {
+        for (index, device) in self.devices.iter_mut().enumerate() {
+            // As a rule both are in the order of finding.
+            let id = device.meter.accelerator();
+            let same_place = look.devices.get(index).filter(|seen| seen.id == *id);
+            let seen = same_place.or_else(|| look.devices.iter().find(|seen| seen.id == *id));
+            let state = match (seen, &look.source_state) {
+                (Some(seen), _) => seen.state,
+                (None, SourceState::Missing(cause, _)) => DeviceState::Missing(*cause),
+                (None, SourceState::Ok) => DeviceState::Missing(GapCause::ReadFailed),
+            };
+            device.meter.observe(now, state);
+        }
+        let known = |id: &AcceleratorId| self.devices.iter().any(|device| device.meter.accelerator() == id);
+        if look.devices.len() > self.devices.len() || look.inventory_changed.is_some() {
+            let unknown = look.devices.iter().filter(|seen| !known(&seen.id)).count();
+            self.unknown_looks += unknown as u64;
+        }
+    }
+
+    /// A device that appeared or changed.
+    fn take_in(&mut self, now: Now, device: &Device, look: &Look) {
+        let record = record(device, now.wall, &self.options);
+        let known = self.devices.iter_mut().find(|known| *known.meter.accelerator() == device.id);
+        let Some(known) = known else {
+            self.inventory.push(record.clone());
+            let meter = Meter::new(device.id.clone(), device.source, device.tier, self.options.pace);
+            self.devices.push(Tracked { meter, record, lost: Lost::default() });
+            return;
+        };
+        if (DeviceRecord { at: record.at, ..known.record.clone() }) == record {
+            return;
+        }
+        if (known.record.tier, known.record.source) != (record.tier, record.source) {
+            // The old meter ends with this reading, and the new one takes the same one for its base.
+            let state = look.devices.iter().find(|seen| seen.id == device.id).map(|seen| seen.state);
+            if let Some(state) = state {
+                known.meter.observe(now, state);
+            }
+            known.meter.finish(now);
+            self.observed.extend(known.meter.drain());
+            known.meter = Meter::new(device.id.clone(), device.source, device.tier, self.options.pace);
+        }
+        known.record = record.clone();
+        self.inventory.push(record);
+    }
+
+    /// Ends everything open as of now: the agent stops.
+    pub fn finish(&mut self, now: Now) {
+        for device in &mut self.devices {
+            device.meter.finish(now);
+            self.observed.extend(device.meter.drain());
+        }
+    }
+
+    /// Adds holdings from elsewhere.
+    pub fn hold(&mut self, holdings: impl IntoIterator<Item = Holding>) {
+        self.holdings.extend(holdings);
+    }
+
+    /// `ok`, `starting`, or why the source finds nothing.
+    pub fn source_state(&self) -> &'static str {
+        self.source_state
+    }
+
+    /// Every device seen in this run, as last recorded.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceRecord> {
+        self.devices.iter().map(|device| &device.record)
+    }
+
+    /// Holdings that were given up because too many waited; each is a loss to be looked into.
+    pub fn dropped_holdings(&self) -> u64 {
+        self.dropped_holdings
+    }
+
+    /// Looks at accelerators that are in no inventory, which a source should never give.
+    pub fn unknown_looks(&self) -> u64 {
+        self.unknown_looks
+    }
+
+    /// All that is finished, spans that had to be given up included, as gaps.
+    pub fn take(&mut self) -> Contents {
+        let mut contents = Contents {
+            holdings: std::mem::take(&mut self.holdings),
+            inventory: std::mem::take(&mut self.inventory),
+            ..Contents::default()
+        };
+        for device in &mut self.devices {
+            contents.gaps.extend(device.lost.take(device.meter.accelerator()));
+        }
+        for observed in self.observed.drain(..) {
+            match observed {
+                Observed::Window(window) => contents.windows.push(window),
+                Observed::Gap(gap) => contents.gaps.push(gap),
+            }
+        }
+        contents
+    }
+
+    /// What was taken could not be kept: it waits for the next time, before what came since.
+    pub fn give_back(&mut self, contents: Contents) {
+        let Contents { windows, gaps, mut holdings, mut inventory } = contents;
+        let mut earlier: Vec<Observed> =
+            gaps.into_iter().map(Observed::Gap).chain(windows.into_iter().map(Observed::Window)).collect();
+        earlier.sort_by_key(|observed| span(observed).start());
+        for observed in earlier.into_iter().rev() {
+            self.observed.push_front(observed);
+        }
+        holdings.append(&mut self.holdings);
+        self.holdings = holdings;
+        inventory.append(&mut self.inventory);
+        self.inventory = inventory;
+        self.shrink();
+    }
+
+    /// Keeps what waits within its limits.
+    pub fn shrink(&mut self) {
+        while self.observed.len() > self.options.held_records {
+            let Some(oldest) = self.observed.pop_front() else { break };
+            let id = match &oldest {
+                Observed::Window(window) => &window.accelerator,
+                Observed::Gap(gap) => &gap.accelerator,
+            };
+            if let Some(device) = self.devices.iter_mut().find(|device| device.meter.accelerator() == id) {
+                device.lost.add(&oldest);
+            }
+        }
+        // Only the last word on a device counts.
+        let mut seen: Vec<AcceleratorId> = Vec::new();
+        let mut latest: Vec<DeviceRecord> = Vec::new();
+        for record in self.inventory.drain(..).rev() {
+            if !seen.contains(&record.accelerator) {
+                seen.push(record.accelerator.clone());
+                latest.push(record);
+            }
+        }
+        latest.reverse();
+        self.inventory = latest;
+        join_confirmations(&mut self.holdings);
+        let over = self.holdings.len().saturating_sub(self.options.held_records);
+        self.dropped_holdings += over as u64;
+        self.holdings.drain(..over);
+    }
+}
+
+fn span(observed: &Observed) -> Span {
+    match observed {
+        Observed::Window(window) => window.span,
+        Observed::Gap(gap) => gap.span,
+    }
+}
+
+/// Confirmations of the same holding that meet become one.
+fn join_confirmations(holdings: &mut Vec<Holding>) {
+    let mut joined: Vec<Holding> = Vec::with_capacity(holdings.len());
+    for holding in holdings.drain(..) {
+        let before = joined.iter_mut().rev().find(|before| {
+            before.attempt == holding.attempt
+                && before.principal == holding.principal
+                && before.evidence == holding.evidence
+                && before.accelerators == holding.accelerators
+                && before.span.end() == holding.span.start()
+        });
+        match before.and_then(|before| Some((Span::new(before.span.start(), holding.span.end())?, before))) {
+            Some((span, before)) => before.span = span,
+            None => joined.push(holding),
+        }
+    }
+    *holdings = joined;
+}
+
+fn record(device: &Device, at: UtcMillis, options: &EngineOptions) -> DeviceRecord {
+    DeviceRecord {
+        accelerator: device.id.clone(),
+        at,
+        present: true,
+        host: options.host.clone(),
+        name: printable(&device.name),
+        pci_device: printable(device.pci_device.as_deref().unwrap_or_default()),
+        pci_address: printable(device.pci_address.as_deref().unwrap_or_default()),
+        source: device.source,
+        tier: device.tier,
+        trust: options.trust,
+        max_sm_clock_mhz: device.max_sm_clock_mhz,
+        power_limit_mw: device.power_limit_mw,
+        memory_bytes: device.memory_bytes,
+        driver: printable(device.driver.as_deref().unwrap_or_default()),
+    }
+}
+
+/// What a driver says must fit the wire's limits, or the collector refuses the whole batch.
+pub(crate) fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if shown.len() + c.len_utf8() > 256 {
+            break;
+        }
+        shown.push(c);
+    }
+    shown
+}
+
+/// Whether readings of this tier say anything at all.
+pub(crate) fn is_metered(tier: Tier) -> bool {
+    tier < Tier::E
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,352 @@
+//! What the agent says about itself to Prometheus.
+//!
+//! Counters of operations and energy are what this agent recorded since it started: the account is the
+//! collector's. Labels are bounded by the accelerators of one host and by lists in the code.
+
+use std::sync::Mutex;
+
+use prometheus::{
+    Counter, CounterVec, Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use weighbridge_meter::{Estimator, GapCause, UtcMillis, window::Counter as Integral};
+use weighbridge_wire::{Batch, DeviceRecord};
+
+use crate::{
+    holders::LeaseState,
+    spool::Spool,
+    uplink::{Retry, Stopped},
+};
+
+/// All metrics of an agent.
+pub struct Metrics {
+    estimator: Estimator,
+    windows: IntCounterVec,
+    gap_seconds: CounterVec,
+    teraoperations: IntCounterVec,
+    energy: CounterVec,
+    spool_bytes: IntGauge,
+    spool_unacknowledged_bytes: IntGauge,
+    unacknowledged: IntGauge,
+    parked: IntGauge,
+    sealed: IntCounter,
+    seal_failures: IntCounterVec,
+    dropped_holdings: IntGauge,
+    sent: IntCounterVec,
+    refused: IntCounterVec,
+    last_send: IntGauge,
+    uplink_state: IntGaugeVec,
+    source_state: IntGaugeVec,
+    lease_state: IntGaugeVec,
+    unidentified: IntGauge,
+    process: Mutex<Process>,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// The agent as a process; read when somebody asks.
+struct Process {
+    /// `None` where there is no table of processes.
+    system: Option<System>,
+    cpu: Counter,
+    resident: IntGauge,
+    open_files: IntGauge,
+}
+
+/// States of a source that can be told apart.
+const SOURCE_STATES: [&str; 6] =
+    [crate::engine::SOURCE_OK, "starting", "driver_missing", "call_hung", "read_failed", "other"];
+
+/// States of the uplink beside those of [`Retry`].
+const UPLINK_OK: &str = "ok";
+const UPLINK_SPOOL: &str = "spool_failed";
+
+impl Metrics {
+    /// Registers all of them. An error means that one of the names is taken.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let register = Registering(registry);
+        register
+            .gauges("build_info", "Always 1; the label says which version this is.", &["version"])?
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        Ok(Self {
+            estimator: Estimator::shipped(),
+            windows: register.counters("windows_total", "Windows recorded.", &["accelerator"])?,
+            gap_seconds: register.float_counters(
+                "gap_seconds_total",
+                "Time recorded as not measured, by cause.",
+                &["accelerator", "cause"],
+            )?,
+            teraoperations: register.counters(
+                "estimated_teraoperations_total",
+                "Operations in units of 1e12 that the recorded windows amount to: best estimate and physical bounds.",
+                &["accelerator", "bound"],
+            )?,
+            energy: register.float_counters(
+                "energy_joules_total",
+                "Energy in the recorded windows.",
+                &["accelerator"],
+            )?,
+            spool_bytes: register.gauge("spool_bytes", "Bytes of batches in the spool.")?,
+            spool_unacknowledged_bytes: register
+                .gauge("spool_unacknowledged_bytes", "Bytes of batches that no collector acknowledged yet.")?,
+            unacknowledged: register
+                .gauge("spool_unacknowledged_batches", "Batches that no collector acknowledged yet.")?,
+            parked: register
+                .gauge("spool_parked_batches", "Batches that a collector refused for good: look into them.")?,
+            sealed: register.counter("batches_sealed_total", "Batches made durable in the spool.")?,
+            seal_failures: register.counters(
+                "seal_failures_total",
+                "Times that a batch could not be kept; what it held waits in memory.",
+                &["reason"],
+            )?,
+            dropped_holdings: register
+                .gauge("dropped_holdings", "Holdings given up since the start because the spool took none.")?,
+            sent: register.counters("batches_sent_total", "Batches acknowledged, by outcome.", &["outcome"])?,
+            refused: register.counters(
+                "batches_refused_total",
+                "Batches refused for good and parked, by HTTP status.",
+                &["status"],
+            )?,
+            last_send: register.gauge(
+                "last_successful_send_timestamp_seconds",
+                "When a collector last acknowledged a batch, by the agent's clock; 0 if never in this run.",
+            )?,
+            uplink_state: register.gauges(
+                "uplink_state",
+                "1 on how the last attempt to send ended.",
+                &["state"],
+            )?,
+            source_state: register.gauges("source_state", "1 on how the source of readings is.", &["state"])?,
+            lease_state: register.gauges("lease_file_state", "1 on how the lease file is.", &["state"])?,
+            unidentified: register
+                .gauge("unidentified_accelerators", "Accelerators that are there and cannot be named or metered.")?,
+            process: Mutex::new(Process {
+                system: System::new().ok(),
+                cpu: register.float_counter("cpu_seconds_total", "Processor time that the agent used.")?,
+                resident: register.gauge("resident_memory_bytes", "Memory that the agent occupies.")?,
+                open_files: register.gauge("open_files", "Files and connections that the agent has open.")?,
+            }),
+        })
+    }
+
+    /// A batch is durable: what it holds is recorded from here on.
+    pub fn recorded<'a>(&self, batch: &Batch, devices: impl Iterator<Item = &'a DeviceRecord> + Clone) {
+        self.sealed.inc();
+        for window in &batch.windows {
+            let id = window.accelerator.as_str();
+            self.windows.with_label_values(&[id]).inc();
+            let device = devices.clone().find(|device| device.accelerator == window.accelerator);
+            let model = device.and_then(|device| {
+                let pci = Some(device.pci_device.as_str()).filter(|pci| !pci.is_empty());
+                self.estimator.table().find(pci, &device.name)
+            });
+            let bound = self.estimator.estimate(model, window).bound;
+            for (name, value) in [("low", bound.low()), ("best", bound.best()), ("high", bound.high())] {
+                self.teraoperations.with_label_values(&[id, name]).inc_by(value.tera());
+            }
+            if let Some(microjoules) = window.counters.get(Integral::EnergyMicrojoules) {
+                self.energy.with_label_values(&[id]).inc_by(seconds_of(microjoules / 1000));
+            }
+        }
+        for gap in &batch.gaps {
+            let labels = [gap.accelerator.as_str(), gap.cause.as_str()];
+            self.gap_seconds.with_label_values(&labels).inc_by(seconds_of(gap.span.millis()));
+        }
+    }
+
+    /// A batch could not be kept.
+    pub fn not_kept(&self, reason: &'static str) {
+        self.seal_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// How the source, the lease file and what waits in memory are.
+    pub fn looked(&self, source_state: &str, unidentified: u32, leases: LeaseState, dropped_holdings: u64) {
+        let named = SOURCE_STATES.iter().find(|name| **name == source_state).unwrap_or(&"other");
+        one_of(&self.source_state, &SOURCE_STATES, named);
+        one_of(&self.lease_state, &LeaseState::ALL.map(LeaseState::as_str), leases.as_str());
+        self.unidentified.set(i64::from(unidentified));
+        self.dropped_holdings.set(to_i64(dropped_holdings));
+    }
+
+    /// How full the spool is.
+    pub fn spool(&self, spool: &Spool) {
+        self.spool_bytes.set(to_i64(spool.bytes()));
+        self.spool_unacknowledged_bytes.set(to_i64(spool.unacknowledged_bytes()));
+        self.unacknowledged.set(to_i64(spool.unacknowledged()));
+        self.parked.set(to_i64(spool.parked().batches));
+    }
+
+    /// A collector has a batch.
+    pub fn acknowledged(&self, duplicate: bool, at: UtcMillis) {
+        self.sent.with_label_values(&[if duplicate { "duplicate" } else { "accepted" }]).inc();
+        self.last_send.set(at.0 / 1000);
+    }
+
+    /// A collector refused a batch for good.
+    pub fn refused(&self, status: u16) {
+        self.refused.with_label_values(&[&status.to_string()]).inc();
+    }
+
+    /// How an attempt to send ended.
+    pub fn sending(&self, stopped: &Stopped) {
+        let state = match stopped {
+            Stopped::Empty => UPLINK_OK,
+            Stopped::Retry(retry) => retry.state(),
+            Stopped::Spool(_) => UPLINK_SPOOL,
+        };
+        one_of(&self.uplink_state, &Retry::STATES, state);
+        one_of(&self.uplink_state, &[UPLINK_OK, UPLINK_SPOOL], state);
+    }
+
+    fn look_at_process(&self) {
+        let Ok(mut process) = self.process.lock() else { return };
+        let pid = Pid::from_u32(std::process::id());
+        let kind = ProcessRefreshKind::nothing().with_cpu().with_memory().without_tasks();
+        let Process { system: Some(system), cpu, resident, open_files } = &mut *process else { return };
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, kind);
+        let Some(ours) = system.process(pid) else { return };
+        let used = seconds_of(ours.accumulated_cpu_time()) - cpu.get();
+        if used > 0.0 {
+            cpu.inc_by(used);
+        }
+        resident.set(to_i64(ours.memory()));
+        if let Some(open) = ours.open_files() {
+            open_files.set(i64::try_from(open).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// Everything in the registry, in the text format.
+pub fn exposition(registry: &Registry, metrics: &Metrics) -> Result<Vec<u8>, prometheus::Error> {
+    metrics.look_at_process();
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut text)?;
+    Ok(text)
+}
+
+/// Thousandths of a unit, as a part of the unit: the only place where amounts become doubles.
+#[expect(clippy::cast_precision_loss, reason = "Prometheus knows nothing but doubles")]
+fn seconds_of(thousandths: u64) -> f64 {
+    thousandths as f64 / 1000.0
+}
+
+fn to_i64(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn one_of(gauge: &IntGaugeVec, all: &[&str], state: &str) {
+    for name in all {
+        gauge.with_label_values(&[name]).set(i64::from(*name == state));
+    }
+}
+
+/// Every cause has its word in [`GapCause`]; nothing else becomes a label.
+const _: fn(GapCause) -> &'static str = GapCause::as_str;
+
+struct Registering<'a>(&'a Registry);
+
+impl Registering<'_> {
+    fn opts(name: &str, help: &str) -> Opts {
+        Opts::new(format!("weighbridge_agent_{name}"), help)
+    }
+
+    fn add<T: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        metric: T,
+    ) -> Result<T, prometheus::Error> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.add(IntCounter::with_opts(Self::opts(name, help))?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.add(IntCounterVec::new(Self::opts(name, help), labels)?)
+    }
+
+    fn float_counter(&self, name: &str, help: &str) -> Result<Counter, prometheus::Error> {
+        self.add(Counter::with_opts(Self::opts(name, help))?)
+    }
+
+    fn float_counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<CounterVec, prometheus::Error> {
+        self.add(CounterVec::new(Self::opts(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.add(IntGauge::with_opts(Self::opts(name, help))?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.add(IntGaugeVec::new(Self::opts(name, help), labels)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `promtool check metrics` asks for, without promtool.
+    #[test]
+    fn names_follow_the_conventions_of_prometheus() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        metrics.looked("ok", 0, LeaseState::Ok, 0);
+        metrics.sending(&Stopped::Empty);
+        metrics.acknowledged(false, UtcMillis(0));
+        metrics.refused(400);
+        metrics.not_kept("spool_full");
+        let text = String::from_utf8(exposition(&registry, &metrics).unwrap()).unwrap();
+        let mut names = 0;
+        for line in text.lines() {
+            let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+            else {
+                continue;
+            };
+            names += 1;
+            assert!(name.starts_with("weighbridge_agent_"), "{name}");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+            for part in name.split('_') {
+                assert!(
+                    !["ms", "millis", "milliseconds", "kb", "mb", "percent", "gauge", "counter"]
+                        .contains(&part)
+                );
+            }
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+        }
+        assert!(names >= 15, "{names} metrics");
+    }
+
+    #[test]
+    fn a_state_is_one_on_one_name_only() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        for state in ["ok", "driver_missing", "device_lost"] {
+            metrics.looked(state, 0, LeaseState::Unused, 0);
+            let shown: Vec<String> = String::from_utf8(exposition(&registry, &metrics).unwrap())
+                .unwrap()
+                .lines()
+                .filter(|line| line.starts_with("weighbridge_agent_source_state") && line.ends_with(" 1"))
+                .map(str::to_owned)
+                .collect();
+            let name = if state == "device_lost" { "other" } else { state };
+            assert_eq!(shown, [format!("weighbridge_agent_source_state{{state=\"{name}\"}} 1")]);
+        }
+        metrics.sending(&Stopped::Retry(Retry::NotEnrolled));
+        let text = String::from_utf8(exposition(&registry, &metrics).unwrap()).unwrap();
+        assert!(text.contains("weighbridge_agent_uplink_state{state=\"not_enrolled\"} 1"));
+        assert!(text.contains("weighbridge_agent_uplink_state{state=\"ok\"} 0"));
+    }
+}

@@ -1,0 +1,339 @@
+//! The program's loop: one task looks and seals, one sends, one shows metrics.
+//!
+//! [`start`] wires everything from a configuration; [`Running::until_stopped`] runs it. Stopping means: take a
+//! last look's worth, seal it, try once to send it, give up after the grace period. What is left waits in the
+//! spool for the next run.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus::Registry;
+use tokio::{
+    net::TcpListener,
+    sync::Notify,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use weighbridge_meter::{AcceleratorTable, BootId, UtcMillis};
+
+use crate::{
+    clock::{Clock, ScaledClock},
+    config::{Config, SimulatedTime, SourceConfig},
+    engine::EngineOptions,
+    holders::{Holders, LeaseFile, ProcessOwners, ProcessTable},
+    host::{Host, HostOptions, Weigher},
+    http::{Health, Pages, serve},
+    key::{self, KeyError},
+    metrics::Metrics,
+    source::{
+        AcceleratorSource, AllocationSource, AnySource, NvmlOptions, NvmlSource, Replay, ReplaySource,
+        Scenario, SimulatedSource, replay::ReplayError, simulated::ScenarioError,
+    },
+    spool::SpoolError,
+    uplink::{Backoff, Sender, SenderOptions, Stopped, Uplink, chain, keep_sending},
+};
+
+/// Windows and gaps that wait in memory while the spool takes none: more than a day of one device, about a
+/// megabyte.
+const HELD_RECORDS: usize = 2048;
+
+/// Devices, or a missing driver, are searched for this often.
+const SEARCH_EVERY: Duration = Duration::from_secs(30);
+
+/// Processes are asked for this often.
+const PIDS_EVERY: Duration = Duration::from_secs(10);
+
+/// The agent could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The spool cannot be used.
+    #[error("cannot open the spool")]
+    Spool(#[from] SpoolError),
+    /// The scenario cannot be used.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    /// The recording cannot be used.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// The HTTP client cannot be set up.
+    #[error("cannot set up the uplink")]
+    Sender(#[from] crate::uplink::SenderError),
+    /// The port is taken, as a rule by another agent.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// As configured.
+        address: std::net::SocketAddr,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A bug: two metrics of one name.
+    #[error("cannot register metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// An agent that is ready to run.
+pub struct Running {
+    weigher: Weigher,
+    uplink: Uplink,
+    source: AnySource,
+    clock: Arc<dyn Clock>,
+    sender: Option<Sender>,
+    backoff: Backoff,
+    listener: Option<TcpListener>,
+    pages: Arc<Pages>,
+    health: Arc<Health>,
+    /// Between two looks, in real time.
+    period: Duration,
+    batch_ms: i64,
+    stop_grace: Duration,
+}
+
+/// Fills with random bytes; handed around so that tests can choose them.
+pub type Random = fn(&mut [u8]);
+
+/// Opens everything the configuration names. `clock` is the host's; a source with a time of its own makes its
+/// own from it.
+pub async fn start(config: Config, clock: Arc<dyn Clock>, random: Random) -> Result<Running, StartError> {
+    let (key, made) = key::read_or_make(&config.key_file, &mut |bytes| random(bytes))?;
+    if made {
+        tracing::info!(
+            key_file = %config.key_file.display(),
+            public_key = key::public_base64(&key),
+            "made a signing key: enrol this agent at the collector with its public part"
+        );
+    }
+    let clock = match &config.source {
+        SourceConfig::Simulated { time, .. } | SourceConfig::Replay { time, .. } => {
+            clock_for(*time, clock, random)
+        }
+        SourceConfig::Nvml { .. } | SourceConfig::Allocation { .. } => clock,
+    };
+    let rate = match &config.source {
+        SourceConfig::Simulated { time, .. } | SourceConfig::Replay { time, .. } => time.rate,
+        SourceConfig::Nvml { .. } | SourceConfig::Allocation { .. } => 1,
+    };
+    let source = source(&config, &clock)?;
+    let registry = Registry::new();
+    let metrics = Arc::new(Metrics::register(&registry)?);
+    let health = Arc::new(Health::new(u64::from(config.pace.longest_tick_ms)));
+    let listener = match config.listen {
+        Some(address) => {
+            let bound = TcpListener::bind(address).await;
+            Some(bound.map_err(|source| StartError::Listen { address, source })?)
+        }
+        None => None,
+    };
+    let sender = config.uplink.clone().map(Sender::new).transpose()?;
+    let pages = Arc::new(Pages {
+        registry,
+        metrics: Arc::clone(&metrics),
+        health: Arc::clone(&health),
+        clock: Arc::clone(&clock),
+        agent: config.agent.to_string(),
+    });
+    let (shortest, longest, not_enrolled) = config.retry;
+    let backoff = Backoff::new(shortest, longest, not_enrolled, Box::new(random));
+    let (period, batch_ms, stop_grace) = (config.period / rate, config.batch_ms, config.stop_grace);
+    let boot = clock.boot();
+    let options = host_options(config, boot, key, metrics);
+    let (weigher, uplink) = Host::open(options, &mut |bytes| random(bytes))?.into_parts();
+    Ok(Running {
+        weigher,
+        uplink,
+        source,
+        clock,
+        sender,
+        backoff,
+        listener,
+        pages,
+        health,
+        period,
+        batch_ms,
+        stop_grace,
+    })
+}
+
+fn clock_for(time: SimulatedTime, real: Arc<dyn Clock>, random: Random) -> Arc<dyn Clock> {
+    // A boot of its own: its milliseconds have nothing to do with those of the host.
+    let mut boot = [0; 16];
+    random(&mut boot);
+    let start = time.start.unwrap_or_else(|| real.now().wall);
+    Arc::new(ScaledClock::new(real, start, time.rate, BootId(boot)))
+}
+
+fn host_options(
+    config: Config,
+    boot: BootId,
+    key: weighbridge_wire::SigningKey,
+    metrics: Arc<Metrics>,
+) -> HostOptions {
+    let leases = config.lease_file.map(|path| LeaseFile::new(path, config.host.clone()));
+    let owners = config.process_owners.then(|| match ProcessTable::new() {
+        Ok(table) => ProcessOwners::new(&config.class, boot, Box::new(table))
+            .inspect_err(|error| tracing::error!(%error, "owners of processes are not holders"))
+            .ok(),
+        Err(error) => {
+            tracing::warn!(?error, "there is no table of processes: their owners are not known");
+            None
+        }
+    });
+    HostOptions {
+        agent: config.agent,
+        boot,
+        key,
+        engine: EngineOptions {
+            host: config.host,
+            trust: config.trust,
+            pace: config.pace,
+            held_records: HELD_RECORDS,
+        },
+        spool: config.spool,
+        holders: Holders::new(leases, owners.flatten()),
+        metrics: Some(metrics),
+    }
+}
+
+fn source(config: &Config, clock: &Arc<dyn Clock>) -> Result<AnySource, StartError> {
+    Ok(match &config.source {
+        SourceConfig::Nvml { library, deadline } => {
+            AnySource::Nvml(Box::new(NvmlSource::start(nvml_options(config, library, *deadline))))
+        }
+        SourceConfig::Simulated { scenario, .. } => {
+            let scenario = Scenario::read(scenario, &AcceleratorTable::shipped())?;
+            AnySource::Simulated(SimulatedSource::new(scenario, Arc::clone(clock)))
+        }
+        SourceConfig::Replay { file, models, .. } => {
+            // Not the pace's, which allows for fast time: a hole in a recording is as long as it is.
+            let longest_ms = u64::try_from((config.period * 10).as_millis()).unwrap_or(u64::MAX).max(10_000);
+            let replay = Replay::read(file, &config.agent, models, longest_ms)?;
+            AnySource::Replay(ReplaySource::new(replay, Arc::clone(clock)))
+        }
+        SourceConfig::Allocation { devices } => AnySource::Allocation(AllocationSource::new(devices.clone())),
+    })
+}
+
+pub(crate) fn nvml_options(config: &Config, library: &std::path::Path, deadline: Duration) -> NvmlOptions {
+    let every = |time: Duration| {
+        let looks = time.as_millis() / config.period.as_millis().max(1);
+        u32::try_from(looks).unwrap_or(u32::MAX).max(1)
+    };
+    NvmlOptions {
+        library: library.to_owned(),
+        deadline,
+        search_every: every(SEARCH_EVERY),
+        pids_every: every(PIDS_EVERY),
+    }
+}
+
+impl Running {
+    /// Where metrics are served, if they are.
+    pub fn listens_on(&self) -> Option<std::net::SocketAddr> {
+        self.listener.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Runs until `stop` is cancelled, or a recording is over.
+    pub async fn until_stopped(self, stop: CancellationToken) {
+        let Self { mut weigher, mut uplink, source, clock, sender, backoff, listener, pages, health, .. } =
+            self;
+        let sealed = Notify::new();
+        let pages_stop = stop.child_token();
+        let sampling = async {
+            let pace = Sampling { period: self.period, batch_ms: self.batch_ms };
+            sample_until_stopped(&mut weigher, source, &*clock, pace, &health, &sealed, &stop).await;
+            // A source that is over stops everything else too.
+            stop.cancel();
+        };
+        let sending = async {
+            match &sender {
+                Some(sender) => keep_sending(&mut uplink, sender, &*clock, &sealed, backoff, &stop).await,
+                None => stop.cancelled().await,
+            }
+        };
+        let serving = async {
+            if let Some(listener) = listener {
+                serve(listener, pages, pages_stop).await;
+            }
+        };
+        tokio::join!(sampling, sending, serving);
+
+        weigher.finish(clock.now());
+        report(weigher.seal(clock.now()), &health);
+        if let Some(sender) = &sender {
+            match timeout(self.stop_grace, uplink.send_pending(sender, &*clock)).await {
+                Ok(outcome) if matches!(outcome.stopped, Stopped::Empty) => {}
+                Ok(_) | Err(_) => tracing::warn!("not everything could be sent; it waits in the spool"),
+            }
+        }
+    }
+}
+
+/// How looks and batches follow each other.
+struct Sampling {
+    period: Duration,
+    batch_ms: i64,
+}
+
+/// Looks once a period and seals a batch at once, at whole multiples of the batch interval, and when the source
+/// is in another state.
+async fn sample_until_stopped(
+    weigher: &mut Weigher,
+    mut source: AnySource,
+    clock: &dyn Clock,
+    pace: Sampling,
+    health: &Health,
+    sealed: &Notify,
+    stop: &CancellationToken,
+) {
+    let mut ticks = interval(pace.period);
+    // After a stall, one late look is honest; a burst would invent history.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next_seal: Option<UtcMillis> = None;
+    let mut state = "";
+    while !source.is_over() {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            _ = ticks.tick() => {}
+        }
+        let look = source.look().await; // A failed look is evidence too.
+        let now = clock.now();
+        weigher.tick(now, &look);
+        health.ticked(now);
+        let changed = weigher.source_state() != state;
+        if changed {
+            state = weigher.source_state();
+            tracing::info!(state, why = ?look.source_state, "the source of readings is in another state");
+        }
+        // What happened to the source is to be known now, not in a minute.
+        if changed || next_seal.is_none_or(|next| now.wall >= next) {
+            next_seal = Some(now.wall.next_multiple(pace.batch_ms));
+            report(weigher.seal(now), health);
+            sealed.notify_one();
+        }
+    }
+}
+
+fn report(result: Result<crate::host::SealedInfo, crate::host::SealError>, health: &Health) {
+    health.sealed(result.is_ok());
+    match result {
+        Ok(sealed) => {
+            tracing::debug!(
+                sequence = sealed.sequence,
+                records = sealed.records,
+                bytes = sealed.bytes,
+                "sealed a batch"
+            );
+        }
+        Err(error) => tracing::error!(
+            error = chain(&error),
+            "a batch could not be kept: what it held waits in memory, then becomes a gap"
+        ),
+    }
+}
+
+/// A sender for these options, if there are any: for checks outside the loop.
+pub fn sender(options: Option<SenderOptions>) -> Result<Option<Sender>, StartError> {
+    Ok(options.map(Sender::new).transpose()?)
+}

@@ -1,0 +1,124 @@
+//! Where readings come from.
+//!
+//! A source looks at all its accelerators once a tick, always answers within its deadline, and says for each
+//! one that it knows either what it read or why it could not: an accelerator once found never drops out.
+//!
+//! Deliberately absent: what readings mean (`weighbridge_meter`), who holds an accelerator, and any retry
+//! that would make a look take longer.
+
+pub mod allocation;
+pub mod nvml;
+pub mod replay;
+pub mod simulated;
+
+use std::future::Future;
+
+use weighbridge_meter::{AcceleratorId, DeviceState, GapCause, Source, Tier};
+
+pub use allocation::AllocationSource;
+pub use nvml::{NvmlOptions, NvmlSource};
+pub use replay::{Replay, ReplaySource};
+pub use simulated::{Scenario, SimulatedSource};
+
+/// Something that can look at accelerators.
+pub trait AcceleratorSource: Send {
+    /// Looks once at everything. Returns within the source's deadline, whatever the driver does.
+    ///
+    /// Dropping the future is safe: what was asked and not heard counts as a hung call in the next look.
+    fn look(&mut self) -> impl Future<Output = Look> + Send;
+}
+
+/// An accelerator as it was found: what the inventory says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub id: AcceleratorId,
+    /// Where it sits, as the kernel writes it: `0000:1a:00.0`.
+    pub pci_address: Option<String>,
+    /// `vendor:device` in hexadecimal: `10de:2330`.
+    pub pci_device: Option<String>,
+    /// What the driver calls the model.
+    pub name: String,
+    /// The highest SM clock in MHz.
+    pub max_sm_clock_mhz: Option<u32>,
+    /// The enforced power limit in milliwatts, as it was when the device was found.
+    pub power_limit_mw: Option<u32>,
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// How good its readings are.
+    pub tier: Tier,
+    /// Where they come from.
+    pub source: Source,
+    /// The driver's version.
+    pub driver: Option<String>,
+    /// Whether it is split into instances, which are then the ones that work.
+    pub mig: bool,
+}
+
+/// What one look gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Every accelerator ever found by this source, in the order of finding.
+    pub devices: Vec<DeviceLook>,
+    /// How the source itself is.
+    pub source_state: SourceState,
+    /// All accelerators, when there is something new to say about one of them, and at the first finding
+    /// even if it found none.
+    pub inventory_changed: Option<Vec<Device>>,
+    /// Accelerators that the driver counts but cannot name: they are there and are not metered.
+    pub unidentified: u32,
+}
+
+/// What one look at one accelerator gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceLook {
+    /// Which one.
+    pub id: AcceleratorId,
+    /// What was read, or why nothing was.
+    pub state: DeviceState,
+    /// Processes with a compute context. `None` if they were not asked for in this look, or the driver would
+    /// not say; some drivers name processes that do not exist.
+    pub pids: Option<Vec<u32>>,
+}
+
+/// How a source is as a whole. Devices it knows are looked at in either state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// It can find accelerators.
+    Ok,
+    /// It cannot, for this reason, told in words by the text.
+    Missing(GapCause, String),
+}
+
+/// Whichever source is configured.
+pub enum AnySource {
+    /// NVIDIA's library.
+    Nvml(Box<NvmlSource>),
+    /// A scenario.
+    Simulated(SimulatedSource),
+    /// A recording.
+    Replay(ReplaySource),
+    /// Nothing but an inventory.
+    Allocation(AllocationSource),
+}
+
+impl AnySource {
+    /// Whether there will never be anything more to see: a recording has been played.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::Replay(source) => source.is_over(),
+            Self::Nvml(_) | Self::Simulated(_) | Self::Allocation(_) => false,
+        }
+    }
+}
+
+impl AcceleratorSource for AnySource {
+    async fn look(&mut self) -> Look {
+        match self {
+            Self::Nvml(source) => source.look().await,
+            Self::Simulated(source) => source.look().await,
+            Self::Replay(source) => source.look().await,
+            Self::Allocation(source) => source.look().await,
+        }
+    }
+}

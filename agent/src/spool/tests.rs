@@ -1,0 +1,394 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn sealed(payload: &[u8]) -> Sealed {
+    Sealed { bytes: payload.to_vec(), hash: weighbridge_wire::hash(payload) }
+}
+
+fn small(dir: &Path) -> SpoolOptions {
+    SpoolOptions { segment_bytes: 200, ..SpoolOptions::in_dir(dir) }
+}
+
+/// With everything in one segment.
+fn large(dir: &Path) -> SpoolOptions {
+    SpoolOptions::in_dir(dir)
+}
+
+fn opened(options: SpoolOptions) -> Spool {
+    Spool::open(options, &mut |bytes| bytes.fill(7)).expect("opens")
+}
+
+/// Appends `count` batches and gives back their payloads.
+fn filled(spool: &mut Spool, count: u8) -> Vec<Vec<u8>> {
+    let payloads: Vec<Vec<u8>> = (0..count).map(|n| vec![n + 1; 50]).collect();
+    payloads.iter().for_each(|payload| spool.append(&sealed(payload)).expect("kept"));
+    payloads
+}
+
+fn segments(spool: &Spool) -> usize {
+    let dir = spool.dir().join(spool.epoch().to_string());
+    files::list(&dir)
+        .expect("listed")
+        .iter()
+        .filter(|(path, _)| path.extension().is_some_and(|e| e == "seg"))
+        .count()
+}
+
+fn acknowledge_next(spool: &mut Spool) -> Option<u64> {
+    let pending = spool.peek().expect("readable")?;
+    spool.acknowledge(&pending).expect("acknowledged");
+    Some(pending.sequence)
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(u8),
+    Acknowledge,
+    Peek,
+    Save,
+    Tidy,
+    Reopen,
+    /// Cuts so many bytes off the last segment, as a power cut might, then opens again.
+    Crash(u16),
+    NewEpoch,
+    NewStore,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => any::<u8>().prop_map(Step::Append),
+        4 => Just(Step::Acknowledge),
+        1 => Just(Step::Peek),
+        1 => Just(Step::Save),
+        1 => Just(Step::Tidy),
+        1 => Just(Step::Reopen),
+        1 => (1_u16..120).prop_map(Step::Crash),
+        1 => Just(Step::NewEpoch),
+        1 => Just(Step::NewStore),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Against a list of what was kept: whatever happens, batches come in order, none is skipped that was
+    /// not acknowledged, and each link continues the one before.
+    #[test]
+    fn nothing_that_was_kept_is_skipped(steps in proptest::collection::vec(step(), 1..60)) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let options = SpoolOptions { keep_acknowledged_bytes: 300, ..small(dir.path()) };
+        let mut spool = opened(options.clone());
+        // Kept: epoch, sequence, payload. The first `acknowledged` of them are done.
+        let mut kept: Vec<(EpochId, u64, Vec<u8>)> = Vec::new();
+        let mut acknowledged = 0;
+        let mut stores = 0;
+        for step in steps {
+            match step {
+                Step::Append(byte) => {
+                    let link = spool.link();
+                    let last = kept.iter().rev().find(|(epoch, ..)| *epoch == link.epoch);
+                    prop_assert_eq!(link.sequence, last.map_or(1, |(_, sequence, _)| sequence + 1));
+                    let hash = last.map_or([0; 32], |(_, _, payload)| weighbridge_wire::hash(payload));
+                    prop_assert_eq!(link.prev_hash, hash);
+                    let payload = vec![byte, kept.len().to_le_bytes()[0], 9];
+                    spool.append(&sealed(&payload)).expect("kept");
+                    kept.push((link.epoch, link.sequence, payload));
+                }
+                Step::Acknowledge => {
+                    if let Some(pending) = spool.peek().expect("readable") {
+                        let expected = &kept[acknowledged];
+                        prop_assert_eq!((pending.epoch, pending.sequence), (expected.0, expected.1));
+                        prop_assert_eq!(&pending.bytes, &expected.2);
+                        spool.acknowledge(&pending).expect("acknowledged");
+                        acknowledged += 1;
+                    } else {
+                        prop_assert_eq!(acknowledged, kept.len());
+                    }
+                }
+                Step::Peek => {
+                    let first = spool.peek().expect("readable");
+                    prop_assert_eq!(first, spool.peek().expect("readable"));
+                }
+                Step::Save => spool.save().expect("saved"),
+                Step::Tidy => spool.tidy(UtcMillis(0)).expect("tidied"),
+                Step::Reopen => {
+                    spool.save().expect("saved");
+                    drop(spool);
+                    spool = opened(options.clone());
+                }
+                Step::Crash(cut) => {
+                    // Only in the epoch that is written to, and only what no acknowledgement covers.
+                    spool.save().expect("saved");
+                    let (epoch, folder) = (spool.epoch(), spool.dir().join(spool.epoch().to_string()));
+                    drop(spool);
+                    let last = kept.last().filter(|(last, ..)| *last == epoch && acknowledged < kept.len());
+                    let (path, length) = files::list(&folder).expect("listed").into_iter()
+                        .rfind(|(path, _)| path.extension().is_some_and(|e| e == "seg")).expect("a segment");
+                    // A segment is synced before the next is begun, so only the last one can be torn.
+                    if let Some((_, _, payload)) = last.cloned().filter(|_| length > 60) {
+                        let entry = 40 + payload.len() as u64;
+                        fs::File::options().write(true).open(&path).expect("opens")
+                            .set_len(length - u64::from(cut).clamp(1, entry)).expect("cut");
+                        kept.pop();
+                    }
+                    spool = opened(options.clone());
+                }
+                Step::NewEpoch => spool.start_epoch().expect("started"),
+                Step::NewStore => {
+                    stores += 1;
+                    let before = spool.unacknowledged();
+                    if spool.generation(&stores.to_string()).expect("noted") {
+                        // All that is still there waits again: a tail of what was kept.
+                        let waiting = usize::try_from(spool.unacknowledged()).expect("few");
+                        prop_assert!(spool.unacknowledged() >= before);
+                        acknowledged = kept.len() - waiting;
+                    }
+                }
+            }
+            prop_assert_eq!(spool.unacknowledged(), (kept.len() - acknowledged) as u64);
+        }
+    }
+}
+
+#[test]
+fn sequence_and_chain_go_on_after_a_restart_and_after_a_torn_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(large(dir.path()));
+    let payloads = filled(&mut spool, 3);
+    let epoch = spool.epoch();
+    drop(spool);
+
+    let spool = opened(large(dir.path()));
+    let link = |n: usize| Link {
+        epoch,
+        sequence: n as u64 + 1,
+        prev_hash: weighbridge_wire::hash(&payloads[n - 1]),
+    };
+    assert_eq!(spool.link(), link(3));
+    drop(spool);
+
+    let folder = dir.path().join(epoch.to_string());
+    let (last, length) = files::list(&folder)
+        .unwrap()
+        .into_iter()
+        .rfind(|(path, _)| path.ends_with("00000000000000000001.seg"))
+        .unwrap();
+    fs::File::options().write(true).open(last).unwrap().set_len(length - 1).unwrap();
+    assert_eq!(opened(large(dir.path())).link(), link(2), "the torn batch never existed");
+}
+
+#[test]
+fn only_whole_acknowledged_segments_are_removed_and_the_cursor_is_durable_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SpoolOptions { keep_acknowledged_bytes: 0, ..small(dir.path()) };
+    let mut spool = opened(options.clone());
+    filled(&mut spool, 9); // Two to a segment.
+    let before = segments(&spool);
+    assert!(before >= 4, "{before}");
+    spool.tidy(UtcMillis(0)).unwrap();
+    assert_eq!(segments(&spool), before, "nothing is acknowledged");
+
+    for sequence in 1..=3 {
+        assert_eq!(acknowledge_next(&mut spool), Some(sequence));
+    }
+    let ack = dir.path().join(spool.epoch().to_string()).join("ACK");
+    assert!(!ack.exists(), "three acknowledgements may still be forgotten");
+    spool.tidy(UtcMillis(0)).unwrap();
+    assert!(fs::read_to_string(ack).unwrap().starts_with("4 "));
+    assert_eq!(segments(&spool), before - 1, "the second segment holds a batch that still waits");
+    drop(spool);
+
+    let mut spool = opened(options);
+    let rest: Vec<u64> = std::iter::from_fn(|| acknowledge_next(&mut spool)).collect();
+    assert_eq!(rest, [4, 5, 6, 7, 8, 9]);
+    spool.tidy(UtcMillis(0)).unwrap();
+    assert_eq!(segments(&spool), 1, "the segment that is written to stays");
+    assert_eq!(spool.link().sequence, 10);
+}
+
+#[test]
+fn acknowledged_segments_stay_within_their_bytes_and_days() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 9);
+    while acknowledge_next(&mut spool).is_some() {}
+    let before = segments(&spool);
+    spool.tidy(UtcMillis(0)).unwrap();
+    assert_eq!(segments(&spool), before, "64 MiB and 7 days are not over");
+    // The year 2100: what was written today is older than a week.
+    spool.tidy("2100-01-01T00:00:00Z".parse().unwrap()).unwrap();
+    assert_eq!(segments(&spool), 1);
+}
+
+#[test]
+fn a_full_spool_refuses_and_takes_again_once_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(SpoolOptions { max_bytes: 300, ..small(dir.path()) });
+    filled(&mut spool, 4);
+    assert!(matches!(
+        spool.append(&sealed(b"one too many")),
+        Err(SpoolError::Full { bytes: 360, limit: 300 })
+    ));
+    acknowledge_next(&mut spool);
+    spool.append(&sealed(b"fits")).unwrap();
+}
+
+#[test]
+fn parked_batches_count_as_used_space_and_survive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SpoolOptions { max_bytes: 120, ..small(dir.path()) };
+    let mut spool = opened(options.clone());
+    filled(&mut spool, 1);
+    let pending = spool.peek().unwrap().unwrap();
+    spool.park(&pending).unwrap();
+    let parked = Parked { batches: 1, bytes: 50 };
+    assert_eq!((spool.parked(), spool.unacknowledged()), (parked, 0));
+    let name = format!("{}-1.batch", spool.epoch());
+    assert_eq!(fs::read(dir.path().join("parked").join(name)).unwrap(), pending.bytes);
+    spool.append(&sealed(&[1; 50])).unwrap();
+    assert!(matches!(spool.append(&sealed(&[2; 50])), Err(SpoolError::Full { .. })));
+    drop(spool);
+    assert_eq!(opened(options).parked(), parked);
+}
+
+#[test]
+fn another_store_generation_brings_everything_kept_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 3);
+    acknowledge_next(&mut spool);
+    assert!(!spool.generation("first").unwrap(), "the first store is not another one");
+    acknowledge_next(&mut spool);
+    spool.save().unwrap();
+    drop(spool);
+
+    let mut spool = opened(small(dir.path()));
+    assert!(!spool.generation("first").unwrap());
+    assert_eq!(spool.unacknowledged(), 1);
+    assert!(spool.generation("second").unwrap());
+    assert_eq!(spool.unacknowledged(), 3);
+    drop(spool);
+    let mut spool = opened(small(dir.path()));
+    assert_eq!(spool.unacknowledged(), 3, "a restart does not forget it");
+    assert_eq!(spool.peek().unwrap().unwrap().sequence, 1);
+}
+
+#[test]
+fn a_new_epoch_starts_at_one_and_the_one_before_is_sent_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 2);
+    let first = spool.epoch();
+    spool.start_epoch().unwrap();
+    let second = spool.epoch();
+    assert_ne!(first, second);
+    assert_eq!(spool.link(), Link { epoch: second, sequence: 1, prev_hash: [0; 32] });
+    filled(&mut spool, 1);
+    drop(spool);
+
+    let mut spool = opened(small(dir.path()));
+    assert_eq!(spool.epoch(), second);
+    let mut order = Vec::new();
+    while let Some(pending) = spool.peek().unwrap() {
+        order.push((pending.epoch, pending.sequence));
+        spool.acknowledge(&pending).unwrap();
+    }
+    assert_eq!(order, [(first, 1), (first, 2), (second, 1)]);
+}
+
+#[test]
+fn a_cursor_that_makes_no_sense_sends_everything_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 5);
+    acknowledge_next(&mut spool);
+    spool.save().unwrap();
+    let ack = dir.path().join(spool.epoch().to_string()).join("ACK");
+    drop(spool);
+    for nonsense in ["", "2", "2 1 61", "99 1 60", "2 7 60", "x y z", "2 1 150 4", "\u{0}\u{0}"] {
+        fs::write(&ack, nonsense).unwrap();
+        assert_eq!(opened(small(dir.path())).unacknowledged(), 5, "{nonsense:?}");
+    }
+}
+
+#[test]
+fn a_damaged_epoch_is_set_aside_and_the_agent_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(large(dir.path()));
+    filled(&mut spool, 3);
+    let first = spool.epoch();
+    drop(spool);
+    let folder = dir.path().join(first.to_string());
+    let path = folder.join("00000000000000000001.seg");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[110] ^= 1; // In the middle of the first batch, others behind it.
+    fs::write(&path, &bytes).unwrap();
+
+    let mut spool = opened(large(dir.path()));
+    match spool.set_aside() {
+        [(epoch, SpoolError::Damaged(_))] => assert_eq!(*epoch, first),
+        other => panic!("{other:?}"),
+    }
+    assert_ne!(spool.epoch(), first);
+    assert_eq!(fs::read(&path).unwrap(), bytes, "what is damaged stays for a person");
+    filled(&mut spool, 1);
+    assert_eq!(acknowledge_next(&mut spool), Some(1));
+}
+
+#[test]
+fn damage_found_while_sending_is_told_once_and_newer_batches_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 5);
+    let folder = dir.path().join(spool.epoch().to_string());
+    let path = folder.join("00000000000000000001.seg");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[110] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+
+    assert!(matches!(spool.peek(), Err(SpoolError::Damaged(_))));
+    assert_eq!(spool.peek().unwrap(), None);
+    spool.append(&sealed(b"in a new epoch")).unwrap();
+    assert_eq!(spool.peek().unwrap().unwrap().bytes, b"in a new epoch");
+}
+
+#[test]
+fn a_failed_write_is_told_and_the_journal_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 2); // Beyond 200 bytes: the next batch begins a segment.
+    let link = spool.link();
+    let in_the_way = dir.path().join(spool.epoch().to_string()).join("00000000000000000002.seg");
+    fs::create_dir(&in_the_way).unwrap();
+    assert!(matches!(spool.append(&sealed(b"fails")), Err(SpoolError::NotWritten(Some(_)))));
+    assert!(matches!(spool.append(&sealed(b"fails")), Err(SpoolError::NotWritten(None))));
+    fs::remove_dir(&in_the_way).unwrap();
+    spool.ready().unwrap();
+    assert_eq!(spool.link(), link);
+    spool.append(&sealed(b"works")).unwrap();
+    assert_eq!(spool.unacknowledged(), 3);
+}
+
+#[test]
+fn two_agents_cannot_have_one_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = opened(small(dir.path()));
+    let second = Spool::open(small(dir.path()), &mut |bytes| bytes.fill(8));
+    assert!(matches!(second, Err(SpoolError::InUse(_))));
+}
+
+#[test]
+fn a_look_from_outside_disturbs_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(inspect(dir.path()).unwrap().epochs, []);
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 3);
+    acknowledge_next(&mut spool);
+    spool.generation("g").unwrap();
+    spool.save().unwrap();
+    let seen = inspect(dir.path()).unwrap();
+    let id = spool.epoch().to_string();
+    assert_eq!(seen.epochs, [EpochSummary { id, sequences: Some((1, 3)), bytes: 150, acknowledged: 1 }]);
+    assert_eq!(seen.generation.as_deref(), Some("g"));
+}

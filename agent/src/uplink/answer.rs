@@ -1,0 +1,217 @@
+//! What an answer of a collector means. Pure: status, one header and body in, decision out.
+
+use std::{fmt, time::Duration};
+
+use serde::Deserialize;
+use weighbridge_wire::Hash;
+
+/// What to do with the batch that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The collector has it, durably.
+    Acknowledged {
+        /// It had it before.
+        duplicate: bool,
+        /// Which store has it.
+        generation: String,
+    },
+    /// It will never take it.
+    Refused(Refusal),
+    /// Send it again later.
+    Retry(Retry),
+}
+
+/// A refusal that no repetition changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// 400, 409, 413, 415 or 422.
+    pub status: u16,
+    /// The beginning of what was said.
+    pub body: String,
+}
+
+impl Refusal {
+    /// Something else is stored under this epoch and sequence number.
+    pub fn is_conflict(&self) -> bool {
+        self.status == 409
+    }
+}
+
+/// A failure that may pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// No connection, or no whole answer in time.
+    Unreachable(String),
+    /// The collector does not know our key (403): somebody has to enrol this agent.
+    NotEnrolled,
+    /// Busy, or not working.
+    Later {
+        /// 429, 503 or another error of the server.
+        status: u16,
+        /// When it wants to be asked again.
+        after: Option<Duration>,
+    },
+    /// Sent elsewhere, which an agent never goes: the address in its configuration is wrong.
+    Redirected {
+        /// 300 to 399.
+        status: u16,
+    },
+    /// Something answers, but no collector: the address in its configuration is wrong.
+    NotACollector(String),
+}
+
+impl Retry {
+    /// One word for logs and metrics.
+    pub fn state(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::NotEnrolled => "not_enrolled",
+            Self::Later { .. } => "busy",
+            Self::Redirected { .. } => "redirected",
+            Self::NotACollector(_) => "not_a_collector",
+        }
+    }
+
+    /// Every word that [`Retry::state`] can say.
+    pub const STATES: [&'static str; 5] =
+        ["unreachable", "not_enrolled", "busy", "redirected", "not_a_collector"];
+}
+
+impl fmt::Display for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(why) => write!(f, "the collector cannot be reached: {why}"),
+            Self::NotEnrolled => f.write_str("the collector does not know this agent's key: enrol it there"),
+            Self::Later { status, after: None } => write!(f, "the collector answers {status}"),
+            Self::Later { status, after: Some(after) } => {
+                write!(f, "the collector answers {status} and asks to wait {} s", after.as_secs())
+            }
+            Self::Redirected { status } => {
+                write!(f, "answered with a redirect ({status}), which is not followed")
+            }
+            Self::NotACollector(why) => write!(f, "what answers is no collector: {why}"),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Acknowledgement {
+    outcome: Outcome,
+    batch_hash: String,
+    store_generation: String,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Accepted,
+    Duplicate,
+}
+
+/// Decides. `hash` is that of the batch that was sent.
+pub(super) fn answer(status: u16, retry_after: Option<&str>, body: &[u8], hash: &Hash) -> Answer {
+    match status {
+        200 => acknowledgement(body, hash),
+        400 | 409 | 413 | 415 | 422 => Answer::Refused(Refusal { status, body: beginning(body) }),
+        403 => Answer::Retry(Retry::NotEnrolled),
+        300..=399 => Answer::Retry(Retry::Redirected { status }),
+        429 | 500..=599 => {
+            let after = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+            Answer::Retry(Retry::Later { status, after })
+        }
+        _ => not_a_collector(format!("status {status}, {}", beginning(body))),
+    }
+}
+
+fn acknowledgement(body: &[u8], hash: &Hash) -> Answer {
+    let parsed: Acknowledgement = match serde_json::from_slice(body) {
+        Ok(parsed) => parsed,
+        Err(error) => return not_a_collector(format!("{error}, {}", beginning(body))),
+    };
+    // What was stored must be what was sent, or we must keep it.
+    if parsed.batch_hash != hex(hash) {
+        return not_a_collector(format!("it acknowledges {:?}", beginning(parsed.batch_hash.as_bytes())));
+    }
+    let generation = parsed.store_generation;
+    if generation.is_empty() || generation.len() > 128 || !generation.bytes().all(|b| b.is_ascii_graphic()) {
+        return not_a_collector(format!("its store generation is {:?}", beginning(generation.as_bytes())));
+    }
+    Answer::Acknowledged { duplicate: parsed.outcome == Outcome::Duplicate, generation }
+}
+
+fn not_a_collector(why: String) -> Answer {
+    Answer::Retry(Retry::NotACollector(why))
+}
+
+/// Enough to recognise it in a log, and no more: it is foreign text.
+fn beginning(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(400)]);
+    text.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: Hash = [0xab; 32];
+
+    fn acknowledged(hash: &Hash, generation: &str) -> Vec<u8> {
+        format!(
+            r#"{{"outcome":"accepted","batch_hash":"{}","promise":{{"leaf":"x"}},"store_generation":"{generation}"}}"#,
+            hex(hash)
+        )
+        .into_bytes()
+    }
+
+    #[test]
+    fn an_acknowledgement_must_name_the_batch_that_was_sent() {
+        let good = answer(200, None, &acknowledged(&HASH, "g1"), &HASH);
+        assert_eq!(good, Answer::Acknowledged { duplicate: false, generation: "g1".into() });
+        let other = answer(200, None, &acknowledged(&[0; 32], "g1"), &HASH);
+        assert!(matches!(other, Answer::Retry(Retry::NotACollector(_))), "{other:?}");
+    }
+
+    #[test]
+    fn a_friendly_page_is_no_acknowledgement() {
+        for body in [&b"<html>welcome</html>"[..], b"", b"{}", b"\xff\xfe", br#"{"outcome":"maybe"}"#] {
+            let answer = answer(200, None, body, &HASH);
+            assert!(matches!(answer, Answer::Retry(Retry::NotACollector(_))), "{answer:?}");
+        }
+        for generation in ["", "a b"] {
+            let answer = answer(200, None, &acknowledged(&HASH, generation), &HASH);
+            assert!(matches!(answer, Answer::Retry(Retry::NotACollector(_))), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn what_repeats_and_what_is_final_is_decided_by_the_status() {
+        let decide = |status| answer(status, Some("7"), b"why", &HASH);
+        for status in [400, 409, 413, 415, 422] {
+            assert_eq!(decide(status), Answer::Refused(Refusal { status, body: "why".into() }));
+        }
+        assert_eq!(decide(403), Answer::Retry(Retry::NotEnrolled));
+        assert_eq!(decide(302), Answer::Retry(Retry::Redirected { status: 302 }));
+        for status in [429, 500, 503] {
+            let after = Some(Duration::from_secs(7));
+            assert_eq!(decide(status), Answer::Retry(Retry::Later { status, after }));
+        }
+        for status in [204, 401, 404, 407] {
+            assert!(matches!(decide(status), Answer::Retry(Retry::NotACollector(_))), "{status}");
+        }
+    }
+
+    #[test]
+    fn foreign_text_in_logs_is_short_and_without_control_characters() {
+        let Answer::Refused(refusal) =
+            answer(400, None, &[b"\x1b[31m".as_slice(), &[b'x'; 5000]].concat(), &HASH)
+        else {
+            panic!("400 is final");
+        };
+        assert_eq!(refusal.body.chars().count(), 120);
+        assert!(!refusal.body.contains('\x1b'));
+    }
+}

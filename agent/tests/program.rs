@@ -1,0 +1,196 @@
+//! The program as people and supervisors use it: exit codes, and a whole run in paused time.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+use weighbridge_agent::{
+    clock::Clock,
+    config::{Layers, load},
+    doctor, run,
+    spool::inspect,
+};
+use weighbridge_meter::{BootId, UtcMillis, meter::Now};
+
+const SCENARIO: &str = r#"
+[[accelerator]]
+id = "GPU-1"
+name = "NVIDIA H100 80GB HBM3"
+[[accelerator.phase]]
+for = "1h"
+tensor = 0.5
+"#;
+
+/// A configuration for a simulated accelerator, everything in one folder.
+fn configured(dir: &Path) -> String {
+    fs::write(dir.join("scenario.toml"), SCENARIO).expect("written");
+    let dir = dir.display();
+    format!(
+        "agent.id = \"node1\"\nagent.key_file = \"{dir}/key\"\nspool.dir = \"{dir}/spool\"\nhttp.listen = \"\"\n\
+         source.kind = \"simulated\"\nsource.simulated.scenario = \"{dir}/scenario.toml\"\n"
+    )
+}
+
+fn agent(config: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_weighbridge-agent"))
+        .arg("--config")
+        .arg(config)
+        .args(arguments)
+        .env_remove("WEIGHBRIDGE_AGENT__METER__PERIOD")
+        .output()
+        .expect("the program starts")
+}
+
+fn text(output: &[u8]) -> String {
+    String::from_utf8_lossy(output).into_owned()
+}
+
+#[test]
+fn exit_codes_tell_a_wrong_configuration_from_a_failed_check_and_a_missing_driver() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("agent.toml");
+    fs::write(&config, configured(dir.path())).unwrap();
+    let good = agent(&config, &["check-config"]);
+    assert_eq!((good.status.code(), text(&good.stdout)), (Some(0), "ok\n".into()));
+
+    let bad = agent(&config, &["--set", "meter.period=5", "check-config"]);
+    assert_eq!(bad.status.code(), Some(2));
+    assert!(text(&bad.stderr).contains("flag meter.period: meter.period: "), "{}", text(&bad.stderr));
+
+    assert_eq!(agent(&config, &["no-such-command"]).status.code(), Some(2));
+
+    // Port 1 is nobody's.
+    let unreachable = agent(&config, &["--set", "uplink.collectors=[\"http://127.0.0.1:1\"]", "doctor"]);
+    assert_eq!(unreachable.status.code(), Some(1), "{}", text(&unreachable.stdout));
+    assert!(text(&unreachable.stdout).contains("FAIL  collector http://127.0.0.1:1/"));
+
+    let no_library = ["--set", "source.kind=nvml", "--set", "source.nvml.library=/nowhere/lib.so", "doctor"];
+    let missing = agent(&config, &no_library);
+    assert_eq!(missing.status.code(), Some(3), "{}", text(&missing.stdout));
+    assert!(text(&missing.stdout).contains("FAIL  source nvml: driver_missing"));
+
+    fs::write(dir.path().join("key"), "not a key").unwrap();
+    assert_eq!(agent(&config, &["run"]).status.code(), Some(3), "the key file is open to all");
+}
+
+#[test]
+fn doctor_prints_the_line_to_enrol_with_and_spool_ls_what_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("agent.toml");
+    fs::write(&config, configured(dir.path())).unwrap();
+    let (key, _) =
+        weighbridge_agent::key::read_or_make(&dir.path().join("key"), &mut |bytes| bytes.fill(7)).unwrap();
+    let shown = text(&agent(&config, &["doctor"]).stdout);
+    let line = format!(",SITE,FABRIC,{},FROM,", weighbridge_agent::key::public_base64(&key));
+    assert!(shown.contains(&line) && shown.contains("node1,"), "{shown}");
+    assert!(shown.contains("GPU-1: NVIDIA H100 80GB HBM3, tier B, table row H100 SXM5"), "{shown}");
+    let listing = agent(&config, &["spool", "ls"]);
+    assert_eq!(listing.status.code(), Some(0));
+    assert!(text(&listing.stdout).contains("parked: 0 batches, 0 bytes"));
+}
+
+/// Follows the runtime's time, which is paused.
+struct PausedClock(tokio::time::Instant);
+
+impl Clock for PausedClock {
+    fn now(&self) -> Now {
+        let passed = u64::try_from(self.0.elapsed().as_millis()).expect("small");
+        Now { boot_ms: 5_000 + passed, wall: UtcMillis(1_769_846_400_000).plus(passed.cast_signed()) }
+    }
+
+    fn raw_wall(&self) -> Option<UtcMillis> {
+        Some(self.now().wall)
+    }
+
+    fn boot(&self) -> BootId {
+        BootId([3; 16])
+    }
+}
+
+fn counted(bytes: &mut [u8]) {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    bytes.fill(NEXT.fetch_add(1, Ordering::Relaxed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_seals_at_once_at_each_interval_and_when_it_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    fs::write(&file, configured(dir.path())).unwrap();
+    let config = load(&Layers { file: Some(file), ..Layers::default() }, "node1").unwrap();
+    let spool = config.spool.dir.clone();
+    let clock = Arc::new(PausedClock(tokio::time::Instant::now()));
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(150_500)).await;
+        stopping.cancel();
+    });
+    run::start(config, clock, counted).await.unwrap().until_stopped(stop).await;
+
+    // One at once, one at each of two whole minutes, one at the end.
+    let seen = inspect(&spool).unwrap();
+    assert_eq!(seen.epochs.len(), 1);
+    assert_eq!(seen.epochs[0].sequences, Some((1, 4)));
+    let mut reader = weighbridge_journal::Reader::from_start(&spool.join(&seen.epochs[0].id));
+    let mut spans = Vec::new();
+    while let Some(entry) = reader.next().unwrap() {
+        let batch = weighbridge_wire::Envelope::decode(&entry.payload).unwrap().read().unwrap();
+        assert_eq!(batch.status.unwrap().source_state, "ok");
+        assert_eq!(batch.gaps, []);
+        spans.extend(batch.windows.iter().map(|window| (window.span.millis(), window.ticks)));
+    }
+    assert_eq!(spans, [(60_000, 60), (60_000, 60), (30_000, 30)]);
+}
+
+#[tokio::test]
+async fn doctor_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    fs::write(&file, configured(dir.path())).unwrap();
+    let config = load(&Layers { file: Some(file), ..Layers::default() }, "node1").unwrap();
+    let diagnosis = doctor::examine(&config).await;
+    assert!(!diagnosis.failed, "{}", diagnosis.report);
+    assert!(!dir.path().join("key").exists() && !dir.path().join("spool").exists());
+}
+
+#[tokio::test]
+async fn a_running_agent_shows_metrics_and_readiness() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    fs::write(&file, configured(dir.path()).replace("\"\"", "\"127.0.0.1:0\"")).unwrap();
+    let config = load(&Layers { file: Some(file), ..Layers::default() }, "node1").unwrap();
+    let clock = Arc::new(PausedClock(tokio::time::Instant::now()));
+    let stop = CancellationToken::new();
+    let running = run::start(config, clock, counted).await.unwrap();
+    let base = format!("http://{}", running.listens_on().expect("it listens"));
+    let asking = async {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let get = async |path: &str| {
+            let response = client.get(format!("{base}{path}")).send().await.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        };
+        assert_eq!(get("/-/healthy").await.0, 200);
+        let mut ready = get("/-/ready").await;
+        while ready.1 == "no look was taken yet\n" {
+            ready = get("/-/ready").await;
+        }
+        assert_eq!(ready, (200, "ready\n".into()));
+        let (status, text) = get("/metrics").await;
+        assert_eq!(status, 200);
+        assert!(text.contains("weighbridge_agent_batches_sealed_total 1"), "{text}");
+        assert!(text.contains("weighbridge_agent_source_state{state=\"ok\"} 1"), "{text}");
+        assert!(get("/").await.1.contains("href=\"/metrics\""));
+        assert_eq!(get("/elsewhere").await.0, 404);
+        let refused = client.post(format!("{base}/metrics")).send().await.unwrap();
+        assert_eq!(refused.status().as_u16(), 405);
+        stop.cancel();
+    };
+    tokio::join!(running.until_stopped(stop.clone()), asking);
+}

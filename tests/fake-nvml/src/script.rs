@@ -1,0 +1,163 @@
+//! What the fake machine looks like.
+//!
+//! ```toml
+//! driver_version = "580.95.05"
+//! control_dir = "faults"            # relative to the script; this is the default
+//!
+//! [[device]]
+//! uuid = "GPU-00000000-0000-0000-0000-000000000001"
+//! name = "NVIDIA H100 80GB HBM3"
+//! pci_bus_id = "00000000:1A:00.0"
+//! pci_device = "10de:2330"
+//! architecture = "hopper"
+//! sm_clock_mhz = 1500
+//! max_sm_clock_mhz = 1980
+//! power_mw = 500000
+//! power_limit_mw = 700000
+//! energy_start_mj = 1000000
+//! energy_mw = 500000
+//! gpm = true
+//! gpm_percent = { any_tensor = 50.0, hmma = 40.0, sm = 90.0 }
+//! gpu_util = 100
+//! pids = [4711]
+//! ```
+//!
+//! A value that is left out is one the driver does not support.
+
+use std::path::PathBuf;
+
+use nvml_wrapper_sys::bindings as nvml;
+use serde::Deserialize;
+
+/// The whole machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    /// What the driver calls its version.
+    pub driver_version: String,
+    /// Where fault files are looked for; relative paths are relative to the script.
+    #[serde(default = "faults")]
+    pub control_dir: PathBuf,
+    /// The devices in the order of their indices.
+    #[serde(default)]
+    pub device: Vec<Device>,
+}
+
+fn faults() -> PathBuf {
+    PathBuf::from("faults")
+}
+
+/// One device.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// `GPU-...`; names its fault files too.
+    pub uuid: String,
+    /// The marketing name.
+    pub name: String,
+    /// As NVML writes it: `00000000:1A:00.0`.
+    pub pci_bus_id: Option<String>,
+    /// `vendor:device` in hexadecimal: `10de:2330`.
+    pub pci_device: Option<String>,
+    /// The chip's generation.
+    pub architecture: Option<Architecture>,
+    /// CUDA cores.
+    pub num_cores: Option<u32>,
+    /// The SM clock now, in MHz.
+    pub sm_clock_mhz: Option<u32>,
+    /// The highest SM clock, in MHz.
+    pub max_sm_clock_mhz: Option<u32>,
+    /// Board power in milliwatts.
+    pub power_mw: Option<u32>,
+    /// Enforced power limit in milliwatts.
+    pub power_limit_mw: Option<u32>,
+    /// The energy counter at boot, in millijoules.
+    #[serde(default)]
+    pub energy_start_mj: u64,
+    /// How fast the energy counter grows, in milliwatts. Without it there is no counter.
+    pub energy_mw: Option<u64>,
+    /// Memory in bytes, all of it free.
+    pub memory_bytes: Option<u64>,
+    /// Whether MIG is on.
+    pub mig: Option<bool>,
+    /// Whether GPM is supported.
+    #[serde(default)]
+    pub gpm: bool,
+    /// GPM metrics in percent.
+    #[serde(default)]
+    pub gpm_percent: GpmPercent,
+    /// Percent of the time in which a kernel was resident.
+    pub gpu_util: Option<u32>,
+    /// Processes with a compute context.
+    #[serde(default)]
+    pub pids: Vec<u32>,
+}
+
+/// GPM metrics in percent; those left out are not supported.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each is the GPM metric of its name")]
+pub struct GpmPercent {
+    pub graphics: Option<f64>,
+    pub sm: Option<f64>,
+    pub occupancy: Option<f64>,
+    pub integer: Option<f64>,
+    pub any_tensor: Option<f64>,
+    pub dfma: Option<f64>,
+    pub hmma: Option<f64>,
+    pub imma: Option<f64>,
+    pub dram: Option<f64>,
+    pub fp64: Option<f64>,
+    pub fp32: Option<f64>,
+    pub fp16: Option<f64>,
+}
+
+impl GpmPercent {
+    /// The metric with this NVML id. `None` if it is not supported.
+    pub(crate) fn metric(&self, id: u32) -> Option<f64> {
+        match id {
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_GRAPHICS_UTIL => self.graphics,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_SM_UTIL => self.sm,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_SM_OCCUPANCY => self.occupancy,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_INTEGER_UTIL => self.integer,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_ANY_TENSOR_UTIL => self.any_tensor,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_DFMA_TENSOR_UTIL => self.dfma,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_HMMA_TENSOR_UTIL => self.hmma,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_IMMA_TENSOR_UTIL => self.imma,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_DRAM_BW_UTIL => self.dram,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_FP64_UTIL => self.fp64,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_FP32_UTIL => self.fp32,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_FP16_UTIL => self.fp16,
+            _ => None,
+        }
+    }
+}
+
+/// A chip's generation, as NVML numbers it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "each is the generation of its name")]
+pub enum Architecture {
+    Volta,
+    Turing,
+    Ampere,
+    Ada,
+    Hopper,
+    Blackwell,
+    /// Newer than the bindings: callers must live with a number they do not know.
+    Rubin,
+}
+
+impl Architecture {
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Self::Volta => nvml::NVML_DEVICE_ARCH_VOLTA,
+            Self::Turing => nvml::NVML_DEVICE_ARCH_TURING,
+            Self::Ampere => nvml::NVML_DEVICE_ARCH_AMPERE,
+            Self::Ada => nvml::NVML_DEVICE_ARCH_ADA,
+            Self::Hopper => nvml::NVML_DEVICE_ARCH_HOPPER,
+            Self::Blackwell => nvml::NVML_DEVICE_ARCH_BLACKWELL,
+            Self::Rubin => 13,
+        }
+    }
+}
