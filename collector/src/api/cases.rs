@@ -1,0 +1,273 @@
+//! Findings, cases and reports. Identity is shown by one route only, to who has the token and says why.
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, Query, State, rejection::BytesRejection, rejection::QueryRejection},
+    response::{Html, IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use weighbridge_casework::{
+    Case, CaseEvent, Certainty, ClockReading, Finding, State as CaseState, Subject, Totals, case::Decision,
+};
+use weighbridge_meter::UtcMillis;
+
+use super::problem::{Admin, Problem};
+use crate::{
+    app::App,
+    casefile::{Identity, main_finding},
+    judge, pages,
+    view::View,
+};
+
+/// A finding as it was raised, and how it stands now.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct FindingJson {
+    #[serde(flatten)]
+    pub(crate) finding: Finding,
+    pub(crate) now: Now,
+    /// The case it is in.
+    pub(crate) case: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Now {
+    pub(crate) as_of: UtcMillis,
+    /// `null`: no longer met.
+    pub(crate) certainty: Option<Certainty>,
+    /// `null`: the subject is no longer there, or its pack not loaded.
+    pub(crate) totals: Option<Totals>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Findings {
+    pub(crate) as_of: UtcMillis,
+    pub(crate) findings: Vec<FindingJson>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Cases {
+    pub(crate) as_of: UtcMillis,
+    pub(crate) cases: Vec<CaseJson>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct CaseJson {
+    pub(crate) id: String,
+    pub(crate) pack: String,
+    pub(crate) pack_version: String,
+    #[serde(serialize_with = "as_text")]
+    pub(crate) subject: Subject,
+    #[serde(flatten)]
+    pub(crate) state: CaseState,
+    /// The same in words.
+    pub(crate) state_in_words: String,
+    pub(crate) opened_at: UtcMillis,
+    pub(crate) raised_at: UtcMillis,
+    /// The surest of its findings.
+    pub(crate) certainty: Option<Certainty>,
+    pub(crate) statement: String,
+    pub(crate) clocks: Vec<ClockReading>,
+}
+
+fn as_text<S: serde::Serializer>(subject: &Subject, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(subject)
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct CaseDetail {
+    pub(crate) as_of: UtcMillis,
+    #[serde(flatten)]
+    pub(crate) case: CaseJson,
+    pub(crate) decision: Option<DecisionJson>,
+    /// Version of the newest draft; 0 if there is none.
+    pub(crate) drafted: u32,
+    pub(crate) filed: Option<u32>,
+    pub(crate) findings: Vec<FindingJson>,
+    pub(crate) history: Vec<CaseEvent>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct DecisionJson {
+    pub(crate) decision: Decision,
+    pub(crate) reason: String,
+    pub(crate) by: String,
+}
+
+impl CaseJson {
+    fn of(app: &App, view: &View, case: &Case, main: Option<&Finding>) -> Self {
+        let pack = app.pack(case.pack()).filter(|pack| pack.version == case.pack_version());
+        let statement = match (pack, main) {
+            (Some(pack), Some(finding)) => {
+                format!("{} {} the criteria of {}", finding.subject, finding.certainty.meets(), pack.name)
+            }
+            _ => format!("{} under {}@{}", case.subject(), case.pack(), case.pack_version()),
+        };
+        Self {
+            id: case.id().to_owned(),
+            pack: case.pack().to_owned(),
+            pack_version: case.pack_version().to_owned(),
+            subject: case.subject().clone(),
+            state: case.state(),
+            state_in_words: case.state().to_string(),
+            opened_at: case.opened_at(),
+            raised_at: case.raised_at(),
+            certainty: main.map(|finding| finding.certainty),
+            statement,
+            clocks: pack.map(|pack| case.clocks(pack, view.as_of)).unwrap_or_default(),
+        }
+    }
+
+    /// The clock that runs out first, of those that run.
+    pub(crate) fn next_clock(&self) -> Option<&ClockReading> {
+        self.clocks.iter().filter(|clock| clock.stopped_at.is_none()).min_by_key(|clock| clock.due)
+    }
+}
+
+impl FindingJson {
+    fn of(app: &App, view: &View, finding: Finding, case: Option<String>) -> Self {
+        let pack = app.pack(&finding.pack).filter(|pack| pack.version == finding.pack_version);
+        let rule = pack.and_then(|pack| Some((pack, pack.rule(&finding.rule)?)));
+        let owned = view.subject(&finding.subject);
+        let certainty = rule.zip(owned).and_then(|((pack, rule), owned)| {
+            judge::compare(view, pack, rule, &finding.subject, &owned).map(|(met, _)| met.certainty)
+        });
+        let totals = app.totals_now(view, &finding);
+        Self { now: Now { as_of: view.as_of, certainty, totals }, finding, case }
+    }
+}
+
+/// All findings, newest first.
+pub(crate) fn findings(app: &App, view: &View) -> Vec<FindingJson> {
+    let book = app.casebook().clone();
+    let case_of = |id: &str| {
+        book.cases
+            .values()
+            .find(|case| case.findings().any(|finding| finding.id == id))
+            .map(|case| case.id().to_owned())
+    };
+    let all = book.findings.values();
+    let mut findings: Vec<FindingJson> =
+        all.map(|finding| FindingJson::of(app, view, finding.clone(), case_of(&finding.id))).collect();
+    findings.sort_by_key(|finding| std::cmp::Reverse((finding.finding.raised_at, finding.finding.certainty)));
+    findings
+}
+
+/// All cases: those with a clock that runs first, by when it is due; closed ones last.
+pub(crate) fn cases(app: &App, view: &View) -> Vec<CaseJson> {
+    let book = app.casebook().clone();
+    let of = |case: &Case| CaseJson::of(app, view, case, main_finding(case, &book.findings).as_ref());
+    let mut cases: Vec<CaseJson> = book.cases.values().map(of).collect();
+    cases.sort_by_key(|case| {
+        let due = case.next_clock().map_or(UtcMillis(i64::MAX), |clock| clock.due);
+        (case.state == CaseState::Closed, due, case.id.clone())
+    });
+    cases
+}
+
+/// One case with all that happened. `None`: there is no such case.
+pub(crate) fn case(app: &App, view: &View, id: &str) -> Option<CaseDetail> {
+    let book = app.casebook().clone();
+    let case = book.cases.get(id)?;
+    let findings = case
+        .findings()
+        .filter_map(|reference| book.findings.get(&reference.id))
+        .map(|finding| FindingJson::of(app, view, finding.clone(), Some(id.to_owned())));
+    Some(CaseDetail {
+        as_of: view.as_of,
+        findings: findings.collect(),
+        decision: case.decision().map(|(decision, reason, by)| DecisionJson {
+            decision,
+            reason: reason.to_owned(),
+            by: by.to_owned(),
+        }),
+        drafted: case.drafted(),
+        filed: case.filed(),
+        history: case.history().to_vec(),
+        case: CaseJson::of(app, view, case, main_finding(case, &book.findings).as_ref()),
+    })
+}
+
+pub(super) async fn all_findings(State(app): State<App>) -> Result<Json<Findings>, Problem> {
+    let view = app.view().await?;
+    Ok(Json(Findings { as_of: view.as_of, findings: findings(&app, &view) }))
+}
+
+pub(super) async fn all_cases(State(app): State<App>) -> Result<Json<Cases>, Problem> {
+    let view = app.view().await?;
+    Ok(Json(Cases { as_of: view.as_of, cases: cases(&app, &view) }))
+}
+
+pub(super) async fn one_case(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<CaseDetail>, Problem> {
+    let view = app.view().await?;
+    case(&app, &view, &id).map(Json).ok_or_else(|| Problem::not_found("case", &id))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HowShown {
+    #[serde(default)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    /// The record.
+    #[default]
+    Json,
+    /// To read and to print.
+    Html,
+    /// `{"report", "html"}`: one request, so that one look at an identity is recorded.
+    Both,
+}
+
+/// Who looks at an identity, and why; or that nobody does.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum Look {
+    Masked { masked: bool },
+    Opened { actor: String, reason: String },
+}
+
+pub(super) async fn masked_report(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    shown: Result<Query<HowShown>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(HowShown { format }) = shown?;
+    report(&app, &id, Identity::Masked, format).await
+}
+
+pub(super) async fn opened_report(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    shown: Result<Query<HowShown>, QueryRejection>,
+    _admin: Admin,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let Query(HowShown { format }) = shown?;
+    let body = body.map_err(|error| Problem::new(error.status(), "body not readable", error.body_text()))?;
+    let expected = "the body is not {\"actor\": ..., \"reason\": ...} nor {\"masked\": true}, in JSON";
+    let identity = match serde_json::from_slice(&body) {
+        Ok(Look::Masked { masked: true }) => Identity::Masked,
+        Ok(Look::Opened { actor, reason }) => Identity::Opened { actor, reason },
+        Ok(Look::Masked { masked: false }) | Err(_) => return Err(Problem::unusable(expected)),
+    };
+    report(&app, &id, identity, format).await
+}
+
+async fn report(app: &App, id: &str, identity: Identity, format: Format) -> Result<Response, Problem> {
+    let report = app.report(id, identity).await?;
+    Ok(match format {
+        Format::Json => Json(report).into_response(),
+        Format::Html => Html(pages::report_document(&report)).into_response(),
+        Format::Both => {
+            let html = pages::report_document(&report);
+            Json(serde_json::json!({ "report": report, "html": html })).into_response()
+        }
+    })
+}

@@ -1,0 +1,384 @@
+//! The running collector: ledger, fold, store, packs and cases, wired together.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
+use weighbridge_journal::Options;
+use weighbridge_meter::{Estimator, UtcMillis, estimate::METHOD};
+use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
+use weighbridge_store::{
+    Fact, Ledger, LedgerOptions, Place, RecordRow, SqliteStore, StoreError, UsageStore,
+    entry::AgentFact,
+    follow::{FollowError, Follower, Shared},
+    ledger::{CommitError, LedgerError, OpenLedger},
+    verify::public_key,
+};
+use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
+
+use crate::{config::Config, metrics::Metrics, random, view::View};
+
+/// Tells the time; another one in the demo and in tests.
+pub type Clock = Arc<dyn Fn() -> UtcMillis + Send + Sync>;
+
+/// Kinds of records that the collector keeps in the ledger.
+pub mod record {
+    /// A customer, identity sealed.
+    pub const CUSTOMER: &str = "customer";
+    /// A finding.
+    pub const FINDING: &str = "finding";
+    /// A step of a case.
+    pub const CASE: &str = "case";
+    /// A pack that was in use.
+    pub const PACK: &str = "pack";
+    /// An act on identities.
+    pub const AUDIT: &str = "audit";
+}
+
+/// The collector cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A folder cannot be made.
+    #[error("{}: cannot be made or read", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The sums.
+    #[error("the sums cannot be opened")]
+    Store(#[from] StoreError),
+    /// The replay.
+    #[error("the sums cannot be brought up to the ledger")]
+    Follow(#[from] FollowError),
+    /// The keys.
+    #[error("the keys of customers")]
+    Keys(#[from] KeyError),
+    /// The first facts.
+    #[error("the ledger took no facts")]
+    Commit(#[from] CommitError),
+    /// A record in the ledger does not read back.
+    #[error("ledger entry {index}: {kind} {key:?} does not read back: {problem}")]
+    Record {
+        /// Which entry.
+        index: u64,
+        /// Which kind.
+        kind: &'static str,
+        /// Which.
+        key: String,
+        /// Why.
+        problem: String,
+    },
+}
+
+/// Findings and cases, as recorded.
+#[derive(Clone, Debug, Default)]
+pub struct Casebook {
+    /// By id.
+    pub findings: BTreeMap<String, Finding>,
+    /// By id.
+    pub cases: BTreeMap<String, Case>,
+}
+
+/// The running collector; cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+impl std::ops::Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// Its parts.
+pub struct Inner {
+    /// Sums.
+    pub store: Arc<SqliteStore>,
+    /// The truth.
+    pub ledger: Ledger,
+    /// State as of the last write of sums.
+    pub shared: Shared,
+    /// Turns windows into operations.
+    pub estimator: Estimator,
+    /// Packs, and whether totals are compared with each.
+    pub packs: Vec<(RulePack, bool)>,
+    /// Opens identities.
+    pub keys: KeyStore,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Counts.
+    pub metrics: Metrics,
+    signing: SigningKey,
+    admin_token: String,
+    stands: watch::Receiver<Place>,
+    fault: watch::Receiver<Option<String>>,
+    agents: RwLock<HashMap<KeyId, (AgentFact, VerifyingKey)>>,
+    customers: RwLock<BTreeMap<String, SealedCustomer>>,
+    casebook: Mutex<Casebook>,
+    /// One at a time: an import decides on what is there, a judge raises each finding once.
+    pub(crate) writing: tokio::sync::Mutex<()>,
+    pub(crate) viewed: tokio::sync::Mutex<Option<(Place, Arc<View>)>>,
+}
+
+impl App {
+    /// Opens everything under the configured folders and replays the ledger; ingest may open after this.
+    pub async fn start(config: &Config, clock: Clock) -> Result<Self, StartError> {
+        let folder = |path: &Path| {
+            std::fs::create_dir_all(path).map_err(|source| StartError::Folder { path: path.into(), source })
+        };
+        folder(&config.data)?;
+        let operator = operator_key(&config.operator_key)?;
+        let keys = KeyStore::at(&config.key_store, operator)?;
+        let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
+        let options = LedgerOptions { journal: Options { segment_bytes: config.segment_bytes } };
+        let open = OpenLedger::open(&config.data.join("ledger"), &options, &mut random::fill)?;
+        if open.cut_bytes > 0 {
+            tracing::warn!(
+                bytes = open.cut_bytes,
+                "cut the torn end of the ledger: written, never acknowledged"
+            );
+        }
+        let estimator = Estimator::shipped();
+        let store = Arc::new(SqliteStore::open(&config.data.join("usage.sqlite")).await?);
+        let mut follower = Follower::new(open.folder(), store.clone(), estimator.clone()).await?;
+        follower.catch_up(open.durable()).await?;
+        let shared = follower.shared();
+        let cursors = store.cursors().await?;
+        let ledger = shared.with(|state| open.start(cursors, state));
+        let (announce, stands) = watch::channel(*ledger.durable().borrow());
+        let (announce_fault, fault) = watch::channel(None);
+        let durable = ledger.durable();
+        tokio::spawn(async move {
+            if let Err(error) = follower.run(durable, announce).await {
+                let problem = weighbridge_store::verify::chain_of(&error);
+                tracing::error!(problem, "the fold has stopped: sums no longer follow the ledger");
+                announce_fault.send_replace(Some(problem));
+            }
+        });
+        let app = Self(Arc::new(Inner {
+            casebook: Mutex::new(casebook(&store).await?),
+            customers: RwLock::new(customers(&store).await?),
+            agents: RwLock::default(),
+            store,
+            ledger,
+            shared,
+            estimator,
+            packs: config.packs.clone(),
+            keys,
+            clock,
+            metrics: Metrics::default(),
+            signing,
+            admin_token: admin_token(&config.operator_key)?,
+            stands,
+            fault,
+            writing: tokio::sync::Mutex::default(),
+            viewed: tokio::sync::Mutex::default(),
+        }));
+        app.learn_agents();
+        app.announce().await?;
+        Ok(app)
+    }
+
+    /// Records method and packs where they are not what the ledger says was last in use.
+    async fn announce(&self) -> Result<(), StartError> {
+        let figures_sha256 = weighbridge_store::fold::hex(&self.estimator.figures_sha256());
+        let method = (METHOD.to_owned(), figures_sha256.clone());
+        let mut facts = Vec::new();
+        if self.shared.with(|state| state.method.as_ref() != Some(&method)) {
+            facts.push(Fact::Method { method: method.0, figures_sha256 });
+        }
+        let recorded = self.store.records(record::PACK).await?;
+        for (pack, enabled) in &self.packs {
+            let body = serde_json::json!({
+                "version": pack.version, "sha256": pack.sha256(), "evaluated": enabled,
+            });
+            let last = recorded.iter().rev().find(|row| row.key == pack.id);
+            if last.is_none_or(|row| row.body != body) {
+                facts.push(Fact::Record { kind: record::PACK.into(), key: pack.id.clone(), body });
+            }
+        }
+        if !facts.is_empty() {
+            self.record(facts).await?;
+        }
+        Ok(())
+    }
+
+    /// Commits facts and waits until the sums reflect them.
+    pub async fn record(&self, facts: Vec<Fact>) -> Result<(), CommitError> {
+        let place = self.ledger.record((self.clock)(), facts).await?;
+        self.reaches(place).await;
+        Ok(())
+    }
+
+    /// Waits until the sums reflect everything before `place`, or the fold has stopped.
+    pub async fn reaches(&self, place: Place) {
+        let mut stands = self.stands.clone();
+        // An error means that the fold has stopped; `fault` says why.
+        drop(stands.wait_for(|stands| *stands >= place).await);
+    }
+
+    /// Waits until the sums reflect everything that is durable now.
+    pub async fn settled(&self) {
+        let durable = *self.ledger.durable().borrow();
+        self.reaches(durable).await;
+    }
+
+    /// Up to where the sums reflect the ledger.
+    pub fn stands(&self) -> Place {
+        *self.stands.borrow()
+    }
+
+    /// Why the fold has stopped, if it has.
+    pub fn fault(&self) -> Option<String> {
+        self.fault.borrow().clone()
+    }
+
+    /// Now.
+    pub fn now(&self) -> UtcMillis {
+        (self.clock)()
+    }
+
+    /// The agent that signs with this key, valid now.
+    pub fn agent(&self, key: KeyId) -> Option<(AgentFact, VerifyingKey)> {
+        let now = self.now();
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        let (fact, key) = agents.get(&key)?;
+        let valid = fact.valid_from <= now && fact.valid_to.is_none_or(|end| now < end);
+        valid.then(|| (fact.clone(), *key))
+    }
+
+    /// Takes the enrolled agents from the state.
+    pub fn learn_agents(&self) {
+        let known = self.shared.with(|state| {
+            let facts = state.agents.values().flatten();
+            facts
+                .filter_map(|fact| {
+                    public_key(&fact.public_key).map(|key| (KeyId::of(&key), (fact.clone(), key)))
+                })
+                .collect()
+        });
+        *self.agents.write().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    /// Customers by id, identity sealed.
+    pub fn customers(&self) -> BTreeMap<String, SealedCustomer> {
+        self.customers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes customers as recorded.
+    pub fn learn_customers(&self, customers: impl IntoIterator<Item = SealedCustomer>) {
+        let mut known = self.customers.write().unwrap_or_else(PoisonError::into_inner);
+        known.extend(customers.into_iter().map(|customer| (customer.customer.to_string(), customer)));
+    }
+
+    /// Findings and cases.
+    pub fn casebook(&self) -> MutexGuard<'_, Casebook> {
+        self.casebook.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pack with this id.
+    pub fn pack(&self, id: &str) -> Option<&RulePack> {
+        self.packs.iter().map(|(pack, _)| pack).find(|pack| pack.id == id)
+    }
+
+    /// Whether a request may import and open identities: it shows the [`admin_token`].
+    pub fn is_admin(&self, token: &str) -> bool {
+        // Hashes are compared, so that the time it takes says nothing about the token.
+        Sha256::digest(token) == Sha256::digest(&self.admin_token)
+    }
+
+    /// Signs promises.
+    pub fn signing_key(&self) -> &SigningKey {
+        &self.signing
+    }
+}
+
+/// What a program on this host must show to import or to open an identity: it follows from the operator's key,
+/// so that only who can read that file has it. A hash, so that the key itself never travels.
+pub fn admin_token(operator_key: &Path) -> Result<String, StartError> {
+    let failed = |source| StartError::Folder { path: operator_key.into(), source };
+    let key = std::fs::read_to_string(operator_key).map_err(failed)?;
+    let digest =
+        Sha256::new().chain_update(b"weighbridge-admin-token-v1\0").chain_update(key.trim()).finalize();
+    Ok(weighbridge_store::fold::hex(&digest))
+}
+
+fn operator_key(file: &Path) -> Result<OperatorKey, StartError> {
+    if !file.exists() {
+        let key = OperatorKey::generate(random::bytes());
+        if let Some(folder) = file.parent() {
+            let failed = |source| StartError::Folder { path: folder.into(), source };
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        key.save_new(file)?;
+        tracing::warn!(file = %file.display(), "made a new operator key: keep a copy, identities cannot be read without it");
+    }
+    Ok(OperatorKey::from_file(file)?)
+}
+
+/// The key that signs promises; made when missing.
+fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let failed = |source| StartError::Folder { path: file.into(), source };
+    match std::fs::read(file) {
+        Ok(bytes) => {
+            let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "expected 32 bytes");
+            let bytes = bytes.try_into().map_err(|_| failed(invalid()))?;
+            Ok(SigningKey::from_bytes(&bytes))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let bytes = random::bytes();
+            let mut options = std::fs::OpenOptions::new();
+            let mut new = options.write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
+            new.write_all(&bytes).and_then(|()| new.sync_all()).map_err(failed)?;
+            Ok(SigningKey::from_bytes(&bytes))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn unreadable(kind: &'static str, row: &RecordRow, problem: impl ToString) -> StartError {
+    StartError::Record { index: row.index, kind, key: row.key.clone(), problem: problem.to_string() }
+}
+
+async fn casebook(store: &SqliteStore) -> Result<Casebook, StartError> {
+    let mut book = Casebook::default();
+    for row in store.records(record::FINDING).await? {
+        let finding: Finding = serde_json::from_value(row.body.clone())
+            .map_err(|error| unreadable(record::FINDING, &row, error))?;
+        book.findings.insert(finding.id.clone(), finding);
+    }
+    for row in store.records(record::CASE).await? {
+        let event: CaseEvent = serde_json::from_value(row.body.clone())
+            .map_err(|error| unreadable(record::CASE, &row, error))?;
+        let case = match book.cases.remove(&row.key) {
+            Some(case) => case.apply(event),
+            None => Case::open(&row.key, event),
+        };
+        let case = case.map_err(|error| unreadable(record::CASE, &row, error))?;
+        book.cases.insert(row.key, case);
+    }
+    Ok(book)
+}
+
+async fn customers(store: &SqliteStore) -> Result<BTreeMap<String, SealedCustomer>, StartError> {
+    let mut customers = BTreeMap::new();
+    for row in store.records(record::CUSTOMER).await? {
+        let customer: SealedCustomer = serde_json::from_value(row.body.clone())
+            .map_err(|error| unreadable(record::CUSTOMER, &row, error))?;
+        customers.insert(row.key, customer);
+    }
+    Ok(customers)
+}

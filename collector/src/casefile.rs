@@ -1,0 +1,239 @@
+//! From a case to its report: numbers as they stand, identity opened as an audited act.
+
+use std::collections::BTreeMap;
+
+use weighbridge_casework::{
+    Case, Finding, Report, ReportError, ReportInput, Subject, Totals,
+    report::{
+        AcceleratorRow, AttemptRow, AttributionSummary, CoverageSummary, IdentityValue, OperationsRange,
+        ReportKind, RunDates,
+    },
+};
+use weighbridge_meter::{GapCause, estimate::METHOD};
+use weighbridge_registry::{IdentityField, KeyError};
+use weighbridge_store::{HourlySum, StoreError, fold::hex, hour::HeldState, ledger::CommitError};
+
+use crate::{
+    app::{App, record},
+    judge::fact,
+    view::{Owned, View},
+};
+
+/// Whether a report shows who it is about.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// Masked: fields that are known say so and no more.
+    Masked,
+    /// Opened, for this person and this reason; recorded before anything is shown.
+    Opened {
+        /// Who looks.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A report cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CasefileError {
+    /// No such case.
+    #[error("there is no case {0:?}")]
+    NoCase(String),
+    /// Its pack is not loaded in the version it was opened under.
+    #[error("case {case} is under pack {pack} version {version}, which is not loaded")]
+    NoPack {
+        /// Which case.
+        case: String,
+        /// Which pack.
+        pack: String,
+        /// Which version.
+        version: String,
+    },
+    /// Who looks at an identity and why must be said.
+    #[error("{0} must not be blank: every look at an identity is recorded with both")]
+    Blank(&'static str),
+    /// The numbers.
+    #[error("totals cannot be read")]
+    Store(#[from] StoreError),
+    /// The parts do not fit.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// The identity.
+    #[error("the identity cannot be opened")]
+    Keys(#[from] KeyError),
+    /// The record of the look.
+    #[error("the look at the identity could not be recorded, so nothing is shown")]
+    Commit(#[from] CommitError),
+}
+
+impl App {
+    /// The report of a case as it stands now.
+    pub async fn report(&self, id: &str, identity: Identity) -> Result<Report, CasefileError> {
+        let (case, finding) = {
+            let book = self.casebook();
+            let case = book.cases.get(id).cloned().ok_or_else(|| CasefileError::NoCase(id.into()))?;
+            let finding = main_finding(&case, &book.findings);
+            (case, finding.ok_or_else(|| CasefileError::NoCase(id.into()))?)
+        };
+        let missing = || CasefileError::NoPack {
+            case: id.into(),
+            pack: case.pack().into(),
+            version: case.pack_version().into(),
+        };
+        let pack =
+            self.pack(case.pack()).filter(|pack| pack.version == case.pack_version()).ok_or_else(missing)?;
+        let identity = self.identity(&case, identity).await?;
+        let view = self.view().await?;
+        let owned = view.subject(&finding.subject).unwrap_or_default();
+        let hours = self.hourly(&view, &finding.subject).await?;
+        let cap = pack.rule(&finding.rule).and_then(|rule| rule.projection.as_ref()).map(|p| p.cap_days);
+        let input = ReportInput {
+            pack,
+            case: &case,
+            finding: &finding,
+            totals: view.totals(&owned, cap),
+            attempts: attempts(&view, &owned),
+            accelerators: accelerators(&view, &owned),
+            coverage: coverage(&owned),
+            attribution: attribution(&hours, &owned),
+            method_version: METHOD.into(),
+            table_sha256: hex(&self.estimator.table().sha256()),
+            identity,
+            attested: BTreeMap::new(),
+            dates: RunDates {
+                declared_start: None,
+                declared_end: view.attempts(&owned).filter_map(|attempt| attempt.lease_end).max(),
+                observed_start: hours.first().map(|sum| sum.hour),
+                observed_end: hours
+                    .last()
+                    .map(|sum| sum.hour.plus(weighbridge_meter::UtcMillis::HOUR).min(view.as_of)),
+            },
+            kind: ReportKind::Initial,
+            version: case.drafted() + 1,
+            supersedes: case.filed(),
+            written_at: view.as_of,
+        };
+        Ok(Report::build(&input)?)
+    }
+
+    /// The totals of a case's main finding as they stand now.
+    pub fn totals_now(&self, view: &View, finding: &Finding) -> Option<Totals> {
+        let cap = self.pack(&finding.pack)?.rule(&finding.rule)?.projection.as_ref().map(|p| p.cap_days);
+        Some(view.totals(&view.subject(&finding.subject)?, cap))
+    }
+
+    async fn identity(
+        &self,
+        case: &Case,
+        how: Identity,
+    ) -> Result<BTreeMap<String, IdentityValue>, CasefileError> {
+        let customers = self.customers();
+        let customer = match case.subject() {
+            Subject::Customer(id) => customers.get(id),
+            _ => None,
+        };
+        let Some(customer) = customer else { return Ok(BTreeMap::new()) };
+        let known = |field: IdentityField| customer.fields.contains_key(&field);
+        let opened = match how {
+            Identity::Masked => None,
+            Identity::Opened { actor, reason } => {
+                if actor.trim().is_empty() {
+                    return Err(CasefileError::Blank("who looks"));
+                }
+                if reason.trim().is_empty() {
+                    return Err(CasefileError::Blank("the reason"));
+                }
+                let opened = self.keys.open(&customer.customer, &customer.fields)?;
+                let look = serde_json::json!({
+                    "act": "identity_opened", "customer": customer.customer, "case": case.id(),
+                    "actor": actor, "reason": reason,
+                });
+                self.record(vec![fact(record::AUDIT, customer.customer.as_str(), &look)]).await?;
+                Some(opened)
+            }
+        };
+        let value = |fields: &[IdentityField]| {
+            if !fields.iter().any(|field| known(*field)) {
+                return IdentityValue::Blank;
+            }
+            match &opened {
+                None => IdentityValue::Sealed,
+                Some(identity) => IdentityValue::Value(
+                    fields.iter().filter_map(|field| identity.get(*field)).collect::<Vec<_>>().join("; "),
+                ),
+            }
+        };
+        use IdentityField as F;
+        let fields: [(&str, &[F]); 7] = [
+            ("name", &[F::Name]),
+            ("address", &[F::Address]),
+            ("request_locations", &[F::Locations]),
+            ("payment", &[F::PaymentMeans, F::PaymentSource]),
+            ("email", &[F::Email]),
+            ("telephone", &[F::Telephone]),
+            ("access_addresses", &[F::Access]),
+        ];
+        Ok(fields.into_iter().map(|(key, fields)| (key.to_owned(), value(fields))).collect())
+    }
+}
+
+/// The finding a report is about: of a case the surest one, of the whole subject before one of its runs.
+pub fn main_finding(case: &Case, findings: &BTreeMap<String, Finding>) -> Option<Finding> {
+    let of_case = case.findings().filter_map(|reference| findings.get(&reference.id));
+    of_case.max_by_key(|finding| (finding.certainty, finding.subject == *case.subject())).cloned()
+}
+
+fn attempts(view: &View, owned: &Owned) -> Vec<AttemptRow> {
+    view.attempts(owned)
+        .map(|attempt| AttemptRow {
+            attempt: attempt.attempt.clone(),
+            start: attempt.started,
+            end: attempt.lease_end.map_or(view.as_of, |end| end.min(view.as_of)),
+            accelerators: u32::try_from(attempt.models.values().sum::<u64>()).unwrap_or(u32::MAX),
+            operations: OperationsRange::from(&attempt.totals.bound),
+        })
+        .collect()
+}
+
+fn accelerators(view: &View, owned: &Owned) -> Vec<AcceleratorRow> {
+    let mut models: BTreeMap<&str, u64> = BTreeMap::new();
+    for attempt in view.attempts(owned) {
+        for (model, count) in &attempt.models {
+            *models.entry(model).or_default() += count;
+        }
+    }
+    let row = |(model, count): (&str, u64)| AcceleratorRow {
+        model: model.to_owned(),
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+    };
+    models.into_iter().map(row).collect()
+}
+
+/// Of the time that was held. Causes are known per accelerator, not per holder; here a gap is one of two kinds.
+fn coverage(owned: &Owned) -> CoverageSummary {
+    let totals = &owned.totals;
+    let never_seen = totals.never_seen_ms.min(totals.gap_ms);
+    let gaps = [(GapCause::NeverSeen, never_seen), (GapCause::Silent, totals.gap_ms - never_seen)];
+    CoverageSummary {
+        measured_ms: totals.measured.measured_ms,
+        interpolated_ms: totals.measured.interpolated_ms,
+        gap_ms: gaps.into_iter().filter(|(_, millis)| *millis > 0).collect(),
+        not_present_ms: 0,
+    }
+}
+
+fn attribution(hours: &[HourlySum], owned: &Owned) -> AttributionSummary {
+    let in_state = |state: HeldState| {
+        let sums = hours.iter().filter(|sum| sum.usage.state == state).map(|sum| &sum.usage.sums);
+        sums.map(|sums| sums.measured_ms + sums.interpolated_ms).sum::<u64>()
+    };
+    let (shared_ms, idle_held_ms, disputed_ms) =
+        (in_state(HeldState::Shared), in_state(HeldState::IdleHeld), in_state(HeldState::Disputed));
+    AttributionSummary {
+        // Gaps belong to who held the accelerator then.
+        attributed_ms: owned.totals.held_ms.saturating_sub(shared_ms + idle_held_ms + disputed_ms),
+        shared_ms,
+        idle_held_ms,
+        disputed_ms,
+    }
+}

@@ -1,0 +1,431 @@
+//! The command line. Exit codes: 0 ok, 1 a check failed, 2 usage or configuration, 3 something needed is not there.
+
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::{Parser, Subcommand};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use weighbridge_journal::OpenError;
+use weighbridge_meter::Estimator;
+use weighbridge_store::{
+    LedgerOptions, SqliteStore, UsageStore,
+    follow::Follower,
+    ledger::{LedgerError, OpenLedger},
+    verify,
+};
+
+use crate::{
+    api,
+    app::{self, App, StartError},
+    casefile::Identity,
+    config::{self, Config, Flags},
+    demo, import, ingest, pages, random,
+};
+
+/// Weighs the compute that tenants use and keeps the book.
+#[derive(Debug, Parser)]
+#[command(name = "weighbridge-collector", version)]
+pub struct Arguments {
+    /// Configuration file; without it /etc/weighbridge/collector.toml, if there is one.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Takes batches, serves pages and API, compares totals with rule packs.
+    Serve {
+        /// Folder of ledger and sums, instead of the configured one.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
+    /// Runs a simulated fleet in fast time against a real collector and tells what happened.
+    Demo(demo::Options),
+    /// Checks configuration and rule packs and does nothing else.
+    CheckConfig,
+    /// Records customers, principals, leases or agents from a CSV file: all rows or none.
+    Import {
+        /// customers, principals, leases or agents.
+        kind: import::Kind,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Reads the whole ledger again: checksums, chains, signatures, and whether the sums follow from it.
+    Verify,
+    /// Throws the sums away and folds them anew from the ledger.
+    Rebuild,
+    /// Writes the report of a case as JSON and printable HTML.
+    Report {
+        /// Id of the case, such as case-0001.
+        case: String,
+        /// Who opens the identity; recorded in the ledger.
+        #[arg(long, required_unless_present = "masked")]
+        actor: Option<String>,
+        /// Why; recorded in the ledger.
+        #[arg(long, required_unless_present = "masked")]
+        reason: Option<String>,
+        /// Leave the identity masked: nothing is opened, nothing recorded.
+        #[arg(long, conflicts_with_all = ["actor", "reason"])]
+        masked: bool,
+        /// Folder for the files.
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+/// Why a command ended badly, and with which exit code.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    /// A check failed.
+    pub fn check(text: impl ToString) -> Self {
+        Self { code: 1, text: text.to_string() }
+    }
+
+    /// Usage or configuration.
+    pub fn usage(text: impl ToString) -> Self {
+        Self { code: 2, text: text.to_string() }
+    }
+
+    /// Something needed is not there.
+    pub fn missing(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { code: 3, text: verify::chain_of(error) }
+    }
+}
+
+/// Runs a command to its end.
+pub fn run(arguments: Arguments) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return ended(Err(Failure::missing(&error))),
+    };
+    ended(runtime.block_on(dispatch(arguments)))
+}
+
+fn ended(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // A closed standard error leaves the exit code, which says enough.
+            drop(writeln!(std::io::stderr(), "weighbridge-collector: {}", failure.text));
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Prints a line; a reader that went away ends nothing.
+pub(crate) fn say(line: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    drop(writeln!(out, "{line}").and_then(|()| out.flush()));
+}
+
+async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
+    let load = |flags: &Flags| config::load(arguments.config.clone(), flags).map_err(Failure::usage);
+    match arguments.command {
+        Command::Demo(options) => demo::run(options).await,
+        Command::CheckConfig => {
+            let config = load(&Flags::default())?;
+            for (pack, enabled) in &config.packs {
+                let use_ = if *enabled { "compared with" } else { "loaded, not compared with" };
+                say(format_args!("pack {} version {}: {use_}", pack.id, pack.version));
+            }
+            say("ok");
+            Ok(())
+        }
+        Command::Serve { data } => {
+            let config = load(&Flags { data })?;
+            start_log(config.log);
+            serve(&config).await
+        }
+        Command::Import { kind, file } => {
+            let config = load(&Flags::default())?;
+            let text = std::fs::read(&file)
+                .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+            let name =
+                file.file_name().map_or_else(|| "file".into(), |name| name.to_string_lossy().into_owned());
+            let imported = match access(&config).await? {
+                Access::Here(app) => {
+                    let imported = app.import(kind, &name, &text).await.map_err(|error| match error {
+                        import::ImportError::Keys(_) | import::ImportError::Commit(_) => {
+                            Failure::missing(&error)
+                        }
+                        _ => Failure::check(error),
+                    })?;
+                    format!("{} rows, {} recorded", imported.rows, imported.recorded)
+                }
+                Access::Running(remote) => {
+                    let path = format!("/api/v1/import/{}", kind.as_str());
+                    remote.post(&path, &[("file", &name)], "text/csv", text).await?
+                }
+            };
+            say(imported);
+            Ok(())
+        }
+        Command::Verify => check(&load(&Flags::default())?).await,
+        Command::Rebuild => rebuild(&load(&Flags::default())?).await,
+        Command::Report { case, actor, reason, masked, out } => {
+            let identity = match (masked, actor, reason) {
+                (false, Some(actor), Some(reason)) => Identity::Opened { actor, reason },
+                _ => Identity::Masked,
+            };
+            report(&load(&Flags::default())?, &case, identity, &out).await
+        }
+    }
+}
+
+/// Logs to standard error.
+pub(crate) fn start_log(level: tracing::Level) {
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+/// A collector on this data: in this process, or one that is running.
+enum Access {
+    Here(App),
+    Running(Remote),
+}
+
+struct Remote {
+    at: SocketAddr,
+    token: String,
+}
+
+impl Remote {
+    async fn post(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> Result<String, Failure> {
+        let pairs: Vec<String> =
+            query.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
+        let url = format!("http://{}{path}?{}", self.at, pairs.join("&"));
+        let request = reqwest::Client::new()
+            .post(url)
+            .header("authorization", format!("Bearer {}", self.token))
+            .header("content-type", content_type)
+            .body(body);
+        let answer = request.send().await.map_err(|error| Failure::missing(&error))?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(|error| Failure::missing(&error))?;
+        if status.is_success() { Ok(text) } else { Err(Failure::check(format!("{status}: {text}"))) }
+    }
+}
+
+/// A value for a query.
+fn escaped(value: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    value.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+async fn access(config: &Config) -> Result<Access, Failure> {
+    match App::start(config, Arc::new(random::now)).await {
+        Ok(app) => Ok(Access::Here(app)),
+        Err(StartError::Ledger(LedgerError::Journal { source: OpenError::Locked { .. }, .. })) => {
+            let token = app::admin_token(&config.operator_key).map_err(|error| Failure::missing(&error))?;
+            Ok(Access::Running(Remote { at: config.http, token }))
+        }
+        Err(error) => Err(Failure::missing(&error)),
+    }
+}
+
+async fn serve(config: &Config) -> Result<(), Failure> {
+    let app = App::start(config, Arc::new(random::now)).await.map_err(|error| Failure::missing(&error))?;
+    let bind = async |address: SocketAddr| {
+        let named = |error| Failure { code: 3, text: format!("{address}: {error}") };
+        let listener = TcpListener::bind(address).await.map_err(named)?;
+        let address = listener.local_addr().map_err(named)?;
+        Ok::<_, Failure>((listener, address))
+    };
+    let (ingest, ingest_at) = bind(config.ingest).await?;
+    let (http, http_at) = bind(config.http).await?;
+    say(format_args!("ingest http://{ingest_at}"));
+    say(format_args!("pages  http://{http_at}"));
+    let stop = CancellationToken::new();
+    let servers = spawn_servers(&app, ingest, http, &stop);
+    let judge = tokio::spawn(judge_until(app.clone(), config.judge_every, stop.clone()));
+    wait_for_signal().await;
+    tracing::info!("stopping: requests that were taken are finished");
+    stop.cancel();
+    for server in servers {
+        drop(server.await);
+    }
+    drop(judge.await);
+    app.settled().await;
+    app.store.close().await;
+    Ok(())
+}
+
+/// Serves both ports until told to stop.
+pub(crate) fn spawn_servers(
+    app: &App,
+    ingest: TcpListener,
+    http: TcpListener,
+    stop: &CancellationToken,
+) -> [tokio::task::JoinHandle<()>; 2] {
+    let serve = |listener: TcpListener, routes: axum::Router| {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            let served =
+                axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await });
+            if let Err(error) = served.await {
+                tracing::error!(error = &error as &dyn std::error::Error, "a port can no longer be served");
+            }
+        })
+    };
+    [serve(ingest, ingest::routes(app.clone())), serve(http, api::http_routes(app.clone()))]
+}
+
+async fn judge_until(app: App, every: std::time::Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(every);
+    // After a slow comparison one late one is enough.
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = app.judge().await {
+            tracing::error!(
+                problem = verify::chain_of(&error),
+                "totals could not be compared with the rule packs"
+            );
+        }
+    }
+}
+
+/// Returns at SIGINT or SIGTERM.
+pub(crate) async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}
+
+async fn check(config: &Config) -> Result<(), Failure> {
+    let folder = config.data.join("ledger");
+    if !folder.is_dir() {
+        return Err(Failure { code: 3, text: format!("{}: there is no ledger", folder.display()) });
+    }
+    let verified = verify::ledger(&folder);
+    say(format_args!(
+        "{} entries, {} batches, {} windows read",
+        verified.entries, verified.batches, verified.windows
+    ));
+    let mut faults = verified.faults;
+    if faults.is_empty() {
+        let store = SqliteStore::open(&config.data.join("usage.sqlite")).await;
+        let store = store.map_err(|error| Failure::missing(&error))?;
+        match verify::sums(&folder, &store, Estimator::shipped()).await {
+            Ok(None) => say("the sums follow from the ledger, to the integer"),
+            Ok(Some(tables)) => {
+                faults.push(format!("the sums do not follow from the ledger: {} differ", tables.join(", ")));
+            }
+            Err(error) => faults.push(verify::chain_of(&error)),
+        }
+    }
+    if faults.is_empty() {
+        say("ok");
+        return Ok(());
+    }
+    Err(Failure::check(faults.join("\n")))
+}
+
+async fn rebuild(config: &Config) -> Result<(), Failure> {
+    let missing = |error: &(dyn std::error::Error + 'static)| Failure::missing(error);
+    // Held open, so that nobody writes meanwhile.
+    let ledger = OpenLedger::open(&config.data.join("ledger"), &LedgerOptions::default(), &mut random::fill)
+        .map_err(|error| missing(&error))?;
+    let (file, fresh) = (config.data.join("usage.sqlite"), config.data.join("usage.sqlite.new"));
+    remove_database(&fresh).map_err(|error| missing(&error))?;
+    let before = SqliteStore::open(&file).await.map_err(|error| missing(&error))?;
+    let store = Arc::new(SqliteStore::open(&fresh).await.map_err(|error| missing(&error))?);
+    let mut follower = Follower::new(ledger.folder(), store.clone(), Estimator::shipped())
+        .await
+        .map_err(|error| missing(&error))?;
+    follower.catch_up(ledger.durable()).await.map_err(|error| missing(&error))?;
+    let stood_at_end =
+        before.stands().await.map_err(|error| missing(&error))?.index.max(1) == ledger.durable().index;
+    let (old, new) = (before.fingerprint().await, store.fingerprint().await);
+    let (old, new) = (old.map_err(|error| missing(&error))?, new.map_err(|error| missing(&error))?);
+    before.close().await;
+    store.close().await;
+    remove_database(&file).and_then(|()| std::fs::rename(&fresh, &file)).map_err(|error| missing(&error))?;
+    for (table, rows, digest) in &new {
+        say(format_args!("{table}: {rows} rows, {}", &digest[..16]));
+    }
+    match (stood_at_end, old == new) {
+        (_, true) => say("rebuilt: the same integers as before"),
+        (false, false) => say("rebuilt: the sums before did not reach the end of the ledger"),
+        (true, false) => {
+            return Err(Failure::check("rebuilt: the sums before were others; they are replaced"));
+        }
+    }
+    Ok(())
+}
+
+/// Removes a database with the files beside it, as far as they are there.
+fn remove_database(file: &Path) -> std::io::Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = file.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::remove_file(&name) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn report(config: &Config, case: &str, identity: Identity, out: &Path) -> Result<(), Failure> {
+    let (json, html) = match access(config).await? {
+        Access::Here(app) => {
+            let report =
+                app.report(case, identity).await.map_err(|error| Failure::check(verify::chain_of(&error)))?;
+            let json = serde_json::to_string_pretty(&report).map_err(|error| Failure::missing(&error))?;
+            (json, pages::report_document(&report))
+        }
+        Access::Running(remote) => {
+            let path = format!("/api/v1/cases/{}/report", escaped(case));
+            let body = match &identity {
+                Identity::Masked => serde_json::json!({ "masked": true }),
+                Identity::Opened { actor, reason } => serde_json::json!({ "actor": actor, "reason": reason }),
+            };
+            // One request, so that one look is recorded: the answer carries both forms.
+            let answer = remote
+                .post(&path, &[("format", "both")], "application/json", body.to_string().into_bytes())
+                .await?;
+            let answer: serde_json::Value =
+                serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?;
+            let json =
+                serde_json::to_string_pretty(&answer["report"]).map_err(|error| Failure::missing(&error))?;
+            (json, answer["html"].as_str().unwrap_or_default().to_owned())
+        }
+    };
+    for (extension, text) in [("json", json), ("html", html)] {
+        let file = out.join(format!("{case}.{extension}"));
+        std::fs::write(&file, text)
+            .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+        say(file.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! Configuration: file, then environment, then flags; all checked before any port opens.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use figment::{
+    Figment,
+    providers::{Env, Format, Toml},
+};
+use serde::Deserialize;
+use weighbridge_casework::RulePack;
+
+/// Where the file is looked for if no flag says otherwise.
+pub const DEFAULT_FILE: &str = "/etc/weighbridge/collector.toml";
+
+/// Environment variables begin with this; sections and keys are joined by two underscores.
+pub const ENVIRONMENT: &str = "WEIGHBRIDGE_COLLECTOR__";
+
+/// As written: unknown keys are refused.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Raw {
+    store: RawStore,
+    keys: RawKeys,
+    ingest: RawListen,
+    http: RawListen,
+    rules: RawRules,
+    log: RawLog,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawStore {
+    /// Folder of the ledger and of the sums folded from it. Default `/var/lib/weighbridge/collector`.
+    data: Option<PathBuf>,
+    /// A ledger segment is closed once it is larger, in bytes. Default 64 MiB; at least 4096.
+    segment_bytes: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawKeys {
+    /// File with the operator's key, 32 bytes in base64. Default `/etc/weighbridge/operator.key`.
+    operator_key: Option<PathBuf>,
+    /// Folder of the wrapped keys of customers; keep it out of ordinary backups.
+    /// Default `/var/lib/weighbridge/collector-keys`.
+    key_store: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawListen {
+    /// Address and port. Port 0 takes a free one, which is printed.
+    listen: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawRules {
+    /// How often totals are compared with the packs, such as `10s`. Default `10s`; from `100ms` to `1h`.
+    every: Option<String>,
+    /// Folder with further packs, `<id>@<version>.toml`; none by default. A pack with the id of a shipped one replaces it.
+    folder: Option<PathBuf>,
+    /// Ids of packs to compare with though the pack says not to.
+    enable: Vec<String>,
+    /// Ids of packs not to compare with though the pack says to.
+    disable: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawLog {
+    /// `error`, `warn`, `info` or `debug`. Default `info`.
+    level: Option<String>,
+}
+
+/// A valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Folder of ledger and sums.
+    pub data: PathBuf,
+    /// Size of a ledger segment in bytes.
+    pub segment_bytes: u64,
+    /// File with the operator's key.
+    pub operator_key: PathBuf,
+    /// Folder of wrapped keys.
+    pub key_store: PathBuf,
+    /// Where batches come in.
+    pub ingest: SocketAddr,
+    /// Pages and API.
+    pub http: SocketAddr,
+    /// How often totals are compared with packs.
+    pub judge_every: Duration,
+    /// Packs, and whether totals are compared with each.
+    pub packs: Vec<(RulePack, bool)>,
+    /// How much is logged.
+    pub log: tracing::Level,
+}
+
+/// Changes on the command line, which win over everything.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `store.data`.
+    pub data: Option<PathBuf>,
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A key is unknown, missing or of the wrong kind; the message names file or variable, key and expectation.
+    #[error("{0}")]
+    Source(Box<figment::Error>),
+    /// A value is out of range.
+    #[error("{key}: {value:?} is not {expected}")]
+    Value {
+        /// Section and key.
+        key: &'static str,
+        /// What stood there.
+        value: String,
+        /// What may stand there.
+        expected: &'static str,
+    },
+    /// A pack cannot be used.
+    #[error("rules.folder: {file}: {problem}")]
+    Pack {
+        /// Which.
+        file: String,
+        /// Why.
+        problem: String,
+    },
+}
+
+/// Reads and checks everything. A file that was not asked for by flag may be missing.
+pub fn load(file: Option<PathBuf>, flags: &Flags) -> Result<Config, ConfigError> {
+    let toml = match file {
+        Some(file) => Toml::file_exact(file),
+        None => Toml::file(DEFAULT_FILE),
+    };
+    check(Figment::new().merge(toml).merge(Env::prefixed(ENVIRONMENT).split("__")), flags)
+}
+
+/// From a text instead of a file: for tests and the demo.
+pub fn parse(text: &str, flags: &Flags) -> Result<Config, ConfigError> {
+    check(Figment::new().merge(Toml::string(text)), flags)
+}
+
+fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
+    let raw: Raw = figment.extract().map_err(|error| ConfigError::Source(Box::new(error)))?;
+    let segment_bytes = raw.store.segment_bytes.unwrap_or(64 << 20);
+    if segment_bytes < 4096 {
+        return Err(ConfigError::Value {
+            key: "store.segment_bytes",
+            value: segment_bytes.to_string(),
+            expected: "at least 4096 bytes",
+        });
+    }
+    Ok(Config {
+        data: flags
+            .data
+            .clone()
+            .or(raw.store.data)
+            .unwrap_or_else(|| "/var/lib/weighbridge/collector".into()),
+        segment_bytes,
+        operator_key: raw.keys.operator_key.unwrap_or_else(|| "/etc/weighbridge/operator.key".into()),
+        key_store: raw.keys.key_store.unwrap_or_else(|| "/var/lib/weighbridge/collector-keys".into()),
+        ingest: listen("ingest.listen", raw.ingest.listen, "127.0.0.1:19312")?,
+        http: listen("http.listen", raw.http.listen, "127.0.0.1:19311")?,
+        judge_every: every(raw.rules.every.as_deref().unwrap_or("10s"))?,
+        packs: packs(&raw.rules)?,
+        log: level(raw.log.level.as_deref().unwrap_or("info"))?,
+    })
+}
+
+fn listen(key: &'static str, value: Option<String>, default: &str) -> Result<SocketAddr, ConfigError> {
+    let value = value.unwrap_or_else(|| default.into());
+    value.parse().map_err(|_| ConfigError::Value {
+        key,
+        value,
+        expected: "an address with a port, such as 127.0.0.1:19311 or [::]:19311",
+    })
+}
+
+fn level(value: &str) -> Result<tracing::Level, ConfigError> {
+    match value {
+        "error" => Ok(tracing::Level::ERROR),
+        "warn" => Ok(tracing::Level::WARN),
+        "info" => Ok(tracing::Level::INFO),
+        "debug" => Ok(tracing::Level::DEBUG),
+        _ => Err(ConfigError::Value {
+            key: "log.level",
+            value: value.into(),
+            expected: "error, warn, info or debug",
+        }),
+    }
+}
+
+fn every(value: &str) -> Result<Duration, ConfigError> {
+    let bad = || ConfigError::Value {
+        key: "rules.every",
+        value: value.into(),
+        expected: "a duration from 100ms to 1h, such as 10s",
+    };
+    let span: jiff::SignedDuration = value.parse().map_err(|_| bad())?;
+    let duration = Duration::try_from(span).map_err(|_| bad())?;
+    let sensible = Duration::from_millis(100)..=Duration::from_secs(3600);
+    if sensible.contains(&duration) { Ok(duration) } else { Err(bad()) }
+}
+
+fn packs(rules: &RawRules) -> Result<Vec<(RulePack, bool)>, ConfigError> {
+    let parse = |file: &str, text: &str| {
+        RulePack::parse(file, text)
+            .map_err(|error| ConfigError::Pack { file: file.into(), problem: error.to_string() })
+    };
+    let mut packs = Vec::new();
+    for (file, text) in weighbridge_casework::shipped() {
+        packs.push(parse(file, text)?);
+    }
+    if let Some(folder) = &rules.folder {
+        let unreadable =
+            |file: String, error: std::io::Error| ConfigError::Pack { file, problem: error.to_string() };
+        let entries =
+            std::fs::read_dir(folder).map_err(|error| unreadable(folder.display().to_string(), error))?;
+        let mut files: Vec<PathBuf> = entries
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+            .collect();
+        files.sort();
+        for path in files {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let text = std::fs::read_to_string(&path).map_err(|error| unreadable(name.clone(), error))?;
+            let pack = parse(&name, &text)?;
+            packs.retain(|other| other.id != pack.id);
+            packs.push(pack);
+        }
+    }
+    for (key, ids) in [("rules.enable", &rules.enable), ("rules.disable", &rules.disable)] {
+        if let Some(unknown) = ids.iter().find(|id| packs.iter().all(|pack| pack.id != **id)) {
+            return Err(ConfigError::Value {
+                key,
+                value: unknown.clone(),
+                expected: "the id of a pack that is loaded",
+            });
+        }
+    }
+    Ok(packs
+        .into_iter()
+        .map(|pack| {
+            let enabled =
+                (pack.evaluate || rules.enable.contains(&pack.id)) && !rules.disable.contains(&pack.id);
+            (pack, enabled)
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        parse(text, &Flags::default()).expect_err("not valid").to_string()
+    }
+
+    #[test]
+    fn an_empty_file_is_valid_and_compares_with_the_packs_that_say_so() {
+        let config = parse("", &Flags::default()).expect("valid");
+        let enabled: Vec<&str> =
+            config.packs.iter().filter(|(_, enabled)| *enabled).map(|(pack, _)| pack.id.as_str()).collect();
+        assert!(enabled.contains(&"us-7.308") && !enabled.contains(&"us-eo14110"), "{enabled:?}");
+    }
+
+    #[test]
+    fn errors_name_key_value_and_expectation() {
+        assert!(error("[http]\nlistne = 'x'").contains("listne"));
+        assert_eq!(
+            error("[http]\nlisten = 'localhost'"),
+            r#"http.listen: "localhost" is not an address with a port, such as 127.0.0.1:19311 or [::]:19311"#
+        );
+        assert_eq!(
+            error("[rules]\nevery = '1ms'"),
+            r#"rules.every: "1ms" is not a duration from 100ms to 1h, such as 10s"#
+        );
+        assert_eq!(
+            error("[rules]\nenable = ['us-9']"),
+            r#"rules.enable: "us-9" is not the id of a pack that is loaded"#
+        );
+        assert_eq!(
+            error("[store]\nsegment_bytes = 1"),
+            r#"store.segment_bytes: "1" is not at least 4096 bytes"#
+        );
+        assert!(error("[store]\nsegment_bytes = 'many'").contains("segment_bytes"));
+        assert_eq!(error("[log]\nlevel = 'loud'"), r#"log.level: "loud" is not error, warn, info or debug"#);
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let flags = Flags { data: Some("/flag".into()) };
+        let config = parse("[store]\ndata = '/file'", &flags).expect("valid");
+        assert_eq!(config.data, PathBuf::from("/flag"));
+    }
+}

@@ -1,0 +1,236 @@
+//! Files of the operator become facts: checked as a whole, against themselves and against what is there.
+//! Either every row is recorded or none.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use serde::Serialize;
+use weighbridge_registry::{
+    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, SealedCustomer, parse_agents,
+    parse_customers, parse_leases, parse_principals,
+};
+use weighbridge_store::{
+    Fact, State,
+    entry::{AgentFact, LeaseFact, MappingFact, Selector},
+    ledger::CommitError,
+};
+
+use crate::{
+    app::{App, record},
+    judge::fact,
+    random,
+};
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `customer,kind,us_person,control_group,name,...`
+    Customers,
+    /// `principal,customer,valid_from,valid_to`
+    Principals,
+    /// `lease,host,accelerator,principal,start,end`
+    Leases,
+    /// `agent,host,site,fabric,public_key,valid_from,valid_to`
+    Agents,
+}
+
+impl Kind {
+    /// As on the command line and in paths.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Customers => "customers",
+            Self::Principals => "principals",
+            Self::Leases => "leases",
+            Self::Agents => "agents",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Customers, Self::Principals, Self::Leases, Self::Agents]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is not customers, principals, leases or agents"))
+    }
+}
+
+/// What an import did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Imported {
+    /// Rows in the file.
+    pub rows: usize,
+    /// Of these recorded: the others were there already, unchanged.
+    pub recorded: usize,
+}
+
+/// Nothing of the file was recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file itself.
+    #[error(transparent)]
+    File(#[from] ImportErrors),
+    /// It contradicts what is there; one line each.
+    #[error("{}", .0.join("\n"))]
+    Contradiction(Vec<String>),
+    /// A key of a customer.
+    #[error("the keys of customers")]
+    Keys(#[from] KeyError),
+    /// The ledger.
+    #[error("the ledger took nothing")]
+    Commit(#[from] CommitError),
+}
+
+impl App {
+    /// Imports one file.
+    pub async fn import(&self, kind: Kind, file: &str, text: &[u8]) -> Result<Imported, ImportError> {
+        let _one_at_a_time = self.writing.lock().await;
+        let (rows, facts) = match kind {
+            Kind::Agents => {
+                let rows = parse_agents(file, text)?;
+                let facts = rows.iter().map(|row| AgentFact {
+                    agent: row.agent.clone(),
+                    host: row.host.to_string(),
+                    site: row.site.to_string(),
+                    fabric: row.fabric.to_string(),
+                    public_key: BASE64.encode(row.public_key.0),
+                    valid_from: row.valid_from,
+                    valid_to: row.valid_to,
+                });
+                let new = self
+                    .shared
+                    .with(|state| facts.filter(|fact| !knows_agent(state, fact)).collect::<Vec<_>>());
+                (rows.len(), new.into_iter().map(Fact::Agent).collect::<Vec<_>>())
+            }
+            Kind::Leases => {
+                let facts: Vec<LeaseFact> = parse_leases(file, text)?.iter().map(lease).collect();
+                let new = self.shared.with(|state| leases(state, file, &facts))?;
+                (facts.len(), new.into_iter().map(Fact::Lease).collect())
+            }
+            Kind::Principals => {
+                let rows = parse_principals(file, text)?;
+                let customers = self.customers();
+                let unknown: Vec<String> = rows
+                    .iter()
+                    .filter(|row| !customers.contains_key(row.customer.as_str()))
+                    .map(|row| {
+                        let (principal, customer) = (&row.principal, &row.customer);
+                        format!(
+                            "{file}: {principal}: customer {customer} is not known, import customers first"
+                        )
+                    })
+                    .collect();
+                if !unknown.is_empty() {
+                    return Err(ImportError::Contradiction(unknown));
+                }
+                let facts = rows.iter().map(|row| MappingFact {
+                    principal: row.principal.clone(),
+                    customer: row.customer.to_string(),
+                    valid_from: row.valid_from,
+                    valid_to: row.valid_to,
+                });
+                let new = self
+                    .shared
+                    .with(|state| facts.filter(|fact| !state.mappings.contains(fact)).collect::<Vec<_>>());
+                (rows.len(), new.into_iter().map(Fact::Mapping).collect())
+            }
+            Kind::Customers => {
+                let rows = parse_customers(file, text)?;
+                let sealed = self.seal_changed(&rows)?;
+                let facts = sealed
+                    .iter()
+                    .map(|customer| fact(record::CUSTOMER, customer.customer.as_str(), customer))
+                    .collect();
+                self.record(facts).await?;
+                let recorded = sealed.len();
+                self.learn_customers(sealed);
+                return Ok(Imported { rows: rows.len(), recorded });
+            }
+        };
+        let recorded = facts.len();
+        if recorded > 0 {
+            self.record(facts).await?;
+            self.learn_agents();
+        }
+        Ok(Imported { rows, recorded })
+    }
+
+    /// Seals customers that are new or say something new. What is there is opened to compare and shown to nobody.
+    fn seal_changed(&self, rows: &[CustomerRow]) -> Result<Vec<SealedCustomer>, KeyError> {
+        let known = self.customers();
+        let mut sealed = Vec::new();
+        for row in rows {
+            if let Some(before) = known.get(row.customer.as_str()) {
+                let identity = self.keys.open(&row.customer, &before.fields)?;
+                let same = before.kind == row.kind
+                    && before.us_person == row.us_person
+                    && before.control_group == row.control_group
+                    && identity.iter().eq(row.identity.iter());
+                if same {
+                    continue;
+                }
+            }
+            sealed.push(self.keys.seal_customer(row, &mut random::fill)?);
+        }
+        Ok(sealed)
+    }
+}
+
+fn knows_agent(state: &State, fact: &AgentFact) -> bool {
+    state.agents.get(&fact.agent).is_some_and(|known| known.contains(fact))
+}
+
+fn lease(row: &LeaseRow) -> LeaseFact {
+    let selector = match &row.selector {
+        LeaseSelector::WholeHost => Selector::All,
+        LeaseSelector::Accelerator(id) => Selector::Accelerator(id.clone()),
+        LeaseSelector::Count { count, vendor, device } => {
+            Selector::Count { count: u32::from(*count), pci_device: format!("{vendor:04x}:{device:04x}") }
+        }
+    };
+    LeaseFact {
+        lease: row.lease.clone(),
+        host: row.host.to_string(),
+        selector,
+        principal: row.principal.clone(),
+        start: row.span.start(),
+        end: row.span.end(),
+    }
+}
+
+/// Leases that are new or changed. One that overlaps another that is there is refused, unless it replaces it:
+/// the same lease of the same host and accelerators.
+fn leases(state: &State, file: &str, facts: &[LeaseFact]) -> Result<Vec<LeaseFact>, ImportError> {
+    let mut replaced: BTreeMap<&str, Vec<(&weighbridge_meter::AttemptId, &Selector)>> = BTreeMap::new();
+    for fact in facts {
+        replaced.entry(&fact.host).or_default().push((&fact.lease, &fact.selector));
+    }
+    let mut wrong = Vec::new();
+    let mut new = Vec::new();
+    for fact in facts {
+        let there = state.leases.get(fact.host.as_str());
+        let key = (fact.lease.clone(), fact.selector.clone());
+        if there.and_then(|leases| leases.get(&key)) == Some(fact) {
+            continue;
+        }
+        for ((lease, selector), other) in there.into_iter().flatten() {
+            let stays =
+                !replaced.get(fact.host.as_str()).is_some_and(|list| list.contains(&(lease, selector)));
+            let meet = fact.span().zip(other.span()).is_some_and(|(a, b)| a.overlap(&b).is_some());
+            let same_device = match (&fact.selector, selector) {
+                (Selector::Accelerator(a), Selector::Accelerator(b)) => a == b,
+                _ => true,
+            };
+            if stays && meet && same_device {
+                wrong.push(format!(
+                    "{file}: lease {} on host {} from {} to {} overlaps lease {lease} from {} to {}, which is there",
+                    fact.lease, fact.host, fact.start, fact.end, other.start, other.end
+                ));
+            }
+        }
+        new.push(fact.clone());
+    }
+    if wrong.is_empty() { Ok(new) } else { Err(ImportError::Contradiction(wrong)) }
+}

@@ -1,0 +1,223 @@
+//! Compares totals with rule packs, records findings, opens cases.
+//!
+//! A finding is recorded once, with the moment we knew; it never moves and never goes away. What changed since
+//! is on the pages. The program says what meets criteria; whether that is to be reported is for a person.
+
+use weighbridge_casework::{
+    Case, CaseEvent, Certainty, Facts, Finding, Met, OpsPerSecond, Rule, RulePack, Scope, Step, Subject,
+    Verdict, case::FindingRef, evaluate,
+};
+use weighbridge_meter::{Operations, UtcMillis};
+use weighbridge_store::{Fact, HourlySum, StoreError, ledger::CommitError};
+
+use crate::{
+    app::{App, record},
+    view::{Owned, View},
+};
+
+/// Totals could not be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeError {
+    /// They cannot be read.
+    #[error("totals cannot be read")]
+    Store(#[from] StoreError),
+    /// Findings cannot be recorded.
+    #[error("findings cannot be recorded")]
+    Commit(#[from] CommitError),
+}
+
+/// What one comparison led to.
+#[derive(Clone, Debug, Default)]
+pub struct Judged {
+    /// Findings raised just now.
+    pub findings: Vec<Finding>,
+    /// Ids of cases opened just now.
+    pub opened: Vec<String>,
+}
+
+impl App {
+    /// Compares everything with every pack in use and records what is new.
+    pub async fn judge(&self) -> Result<Judged, JudgeError> {
+        let _one_at_a_time = self.writing.lock().await;
+        let view = self.view().await?;
+        let mut judged = Judged::default();
+        let mut facts = Vec::new();
+        let mut book = self.casebook().clone();
+        for (pack, _) in self.packs.iter().filter(|(_, enabled)| *enabled) {
+            for rule in &pack.rule {
+                for (subject, owned) in subjects(&view, rule) {
+                    let Some((met, totals)) = compare(&view, pack, rule, &subject, &owned) else { continue };
+                    let id = Finding::id_of(pack, rule, &subject, met.certainty);
+                    if book.findings.contains_key(&id) {
+                        continue;
+                    }
+                    let met_at = self.met_at(&view, &subject, &met).await?;
+                    let finding = Finding::raise(pack, rule, subject, &met, &totals, met_at, view.as_of);
+                    facts.push(fact(record::FINDING, &finding.id, &finding));
+                    if rule.opens_case(met.certainty) {
+                        let whom = whom(&view, &finding.subject);
+                        let (id, event) = step(&book.cases, pack, whom, &finding);
+                        let case = match book.cases.remove(&id) {
+                            Some(case) => case.apply(event.clone()),
+                            None => Case::open(&id, event.clone()),
+                        };
+                        match case {
+                            Ok(case) => {
+                                if matches!(event.step, Step::Opened { .. }) {
+                                    judged.opened.push(id.clone());
+                                }
+                                book.cases.insert(id.clone(), case);
+                                facts.push(fact(record::CASE, &id, &event));
+                            }
+                            Err(error) => {
+                                tracing::error!(case = id, problem = %error, "a finding fits no case")
+                            }
+                        }
+                    }
+                    book.findings.insert(finding.id.clone(), finding.clone());
+                    judged.findings.push(finding);
+                }
+            }
+        }
+        if !facts.is_empty() {
+            self.record(facts).await?;
+            *self.casebook() = book;
+        }
+        for finding in &judged.findings {
+            tracing::info!(finding = finding.id, subject = %finding.subject, reason = finding.reason, "finding");
+        }
+        Ok(judged)
+    }
+
+    /// When the data say the line was passed: the end of the first hour whose sums so far pass it.
+    /// What passes only with gaps or in projection passed when it was looked at.
+    async fn met_at(&self, view: &View, subject: &Subject, met: &Met) -> Result<UtcMillis, StoreError> {
+        let Some((threshold, comparator)) = &met.line else { return Ok(view.as_of) };
+        let amount = |sum: &HourlySum| match met.certainty {
+            Certainty::Certain => Some(sum.usage.sums.bound.low()),
+            Certainty::Likely => Some(sum.usage.sums.calibrated.low()),
+            Certainty::Possible => Some(sum.usage.sums.bound.high()),
+            Certainty::Projected => None,
+        };
+        let mut total = Operations::ZERO;
+        for sum in self.hourly(view, subject).await? {
+            let Some(amount) = amount(&sum) else { break };
+            total = total.saturating_add(amount);
+            if threshold.passed_by(total, *comparator) {
+                return Ok(sum.hour.plus(UtcMillis::HOUR).min(view.as_of));
+            }
+        }
+        Ok(view.as_of)
+    }
+}
+
+/// A total compared with a rule as it stands now; `None` where the rule is not met.
+pub fn compare(
+    view: &View,
+    pack: &RulePack,
+    rule: &Rule,
+    subject: &Subject,
+    owned: &Owned,
+) -> Option<(Met, weighbridge_casework::Totals)> {
+    let (verdict, totals) = verdict(view, pack, rule, subject, owned)?;
+    verdict.met().map(|met| (met.clone(), totals))
+}
+
+/// The same with what is not known; `None` where the rule does not look at such a subject.
+pub fn verdict(
+    view: &View,
+    pack: &RulePack,
+    rule: &Rule,
+    subject: &Subject,
+    owned: &Owned,
+) -> Option<(Verdict, weighbridge_casework::Totals)> {
+    if !rule.looks_at(subject) {
+        return None;
+    }
+    let totals = view.totals(owned, rule.projection.as_ref().map(|projection| projection.cap_days));
+    let peak: u128 = view.attempts(owned).map(|attempt| attempt.peak_ops_per_ms).sum();
+    let peak_tera =
+        u64::try_from(peak * 1000 / Operations::UNIT).ok().and_then(|tera| Operations::from_tera(tera).ok());
+    let facts = Facts {
+        standing: owned.standing,
+        cluster_peak: peak_tera
+            .filter(|peak| *peak > Operations::ZERO)
+            .map(OpsPerSecond::from_operations_in_a_second),
+        ..Facts::default()
+    };
+    Some((evaluate(pack, rule, &totals, &facts), totals))
+}
+
+/// Everybody a rule looks at.
+pub fn subjects(view: &View, rule: &Rule) -> Vec<(Subject, Owned)> {
+    let mut subjects = Vec::new();
+    for scope in &rule.scope {
+        match scope {
+            Scope::Run => {
+                subjects.extend(view.runs().map(|(run, owned)| (Subject::Run(run), owned)));
+            }
+            Scope::Customer => {
+                let all = view.customers.iter();
+                subjects.extend(all.map(|(id, owned)| (Subject::Customer(id.clone()), owned.clone())));
+            }
+            Scope::ControlGroup => {
+                let all = view.groups.iter();
+                subjects.extend(all.map(|(id, owned)| (Subject::ControlGroup(id.clone()), owned.clone())));
+            }
+            Scope::Principal => {
+                let all = view.unmapped.iter();
+                subjects.extend(all.map(|(id, owned)| (Subject::Principal(id.to_string()), owned.clone())));
+            }
+        }
+    }
+    subjects
+}
+
+/// Whose case it is: a run's finding belongs to its customer's case.
+fn whom(view: &View, subject: &Subject) -> Subject {
+    let Subject::Run(run) = subject else { return subject.clone() };
+    let found = view.account.attempts.iter().position(|attempt| attempt.attempt.as_str() == run);
+    let Some(index) = found else { return subject.clone() };
+    match view.owner(index) {
+        Some((customer, _)) => Subject::Customer(customer.into()),
+        None => Subject::Principal(view.account.attempts[index].principal.to_string()),
+    }
+}
+
+/// The next step of the open case of this pack and subject, or the first of a new one.
+fn step(
+    cases: &std::collections::BTreeMap<String, Case>,
+    pack: &RulePack,
+    whom: Subject,
+    finding: &Finding,
+) -> (String, CaseEvent) {
+    let reference = FindingRef::from(finding);
+    let open = cases.values().find(|case| {
+        case.pack() == pack.id
+            && case.pack_version() == pack.version
+            && *case.subject() == whom
+            && case.state() != weighbridge_casework::State::Closed
+    });
+    let by = "collector".to_owned();
+    match open {
+        Some(case) => {
+            let step = Step::FindingAdded { finding: reference };
+            (case.id().to_owned(), CaseEvent { at: finding.raised_at, by, step })
+        }
+        None => {
+            let step = Step::Opened {
+                pack: pack.id.clone(),
+                pack_version: pack.version.clone(),
+                subject: whom,
+                findings: vec![reference],
+            };
+            (format!("case-{:04}", cases.len() + 1), CaseEvent { at: finding.raised_at, by, step })
+        }
+    }
+}
+
+/// A record of something.
+pub fn fact(kind: &str, key: &str, body: &impl serde::Serialize) -> Fact {
+    let body = serde_json::to_value(body).expect("plain data with string keys");
+    Fact::Record { kind: kind.into(), key: key.into(), body }
+}

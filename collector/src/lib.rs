@@ -1,0 +1,20 @@
+//! The collector: takes batches, keeps the ledger, folds sums, compares them with rule packs, opens cases.
+//!
+//! [`app::App`] is the running collector; [`ingest`] is where batches come in, [`view`] where pages, API, metrics
+//! and rules get the same numbers from, [`judge`] where findings are raised. The command line is in [`command`].
+//!
+//! Deliberately absent: a way to edit a number. Corrections are new dated records.
+
+pub mod api;
+pub mod app;
+pub mod casefile;
+pub mod command;
+pub mod config;
+pub mod demo;
+pub mod import;
+pub mod ingest;
+pub mod judge;
+pub mod metrics;
+pub mod pages;
+pub mod random;
+pub mod view;

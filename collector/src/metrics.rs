@@ -1,0 +1,240 @@
+//! What the collector says of itself and of the fleet to Prometheus.
+//!
+//! Totals can fall after a correction, so they are gauges; only what counts events here is a counter.
+//! [`Metrics`] counts what happened in this process, [`scrape`] adds what the [`View`] holds.
+
+use prometheus::{Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+use weighbridge_casework::State as CaseState;
+use weighbridge_meter::{Operations, Tier, estimate::METHOD};
+use weighbridge_store::{StoreError, hour::HeldState};
+
+use crate::{
+    api::{cases, fleet::Fleet, status, subjects},
+    app::App,
+    view::View,
+};
+
+/// Counts of what happened in this process.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    batches: IntCounterVec,
+    windows: IntCounter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new();
+        let batches = IntCounterVec::new(
+            Opts::new("weighbridge_collector_batches_total", "Batches by what became of them."),
+            &["outcome"],
+        )
+        .expect("the name is valid");
+        let windows =
+            IntCounter::new("weighbridge_collector_windows_total", "Windows in batches that were accepted.")
+                .expect("the name is valid");
+        registry.register(Box::new(batches.clone())).expect("registered once");
+        registry.register(Box::new(windows.clone())).expect("registered once");
+        Self { registry, batches, windows }
+    }
+}
+
+impl Metrics {
+    /// A batch was answered.
+    pub fn batch(&self, outcome: &str) {
+        self.batches.with_label_values(&[outcome]).inc();
+    }
+
+    /// So many windows came in.
+    pub fn windows(&self, count: usize) {
+        self.windows.inc_by(count as u64);
+    }
+
+    /// The text format.
+    pub fn text(&self) -> String {
+        encode(&self.registry)
+    }
+}
+
+fn encode(registry: &Registry) -> String {
+    let mut text = Vec::new();
+    // Writing into memory cannot fail; a metric that does not encode is left out.
+    drop(TextEncoder::new().encode(&registry.gather(), &mut text));
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Gauges of one scrape: made anew each time, so that a customer or host that went away leaves nothing behind.
+struct Gauges(Registry);
+
+impl Gauges {
+    fn vec(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        let gauge = GaugeVec::new(Opts::new(name, help), labels).expect("the name is valid");
+        self.0.register(Box::new(gauge.clone())).expect("registered once");
+        gauge
+    }
+
+    fn one(&self, name: &str, help: &str, value: f64) {
+        let gauge = Gauge::new(name, help).expect("the name is valid");
+        gauge.set(value);
+        self.0.register(Box::new(gauge)).expect("registered once");
+    }
+}
+
+/// Everything that the collector says: its own counts, then the fleet and the accounts as of now.
+///
+/// Amounts are rounded to what a float holds: alert on them, and read the exact ones from the API.
+///
+/// # Errors
+/// Where the sums cannot be read: a scrape that fails is an alert of its own, one without gauges is not.
+pub async fn scrape(app: &App) -> Result<String, StoreError> {
+    let view = app.view().await?;
+    let gauges = Gauges(Registry::new());
+    fleet(app, &view, &gauges);
+    accounts(app, &view, &gauges);
+    casebook(app, &view, &gauges);
+    ledger(app, &gauges);
+    Ok(app.metrics.text() + &encode(&gauges.0))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the format of Prometheus is a float")]
+fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1000.0
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the format of Prometheus is a float")]
+fn count(count: usize) -> f64 {
+    count as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the format of Prometheus is a float")]
+fn tera(operations: Operations) -> f64 {
+    operations.tera() as f64
+}
+
+fn fleet(app: &App, view: &View, gauges: &Gauges) {
+    let time = &view.time;
+    let coverage = gauges.vec(
+        "weighbridge_collector_accelerator_seconds",
+        "Accelerator time from first seen to now by coverage; of gaps with their cause.",
+        &["coverage", "cause"],
+    );
+    coverage.with_label_values(&["measured", ""]).set(seconds(time.measured_ms));
+    coverage.with_label_values(&["interpolated", ""]).set(seconds(time.interpolated_ms));
+    for (cause, millis) in &time.gap_ms {
+        coverage.with_label_values(&["gap", cause.as_str()]).set(seconds(*millis));
+    }
+    let held = gauges.vec(
+        "weighbridge_collector_accelerator_held_seconds",
+        "Accelerator time from first seen to now by how it was held.",
+        &["state"],
+    );
+    for state in HeldState::ALL {
+        let millis = time.held_ms.get(&state).copied().unwrap_or_default();
+        held.with_label_values(&[state.as_str()]).set(seconds(millis));
+    }
+    let fleet = Fleet::of(app, view);
+    let tiers = gauges.vec(
+        "weighbridge_collector_accelerators",
+        "Accelerators ever reported by the tier of their readings, A best.",
+        &["tier"],
+    );
+    for tier in Tier::ALL {
+        let of_tier = fleet.totals.by_tier.get(tier).copied().unwrap_or_default();
+        tiers.with_label_values(&[tier.as_str()]).set(count(of_tier));
+    }
+    let never_seen: u64 = view.account.attempts.iter().map(|attempt| attempt.never_seen).sum();
+    gauges.one(
+        "weighbridge_collector_never_seen_accelerators",
+        "Accelerators leased now that no agent ever reported.",
+        count(usize::try_from(never_seen).unwrap_or(usize::MAX)),
+    );
+    gauges.one(
+        "weighbridge_collector_silent_hosts",
+        "Hosts on which every enrolled agent is silent.",
+        count(fleet.silent_hosts().len()),
+    );
+    let agents = gauges.vec(
+        "weighbridge_collector_agents",
+        "Enrolled agents by whether they report, are silent, or report trouble with their source.",
+        &["state"],
+    );
+    let enrolled = || fleet.agents.iter().filter(|agent| agent.enrolled);
+    let silent = enrolled().filter(|agent| agent.is_silent()).count();
+    let troubled = enrolled().filter(|agent| !agent.is_silent() && agent.is_troubled()).count();
+    let states =
+        [("silent", silent), ("troubled", troubled), ("reporting", enrolled().count() - silent - troubled)];
+    for (state, agents_in_it) in states {
+        agents.with_label_values(&[state]).set(count(agents_in_it));
+    }
+}
+
+fn accounts(app: &App, view: &View, gauges: &Gauges) {
+    gauges.one("weighbridge_collector_customers", "Customers in the registry.", count(view.customers.len()));
+    gauges.one(
+        "weighbridge_collector_unmapped_principals",
+        "Principals that held accelerators and belong to no customer.",
+        count(view.unmapped.len()),
+    );
+    let totals = gauges.vec(
+        "weighbridge_collector_customer_teraoperations",
+        "Operations of a customer, measured and gaps, in units of 1e12.",
+        &["customer", "bound"],
+    );
+    for customer in subjects::customers(app, view) {
+        let amount = customer.total.with_gaps;
+        for (bound, value) in [
+            ("low", amount.low_tera),
+            ("best", amount.best_tera),
+            ("high", amount.high_tera),
+            ("calibrated_low", amount.calibrated_low_tera),
+            ("calibrated_high", amount.calibrated_high_tera),
+        ] {
+            totals.with_label_values(&[customer.id.as_str(), bound]).set(tera(value));
+        }
+    }
+}
+
+fn casebook(app: &App, view: &View, gauges: &Gauges) {
+    let findings = gauges.vec(
+        "weighbridge_collector_findings",
+        "Findings raised so far by rule pack, rule and certainty.",
+        &["pack", "rule", "certainty"],
+    );
+    {
+        let book = app.casebook();
+        for finding in book.findings.values() {
+            let labels = [finding.pack.as_str(), finding.rule.as_str(), finding.certainty.as_str()];
+            findings.with_label_values(&labels).inc();
+        }
+    }
+    let cases = cases::cases(app, view);
+    let open = cases.iter().filter(|case| case.state != CaseState::Closed);
+    gauges.one("weighbridge_collector_open_cases", "Cases that are not closed.", count(open.clone().count()));
+    if let Some(clock) = open.filter_map(|case| case.next_clock()).min_by_key(|clock| clock.due) {
+        let left = seconds(clock.remaining_ms.unsigned_abs());
+        gauges.one(
+            "weighbridge_collector_next_clock_due_seconds",
+            "Time until the first clock of an open case runs out; negative when it has, absent when none runs.",
+            if clock.remaining_ms < 0 { -left } else { left },
+        );
+    }
+}
+
+fn ledger(app: &App, gauges: &Gauges) {
+    let entries = gauges.vec(
+        "weighbridge_collector_ledger_entries",
+        "Entries in the ledger by how far they have come.",
+        &["stage"],
+    );
+    let whole = |index: u64| count(usize::try_from(index).unwrap_or(usize::MAX));
+    entries.with_label_values(&["appended"]).set(whole(app.ledger.durable().borrow().index));
+    entries.with_label_values(&["folded"]).set(whole(app.stands().index));
+    let working = app.fault().is_none() && status::ledger_open(app);
+    gauges.one(
+        "weighbridge_collector_ready",
+        "1 while the ledger takes entries and the sums follow it, else 0.",
+        f64::from(u8::from(working)),
+    );
+    let build = gauges.vec("weighbridge_collector_build_info", "What is running.", &["version", "method"]);
+    build.with_label_values(&[env!("CARGO_PKG_VERSION"), METHOD]).set(1.0);
+}

@@ -1,0 +1,149 @@
+//! What a person should look at first: clocks, then what is not known.
+
+use maud::{Markup, html};
+use weighbridge_casework::State;
+
+use super::{
+    casework,
+    fleet::{agent_state, never_seen, no_agents},
+    show::{
+        counted, coverage_parts, duration, encoded, grouped, held_parts, hours, legend, ops, percent, strip,
+    },
+};
+use crate::api::{
+    cases::{CaseJson, FindingJson},
+    fleet::Fleet,
+    subjects::{AttemptJson, Summary},
+};
+
+/// Everything the page is made of.
+pub(super) struct Seen {
+    pub(super) cases: Vec<CaseJson>,
+    pub(super) findings: Vec<FindingJson>,
+    pub(super) unmapped: Vec<Summary>,
+    pub(super) customers: Vec<Summary>,
+    pub(super) runs: Vec<AttemptJson>,
+    pub(super) fleet: Fleet,
+}
+
+/// Findings shown here; all are with the cases.
+const NEWEST: usize = 5;
+
+pub(super) fn page(seen: &Seen) -> Markup {
+    let open: Vec<CaseJson> = seen.cases.iter().filter(|case| case.state != State::Closed).cloned().collect();
+    html! {
+        (tiles(seen, &open))
+        section {
+            h2 { "Cases" }
+            @if open.is_empty() {
+                p.empty { "No open cases, and no clock is running." }
+            } @else { (casework::table(&open)) }
+        }
+        (needs(seen))
+        @if !seen.findings.is_empty() {
+            section {
+                h2 { "Newest findings" }
+                (casework::findings_table(&seen.findings[..seen.findings.len().min(NEWEST)]))
+                @if seen.findings.len() > NEWEST { p { a href="/cases#findings" { "All " (seen.findings.len()) " findings" } } }
+            }
+        }
+        @if seen.fleet.totals.time.wall_ms > 0 {
+            @let coverage = coverage_parts(&seen.fleet.totals.time);
+            @let held = held_parts(&seen.fleet.totals.time);
+            section {
+                h2 { "The fleet so far" }
+                h3 { "How much was seen" } (strip(&coverage)) (legend(&coverage))
+                h3 { "Who held it" } (strip(&held)) (legend(&held))
+            }
+        }
+    }
+}
+
+fn tiles(seen: &Seen, open: &[CaseJson]) -> Markup {
+    let time = &seen.fleet.totals.time;
+    let next = open.iter().filter_map(CaseJson::next_clock).min_by_key(|clock| clock.due);
+    let covered = percent(time.measured_ms + time.interpolated_ms, time.wall_ms);
+    html! {
+        ul.tiles {
+            li { a href="/cases" { strong { (open.len()) } " open " @if open.len() == 1 { "case" } @else { "cases" } } }
+            li {
+                a href="/cases" {
+                    @if let Some(clock) = next {
+                        strong { (duration(clock.remaining_ms.unsigned_abs())) }
+                        @if clock.overdue { " late: " } @else { " to the next deadline" }
+                    } @else { strong { "–" } " no clock is running" }
+                }
+            }
+            li { a href="/fleet" { strong { (grouped(seen.fleet.totals.accelerators as u64)) } " accelerators reported" } }
+            li { a href="/fleet" { strong { (covered) } " of their time seen" } }
+            li { a href="/customers" { strong { (seen.customers.len()) } " customers" } }
+            li { a href="/runs" { strong { (seen.runs.len()) } " runs" } }
+        }
+    }
+}
+
+/// What only a person can mend.
+fn needs(seen: &Seen) -> Markup {
+    let fleet = &seen.fleet;
+    let silent = fleet.silent_hosts();
+    let troubled =
+        fleet.agents.iter().filter(|agent| agent.enrolled && !agent.is_silent() && agent.is_troubled());
+    let troubled: Vec<_> = troubled.collect();
+    let state = |state| fleet.totals.time.held_ms.get(&state).copied().unwrap_or_default();
+    let unattributed = state(weighbridge_store::hour::HeldState::Unattributed);
+    let disputed = state(weighbridge_store::hour::HeldState::Disputed);
+    let untabled = fleet.accelerators.iter().filter(|accelerator| accelerator.model.is_none()).count();
+    let missing: Vec<&AttemptJson> = seen.runs.iter().filter(|run| run.never_seen > 0).collect();
+    let nothing = silent.is_empty()
+        && troubled.is_empty()
+        && unattributed == 0
+        && disputed == 0
+        && untabled == 0
+        && missing.is_empty()
+        && seen.unmapped.is_empty();
+    html! {
+        section {
+            h2 { "Needs a person" }
+            @if fleet.agents.is_empty() { (no_agents()) }
+            @if seen.customers.is_empty() {
+                p.empty { "No customers yet: " code { "weighbridge-collector import customers customers.csv" } "." }
+            }
+            @if nothing && !fleet.agents.is_empty() { p.empty { "Nothing: every host reports, and everything held is somebody's." } }
+            @if !nothing { ul.needs {
+                @if !silent.is_empty() {
+                    li {
+                        strong { (counted(silent.len(), "silent host")) } ": their time since then is a gap, and not zero."
+                        ul.plain { @for (host, agents) in silent.iter().take(20) {
+                            li { a href=(format!("/host?name={}", encoded(host))) { (host) } " " @for agent in agents { (agent_state(agent)) " " } }
+                        } }
+                        @if silent.len() > 20 { a href="/fleet" { "and " (silent.len() - 20) " more" } }
+                    }
+                }
+                @for agent in troubled.iter().take(20) {
+                    li { strong { "Host " a href=(format!("/host?name={}", encoded(&agent.host))) { (agent.host) } } ": " (agent_state(agent)) }
+                }
+                @if troubled.len() > 20 { li { a href="/fleet" { "and " (troubled.len() - 20) " more hosts with trouble" } } }
+                @if unattributed > 0 {
+                    li {
+                        strong { (percent(unattributed, fleet.totals.time.wall_ms)) " unattributed" } ": "
+                        (hours(unattributed)) " of accelerator time in which nobody is known to have held what was used or not seen. Leases or holders of the host tell."
+                    }
+                }
+                @if disputed > 0 {
+                    li { strong { (percent(disputed, fleet.totals.time.wall_ms)) " disputed" } ": leases contradict each other for " (hours(disputed)) "." }
+                }
+                @if !seen.unmapped.is_empty() {
+                    li {
+                        strong { (counted(seen.unmapped.len(), "principal")) " without a customer" } ": "
+                        a href="/customers#unmapped" { "map " @if seen.unmapped.len() == 1 { "it" } @else { "them" } }
+                        ", the largest is " code { (seen.unmapped[0].id) } " with best " (ops(seen.unmapped[0].total.with_gaps.best_tera)) "."
+                    }
+                }
+                @if untabled > 0 {
+                    li { strong { (counted(untabled, "accelerator")) " of a model that is not in the table" } ": taken for the fastest that is." }
+                }
+            } }
+        }
+        (never_seen(&seen.runs))
+    }
+}
