@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+use weighbridge_journal::{Corrupt, ReadError};
 use weighbridge_meter::{AgentId, EpochId, Estimator};
 use weighbridge_wire::{Envelope, KeyId, VerifyingKey};
 
@@ -80,7 +81,13 @@ pub fn ledger(folder: &Path) -> Verified {
         }
     });
     if let Err(error) = whole {
-        verified.faults.push(chain_of(&error));
+        let mut fault = chain_of(&error);
+        if let ReadError::Corrupt(corrupt) = &error
+            && let Some(what) = damaged(corrupt)
+        {
+            fault.push_str(&format!("; segment {}: {what}", corrupt.segment));
+        }
+        verified.faults.push(fault);
     }
     for ((agent, epoch), chain) in &chains {
         let mut expected = 1;
@@ -105,6 +112,29 @@ pub fn ledger(folder: &Path) -> Verified {
         }
     }
     verified
+}
+
+/// What the damaged entry was, as far as its bytes still say so: nothing in them is believed, but a name helps
+/// to find the copy that its agent still holds.
+fn damaged(corrupt: &Corrupt) -> Option<String> {
+    let bytes = std::fs::read(&corrupt.file).ok()?;
+    let entry = bytes.get(usize::try_from(corrupt.offset).ok()?..)?;
+    let length = usize::try_from(u32::from_le_bytes(*entry.first_chunk()?)).ok()?;
+    let head = usize::try_from(weighbridge_journal::ENTRY_HEAD_LEN).ok()?;
+    let payload = entry.get(head..head.checked_add(length)?)?;
+    match Entry::decode(payload) {
+        Ok(Entry { body: Body::Batch(received), .. }) => {
+            let batch = Envelope::decode(&received.envelope).and_then(|envelope| envelope.read());
+            Some(match batch {
+                Ok(batch) => {
+                    format!("the entry says it is batch {} of agent {}", batch.sequence, batch.agent)
+                }
+                Err(_) => "the entry was a batch, which can no longer be read".into(),
+            })
+        }
+        Ok(Entry { body: Body::Fact(_), .. }) => Some("the entry says it is a fact".into()),
+        Err(_) => None,
+    }
 }
 
 /// Folds the ledger anew up to where `store` stands and compares all sums. `None`: equal.

@@ -76,6 +76,18 @@ fn a_change_of_any_byte_is_found_and_named_by_segment_and_entry() {
 }
 
 #[test]
+fn a_damaged_entry_is_named_as_the_batch_it_says_it_was() {
+    let book = small();
+    let last = segments(book.folder()).pop().unwrap();
+    let mut bytes = std::fs::read(&last).unwrap();
+    // The signature stands at the end of the envelope, and the envelope at the end of the entry.
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&last, &bytes).unwrap();
+    let faults = verify::ledger(book.folder()).faults.join("\n");
+    assert!(faults.contains("the entry says it is batch 3 of agent agent-"), "{faults}");
+}
+
+#[test]
 fn a_segment_that_is_gone_is_found() {
     let book = small();
     let segments = segments(book.folder());
