@@ -84,7 +84,12 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             say_error(&format!("{error:#}"));
-            ExitCode::from(UNAVAILABLE)
+            // A file that the configuration names is part of it.
+            let named = matches!(
+                error.downcast_ref(),
+                Some(run::StartError::Scenario { .. } | run::StartError::Replay { .. })
+            );
+            ExitCode::from(if named { USAGE } else { UNAVAILABLE })
         }
     }
 }

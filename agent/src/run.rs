@@ -4,13 +4,13 @@
 //! last look's worth, seal it, try once to send it, give up after the grace period. What is left waits in the
 //! spool for the next run.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use prometheus::Registry;
 use tokio::{
     net::TcpListener,
     sync::Notify,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use weighbridge_meter::{AcceleratorTable, BootId, UtcMillis};
@@ -52,11 +52,21 @@ pub enum StartError {
     #[error("cannot open the spool")]
     Spool(#[from] SpoolError),
     /// The scenario cannot be used.
-    #[error(transparent)]
-    Scenario(#[from] ScenarioError),
+    #[error("{}", file.display())]
+    Scenario {
+        /// As configured.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: ScenarioError,
+    },
     /// The recording cannot be used.
-    #[error(transparent)]
-    Replay(#[from] ReplayError),
+    #[error("{}", file.display())]
+    Replay {
+        /// As configured.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: ReplayError,
+    },
     /// The HTTP client cannot be set up.
     #[error("cannot set up the uplink")]
     Sender(#[from] crate::uplink::SenderError),
@@ -201,13 +211,15 @@ fn source(config: &Config, clock: &Arc<dyn Clock>) -> Result<AnySource, StartErr
             AnySource::Nvml(Box::new(NvmlSource::start(nvml_options(config, library, *deadline))))
         }
         SourceConfig::Simulated { scenario, .. } => {
-            let scenario = Scenario::read(scenario, &AcceleratorTable::shipped())?;
+            let read = Scenario::read(scenario, &AcceleratorTable::shipped());
+            let scenario = read.map_err(|source| StartError::Scenario { file: scenario.clone(), source })?;
             AnySource::Simulated(SimulatedSource::new(scenario, Arc::clone(clock)))
         }
         SourceConfig::Replay { file, models, .. } => {
             // Not the pace's, which allows for fast time: a hole in a recording is as long as it is.
             let longest_ms = u64::try_from((config.period * 10).as_millis()).unwrap_or(u64::MAX).max(10_000);
-            let replay = Replay::read(file, &config.agent, models, longest_ms)?;
+            let replay = Replay::read(file, &config.agent, models, longest_ms);
+            let replay = replay.map_err(|source| StartError::Replay { file: file.clone(), source })?;
             AnySource::Replay(ReplaySource::new(replay, Arc::clone(clock)))
         }
         SourceConfig::Allocation { devices } => AnySource::Allocation(AllocationSource::new(devices.clone())),
@@ -297,7 +309,12 @@ async fn sample_until_stopped(
             () = stop.cancelled() => break,
             _ = ticks.tick() => {}
         }
+        let began = Instant::now();
         let look = source.look().await; // A failed look is evidence too.
+        if began.elapsed() >= pace.period {
+            // The next one needs some time to look back on, or it would know nothing of what pipes did.
+            ticks.reset();
+        }
         let now = clock.now();
         weigher.tick(now, &look);
         health.ticked(now);

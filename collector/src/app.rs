@@ -340,9 +340,16 @@ fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let bytes = random::bytes();
+            // Whole or not there: a crash in between must not leave half a key.
+            let half = file.with_extension("new");
             let mut options = std::fs::OpenOptions::new();
-            let mut new = options.write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
+            let mut new =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&half).map_err(failed)?;
             new.write_all(&bytes).and_then(|()| new.sync_all()).map_err(failed)?;
+            std::fs::rename(&half, file).map_err(failed)?;
+            if let Some(folder) = file.parent() {
+                std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+            }
             Ok(SigningKey::from_bytes(&bytes))
         }
         Err(error) => Err(failed(error)),

@@ -167,7 +167,10 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
                 }
                 Access::Running(remote) => {
                     let path = format!("/api/v1/import/{}", kind.as_str());
-                    remote.post(&path, &[("file", &name)], "text/csv", text).await?
+                    let answer = remote.post(&path, &[("file", &name)], "text/csv", text).await?;
+                    let imported: serde_json::Value =
+                        serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?;
+                    format!("{} rows, {} recorded", imported["rows"], imported["recorded"])
                 }
             };
             say(imported);
@@ -212,7 +215,11 @@ impl Remote {
         let pairs: Vec<String> =
             query.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
         let url = format!("http://{}{path}?{}", self.at, pairs.join("&"));
-        let request = reqwest::Client::new()
+        // The token and what it opens go to this host and nowhere else.
+        let client =
+            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+        let request = client
+            .map_err(|error| Failure::missing(&error))?
             .post(url)
             .header("authorization", format!("Bearer {}", self.token))
             .header("content-type", content_type)
@@ -220,8 +227,22 @@ impl Remote {
         let answer = request.send().await.map_err(|error| Failure::missing(&error))?;
         let status = answer.status();
         let text = answer.text().await.map_err(|error| Failure::missing(&error))?;
-        if status.is_success() { Ok(text) } else { Err(Failure::check(format!("{status}: {text}"))) }
+        if status.is_success() { Ok(text) } else { Err(refused(status, &text)) }
     }
+}
+
+/// What a running collector says against a request, in the words of the command that works without it.
+fn refused(status: reqwest::StatusCode, text: &str) -> Failure {
+    let problem: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    let said = match (problem["detail"].as_str(), problem["errors"].as_array()) {
+        (Some(detail), Some(errors)) => {
+            let lines = errors.iter().filter_map(serde_json::Value::as_str).map(|line| format!("\n{line}"));
+            format!("{detail}:{}", lines.collect::<String>())
+        }
+        (Some(detail), None) => detail.to_owned(),
+        (None, _) => format!("{status}: {text}"),
+    };
+    Failure { code: if status.is_server_error() { 3 } else { 1 }, text: said }
 }
 
 /// A value for a query.
@@ -357,28 +378,33 @@ async fn rebuild(config: &Config) -> Result<(), Failure> {
         .map_err(|error| missing(&error))?;
     let (file, fresh) = (config.data.join("usage.sqlite"), config.data.join("usage.sqlite.new"));
     remove_database(&fresh).map_err(|error| missing(&error))?;
-    let before = SqliteStore::open(&file).await.map_err(|error| missing(&error))?;
+    // Sums that cannot be read are a reason to rebuild, not one against it.
+    let before = match SqliteStore::open(&file).await {
+        Ok(store) => {
+            let read = (store.stands().await, store.fingerprint().await);
+            store.close().await;
+            if let (Ok(stands), Ok(print)) = read { Some((stands, print)) } else { None }
+        }
+        Err(_) => None,
+    };
     let store = Arc::new(SqliteStore::open(&fresh).await.map_err(|error| missing(&error))?);
     let mut follower = Follower::new(ledger.folder(), store.clone(), Estimator::shipped())
         .await
         .map_err(|error| missing(&error))?;
     follower.catch_up(ledger.durable()).await.map_err(|error| missing(&error))?;
-    let stood_at_end =
-        before.stands().await.map_err(|error| missing(&error))?.index.max(1) == ledger.durable().index;
-    let (old, new) = (before.fingerprint().await, store.fingerprint().await);
-    let (old, new) = (old.map_err(|error| missing(&error))?, new.map_err(|error| missing(&error))?);
-    before.close().await;
+    let new = store.fingerprint().await.map_err(|error| missing(&error))?;
     store.close().await;
     remove_database(&file).and_then(|()| std::fs::rename(&fresh, &file)).map_err(|error| missing(&error))?;
     for (table, rows, digest) in &new {
         say(format_args!("{table}: {rows} rows, {}", &digest[..16]));
     }
-    match (stood_at_end, old == new) {
-        (_, true) => say("rebuilt: the same integers as before"),
-        (false, false) => say("rebuilt: the sums before did not reach the end of the ledger"),
-        (true, false) => {
-            return Err(Failure::check("rebuilt: the sums before were others; they are replaced"));
+    match before {
+        None => say("rebuilt: the sums before could not be read"),
+        Some((_, old)) if old == new => say("rebuilt: the same integers as before"),
+        Some((stands, _)) if stands.index.max(1) != ledger.durable().index => {
+            say("rebuilt: the sums before did not reach the end of the ledger");
         }
+        Some(_) => return Err(Failure::check("rebuilt: the sums before were others; they are replaced")),
     }
     Ok(())
 }
@@ -394,6 +420,15 @@ fn remove_database(file: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes a file that only its owner may read: it says who somebody is.
+fn write_private(file: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let mut options = std::fs::OpenOptions::new();
+    let mut open = options.write(true).create(true).truncate(true).mode(0o600).open(file)?;
+    open.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    open.write_all(content)
 }
 
 async fn report(config: &Config, case: &str, identity: Identity, out: &Path) -> Result<(), Failure> {
@@ -423,7 +458,7 @@ async fn report(config: &Config, case: &str, identity: Identity, out: &Path) -> 
     };
     for (extension, text) in [("json", json), ("html", html)] {
         let file = out.join(format!("{case}.{extension}"));
-        std::fs::write(&file, text)
+        write_private(&file, text.as_bytes())
             .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
         say(file.display());
     }

@@ -52,9 +52,10 @@ const HOSTS_PER_TASK: usize = 16;
 
 /// Runs the demo.
 pub async fn run(options: Options) -> Result<(), Failure> {
-    say(
-        "weighbridge demo: 256 simulated hosts with 2,048 accelerators, twelve hours in fast time, no GPU needed",
-    );
+    say(format_args!(
+        "weighbridge demo: 256 simulated hosts with 2,048 accelerators, {} hours in fast time, no GPU needed",
+        options.hours
+    ));
     allow_many_files();
     let folder = Folder::make(options.data.as_deref())?;
     let (http, at) = listener("127.0.0.1:19311").await?;
@@ -77,8 +78,9 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let steps = u64::from(options.hours) * 3_600_000 / BATCH_MS;
     for step in 1..=steps {
         let elapsed_ms = step * BATCH_MS;
-        hosts = drive(hosts, &sender, elapsed_ms).await?;
+        // Before anything is sent: hosts whose clocks are minutes ahead of the collector's would be corrected.
         now.store(start.0 + elapsed_ms.cast_signed(), Ordering::Relaxed);
+        hosts = drive(hosts, &sender, elapsed_ms).await?;
         // Findings every half hour: totals move slowly.
         if step % 3 == 1 || step == steps {
             app.settled().await;
@@ -309,14 +311,20 @@ async fn story(app: &App, at: &str) -> Result<(), Failure> {
         ));
     }
     say("");
-    let silent = view.account.accelerators.iter().filter(|account| {
-        account.time.gap_ms.get(&GapCause::Silent).is_some_and(|millis| *millis > 3_600_000)
-    });
-    say(format_args!(
-        "  host {SILENT_HOST} has said nothing since hour {}: {} of its accelerators stand as silent, not as idle",
-        SILENT_AFTER_MS / 3_600_000,
-        silent.count(),
-    ));
+    // Everybody else has reported up to this moment.
+    let silent = view
+        .account
+        .accelerators
+        .iter()
+        .filter(|account| account.time.gap_ms.get(&GapCause::Silent).is_some_and(|millis| *millis > 0));
+    match silent.count() {
+        0 => {}
+        silent => say(format_args!(
+            "  host {SILENT_HOST} has said nothing since hour {}: {silent} of its accelerators stand as silent, \
+             not as idle",
+            SILENT_AFTER_MS / 3_600_000,
+        )),
+    }
     for (principal, owned) in &view.unmapped {
         say(format_args!(
             "  principal {principal} belongs to no customer: {} operations that still count",

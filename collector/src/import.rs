@@ -84,8 +84,14 @@ pub enum ImportError {
 }
 
 impl App {
-    /// Imports one file.
+    /// Imports one file. Once begun it goes to its end, even if whoever asked for it goes away.
     pub async fn import(&self, kind: Kind, file: &str, text: &[u8]) -> Result<Imported, ImportError> {
+        let (app, file, text) = (self.clone(), file.to_owned(), text.to_owned());
+        let imported = tokio::spawn(async move { app.import_whole(kind, &file, &text).await });
+        imported.await.unwrap_or(Err(ImportError::Commit(CommitError::Unwritable)))
+    }
+
+    async fn import_whole(&self, kind: Kind, file: &str, text: &[u8]) -> Result<Imported, ImportError> {
         let _one_at_a_time = self.writing.lock().await;
         let (rows, facts) = match kind {
             Kind::Agents => {
@@ -152,8 +158,8 @@ impl App {
         let recorded = facts.len();
         if recorded > 0 {
             self.record(facts).await?;
-            self.learn_agents();
         }
+        self.learn_agents();
         Ok(Imported { rows, recorded })
     }
 
@@ -200,6 +206,11 @@ fn lease(row: &LeaseRow) -> LeaseFact {
     }
 }
 
+/// Counts of one kind of accelerator.
+fn same_kind(a: &Selector, b: &Selector) -> bool {
+    matches!((a, b), (Selector::Count { pci_device: a, .. }, Selector::Count { pci_device: b, .. }) if a == b)
+}
+
 /// Leases that are new or changed. One that overlaps another that is there is refused, unless it replaces it:
 /// the same lease of the same host and accelerators.
 fn leases(state: &State, file: &str, facts: &[LeaseFact]) -> Result<Vec<LeaseFact>, ImportError> {
@@ -207,20 +218,35 @@ fn leases(state: &State, file: &str, facts: &[LeaseFact]) -> Result<Vec<LeaseFac
     for fact in facts {
         replaced.entry(&fact.host).or_default().push((&fact.lease, &fact.selector));
     }
+    let known: BTreeMap<_, _> = state
+        .leases
+        .values()
+        .flat_map(BTreeMap::values)
+        .map(|lease| (&lease.lease, &lease.principal))
+        .collect();
     let mut wrong = Vec::new();
     let mut new = Vec::new();
     for fact in facts {
+        // The lease is the attempt, and an attempt is one principal's.
+        if let Some(other) = known.get(&fact.lease).filter(|other| ***other != fact.principal) {
+            let (lease, principal) = (&fact.lease, &fact.principal);
+            wrong.push(format!(
+                "{file}: lease {lease} is there for {other}, expected another name for {principal}"
+            ));
+        }
         let there = state.leases.get(fact.host.as_str());
         let key = (fact.lease.clone(), fact.selector.clone());
         if there.and_then(|leases| leases.get(&key)) == Some(fact) {
             continue;
         }
         for ((lease, selector), other) in there.into_iter().flatten() {
-            let stays =
-                !replaced.get(fact.host.as_str()).is_some_and(|list| list.contains(&(lease, selector)));
+            let corrected = *lease == fact.lease && same_kind(selector, &fact.selector);
+            let stays = !corrected
+                && !replaced.get(fact.host.as_str()).is_some_and(|list| list.contains(&(lease, selector)));
             let meet = fact.span().zip(other.span()).is_some_and(|(a, b)| a.overlap(&b).is_some());
             let same_device = match (&fact.selector, selector) {
                 (Selector::Accelerator(a), Selector::Accelerator(b)) => a == b,
+                (Selector::Count { .. }, Selector::Count { .. }) => same_kind(&fact.selector, selector),
                 _ => true,
             };
             if stays && meet && same_device {

@@ -135,7 +135,7 @@ pub fn verdict(
         return None;
     }
     let totals = view.totals(owned, rule.projection.as_ref().map(|projection| projection.cap_days));
-    let peak: u128 = view.attempts(owned).map(|attempt| attempt.peak_ops_per_ms).sum();
+    let peak: u128 = view.current(owned).map(|attempt| attempt.peak_ops_per_ms).sum();
     let peak_tera =
         u64::try_from(peak * 1000 / Operations::UNIT).ok().and_then(|tera| Operations::from_tera(tera).ok());
     let facts = Facts {
@@ -176,11 +176,13 @@ pub fn subjects(view: &View, rule: &Rule) -> Vec<(Subject, Owned)> {
 /// Whose case it is: a run's finding belongs to its customer's case.
 fn whom(view: &View, subject: &Subject) -> Subject {
     let Subject::Run(run) = subject else { return subject.clone() };
-    let found = view.account.attempts.iter().position(|attempt| attempt.attempt.as_str() == run);
-    let Some(index) = found else { return subject.clone() };
-    match view.owner(index) {
-        Some((customer, _)) => Subject::Customer(customer.into()),
-        None => Subject::Principal(view.account.attempts[index].principal.to_string()),
+    let Some(owned) = view.subject(subject) else { return subject.clone() };
+    let theirs = |other: &Owned| !other.current.is_disjoint(&owned.current);
+    let customer = view.customers.iter().find(|(_, other)| theirs(other)).map(|(id, _)| id);
+    match (customer, owned.principals.first()) {
+        (Some(customer), _) => Subject::Customer(customer.clone()),
+        (None, Some(principal)) => Subject::Principal(principal.to_string()),
+        (None, None) => Subject::Run(run.clone()),
     }
 }
 

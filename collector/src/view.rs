@@ -12,7 +12,7 @@ use weighbridge_meter::{Interval, Operations, Principal, Span, UtcMillis};
 use weighbridge_registry::{SealedCustomer, UsPerson};
 use weighbridge_store::{
     Filter, HourlySum, StoreError, UsageStore,
-    account::{Account, AttemptAccount, TimeAccount, Totals, account},
+    account::{Account, AttemptAccount, TimeAccount, Totals, account, account_within},
 };
 
 use crate::app::App;
@@ -35,6 +35,8 @@ pub struct View {
     pub groups: BTreeMap<String, Owned>,
     /// By principal that no customer is mapped to.
     pub unmapped: BTreeMap<Principal, Owned>,
+    /// The run that each attempt is, in their order.
+    run_ids: Vec<String>,
 }
 
 /// What belongs to somebody.
@@ -44,6 +46,8 @@ pub struct Owned {
     pub totals: Totals,
     /// Their attempts, as indexes into [`Account::attempts`].
     pub attempts: BTreeSet<usize>,
+    /// Those that are theirs now: what is to come of the others is somebody else's.
+    pub current: BTreeSet<usize>,
     /// Their principals.
     pub principals: BTreeSet<Principal>,
     /// U.S. person or not.
@@ -67,11 +71,12 @@ impl App {
     }
 
     async fn view_as_of(&self, as_of: UtcMillis) -> Result<View, StoreError> {
+        // Sums and state are of one moment: the fold writes neither meanwhile.
+        let _still = self.shared.still().await;
         let all = Filter::default();
         let (sums, coverage) = (self.store.sums(&all).await?, self.store.coverage(&all).await?);
-        let (account, periods) = self.shared.with(|state| {
-            let periods = periods(state, as_of);
-            (account(state, &self.estimator, &sums, &coverage, None, as_of), periods)
+        let (account, Changes { since, changing, periods }) = self.shared.with(|state| {
+            (account(state, &self.estimator, &sums, &coverage, None, as_of), changes(state, as_of))
         });
         let customers = self.customers();
         let mut view = View {
@@ -80,11 +85,26 @@ impl App {
             customers: customers.iter().map(|(id, customer)| (id.clone(), unowned(customer))).collect(),
             groups: BTreeMap::new(),
             unmapped: BTreeMap::new(),
+            run_ids: run_ids(&account),
             account,
         };
         for accelerator in &view.account.accelerators {
             view.time.merge(&accelerator.time);
         }
+        // Most principals belong to one customer all the time: their attempts go over whole.
+        let whole: Vec<(usize, AttemptAccount)> = view
+            .account
+            .attempts
+            .iter()
+            .cloned()
+            .enumerate()
+            .filter(|(_, a)| !changing.contains(&a.principal))
+            .collect();
+        self.shared.with(|state| {
+            for (index, attempt) in &whole {
+                view.give(state.customer(&attempt.principal, since), attempt, *index, true);
+            }
+        });
         let index: BTreeMap<_, _> = view
             .account
             .attempts
@@ -93,22 +113,15 @@ impl App {
             .map(|(index, attempt)| ((attempt.principal.clone(), attempt.attempt.clone()), index))
             .collect();
         for period in &periods {
-            let part = match periods.len() {
-                1 => view.account.attempts.clone(),
-                _ => {
-                    let filter =
-                        Filter { from: Some(period.start()), to: Some(period.end()), ..Filter::default() };
-                    let sums = self.store.sums(&filter).await?;
-                    self.shared.with(|state| {
-                        self::account(state, &self.estimator, &sums, &[], Some(*period), as_of).attempts
-                    })
-                }
-            };
+            let filter = Filter { from: Some(period.start()), to: Some(period.end()), ..Filter::default() };
+            let sums = self.store.sums(&filter).await?;
+            let now = period.contains(as_of);
             self.shared.with(|state| {
-                for attempt in &part {
-                    let index = index.get(&(attempt.principal.clone(), attempt.attempt.clone())).copied();
-                    let owner = state.customer(&attempt.principal, period.start());
-                    view.give(owner, attempt, index);
+                let part = account_within(state, &self.estimator, &sums, *period, as_of, &view.account);
+                for attempt in part.iter().filter(|attempt| changing.contains(&attempt.principal)) {
+                    let key = (attempt.principal.clone(), attempt.attempt.clone());
+                    let Some(index) = index.get(&key) else { continue };
+                    view.give(state.customer(&attempt.principal, period.start()), attempt, *index, now);
                 }
             });
         }
@@ -121,6 +134,7 @@ impl App {
             let of_group = view.groups.entry(group.to_string()).or_insert_with(|| unowned(customer));
             of_group.totals.merge(&owned.totals);
             of_group.attempts.extend(&owned.attempts);
+            of_group.current.extend(&owned.current);
             of_group.principals.extend(owned.principals.iter().cloned());
             of_group.standing = Standing::of_group([of_group.standing, owned.standing]);
         }
@@ -134,16 +148,16 @@ impl App {
         for principal in &owned.principals {
             let filter = Filter { principal: Some(principal.clone()), ..Filter::default() };
             let sums = self.store.hourly(&filter).await?;
-            hours.extend(sums.into_iter().filter(|sum| self.belongs(sum, subject)));
+            hours.extend(sums.into_iter().filter(|sum| self.belongs(view, sum, subject)));
         }
         hours.sort_by_key(|sum| sum.hour);
         Ok(hours)
     }
 
-    fn belongs(&self, sum: &HourlySum, subject: &Subject) -> bool {
+    fn belongs(&self, view: &View, sum: &HourlySum, subject: &Subject) -> bool {
         let Some((principal, attempt)) = &sum.usage.holder else { return false };
         match subject {
-            Subject::Run(run) => attempt.as_str() == run,
+            Subject::Run(run) => view.run_id(principal, attempt) == Some(run),
             Subject::Principal(_) => true,
             Subject::Customer(id) => {
                 self.shared.with(|state| state.customer(principal, sum.hour) == Some(id.as_str()))
@@ -173,30 +187,68 @@ pub fn standing(us_person: UsPerson) -> Standing {
     }
 }
 
-/// Spans within which no mapping changes. Mappings change at whole hours only, as sums do.
-fn periods(state: &weighbridge_store::State, as_of: UtcMillis) -> Vec<Span> {
+/// Which principals change hands within the time of the account, and the spans in which none of them does.
+struct Changes {
+    since: UtcMillis,
+    changing: BTreeSet<Principal>,
+    periods: Vec<Span>,
+}
+
+/// Mappings change at whole hours only, as sums do.
+fn changes(state: &weighbridge_store::State, as_of: UtcMillis) -> Changes {
     let leases = state.leases.values().flat_map(BTreeMap::values).map(|lease| lease.start);
     let seen = state.accelerators.values().map(|accelerator| accelerator.first_seen);
-    let Some(first) = seen.chain(leases).min().map(UtcMillis::hour) else { return Vec::new() };
+    let since = seen.chain(leases).min().unwrap_or(as_of).hour();
     // The hour in progress counts as a whole: what is after now is clipped where it matters.
     let end = as_of.next_multiple(UtcMillis::HOUR);
-    let mut cuts: BTreeSet<UtcMillis> = [first, end].into();
-    let bounds = state.mappings.iter().flat_map(|mapping| [Some(mapping.valid_from), mapping.valid_to]);
-    cuts.extend(bounds.flatten().filter(|cut| (first..end).contains(cut)));
-    let cuts: Vec<UtcMillis> = cuts.into_iter().collect();
-    cuts.windows(2).filter_map(|pair| Span::new(pair[0], pair[1])).collect()
+    let mut cuts: BTreeSet<UtcMillis> = [since, end].into();
+    let mut changing = BTreeSet::new();
+    for mapping in &state.mappings {
+        let bounds = [Some(mapping.valid_from), mapping.valid_to];
+        for cut in bounds.into_iter().flatten().filter(|cut| since < *cut && *cut < end) {
+            cuts.insert(cut);
+            changing.insert(mapping.principal.clone());
+        }
+    }
+    let cuts: Vec<UtcMillis> = if changing.is_empty() { Vec::new() } else { cuts.into_iter().collect() };
+    let periods = cuts.windows(2).filter_map(|pair| Span::new(pair[0], pair[1])).collect();
+    Changes { since, changing, periods }
+}
+
+/// For now each attempt is a run of its own, named after it; where principals use one name, also after them.
+fn run_ids(account: &Account) -> Vec<String> {
+    let mut principals: BTreeMap<&str, BTreeSet<&Principal>> = BTreeMap::new();
+    for attempt in &account.attempts {
+        principals.entry(attempt.attempt.as_str()).or_default().insert(&attempt.principal);
+    }
+    let shared = |name: &str| principals.get(name).is_some_and(|principals| principals.len() > 1);
+    let id = |attempt: &AttemptAccount| match shared(attempt.attempt.as_str()) {
+        true => format!("{}@{}", attempt.attempt, attempt.principal),
+        false => attempt.attempt.to_string(),
+    };
+    account.attempts.iter().map(id).collect()
 }
 
 impl View {
-    fn give(&mut self, owner: Option<&str>, attempt: &AttemptAccount, index: Option<usize>) {
+    fn give(&mut self, owner: Option<&str>, attempt: &AttemptAccount, index: usize, now: bool) {
         let owned = match owner {
             Some(customer) => self.customers.entry(customer.to_owned()).or_default(),
             None if attempt.totals.held_ms == 0 && attempt.totals.measured.measured_ms == 0 => return,
             None => self.unmapped.entry(attempt.principal.clone()).or_default(),
         };
         owned.totals.merge(&attempt.totals);
-        owned.attempts.extend(index);
+        owned.attempts.insert(index);
+        if now {
+            owned.current.insert(index);
+        }
         owned.principals.insert(attempt.principal.clone());
+    }
+
+    /// The run that an attempt of a principal is.
+    fn run_id(&self, principal: &Principal, attempt: &weighbridge_meter::AttemptId) -> Option<&String> {
+        let found =
+            self.account.attempts.iter().position(|a| a.principal == *principal && a.attempt == *attempt);
+        found.and_then(|index| self.run_ids.get(index))
     }
 
     /// What belongs to a subject.
@@ -210,20 +262,26 @@ impl View {
     }
 
     /// Training runs: for now each attempt is one. What links attempts has to be recorded before it may count.
+    /// One that changed hands counts as foreign if anybody who had it does.
     pub fn runs(&self) -> impl Iterator<Item = (String, Owned)> {
-        let owners: BTreeMap<usize, Standing> = self
-            .customers
-            .values()
-            .flat_map(|owned| owned.attempts.iter().map(move |index| (*index, owned.standing)))
-            .collect();
-        self.account.attempts.iter().enumerate().map(move |(index, attempt)| {
+        let mut owners: BTreeMap<usize, Vec<Standing>> = BTreeMap::new();
+        for owned in self.customers.values().chain(self.unmapped.values()) {
+            for index in &owned.attempts {
+                owners.entry(*index).or_default().push(owned.standing);
+            }
+        }
+        let attempts = self.account.attempts.iter().zip(&self.run_ids).enumerate();
+        attempts.map(move |(index, (attempt, id))| {
             let owned = Owned {
                 totals: attempt.totals.clone(),
                 attempts: [index].into(),
+                current: [index].into(),
                 principals: [attempt.principal.clone()].into(),
-                standing: owners.get(&index).copied().unwrap_or_default(),
+                standing: owners
+                    .get(&index)
+                    .map_or_else(Standing::default, |all| Standing::of_group(all.iter().copied())),
             };
-            (attempt.attempt.to_string(), owned)
+            (id.clone(), owned)
         })
     }
 
@@ -231,6 +289,11 @@ impl View {
     pub fn owner(&self, attempt: usize) -> Option<(&str, &Owned)> {
         let mut customers = self.customers.iter();
         customers.find(|(_, owned)| owned.attempts.contains(&attempt)).map(|(id, owned)| (id.as_str(), owned))
+    }
+
+    /// Attempts that are theirs now.
+    pub fn current<'a>(&'a self, owned: &'a Owned) -> impl Iterator<Item = &'a AttemptAccount> {
+        owned.current.iter().filter_map(|index| self.account.attempts.get(*index))
     }
 
     /// Attempts of something owned.
@@ -251,10 +314,10 @@ impl View {
 
     fn projection(&self, owned: &Owned, cap_days: u16) -> Option<Projection> {
         let cap = self.as_of.plus(i64::from(cap_days) * UtcMillis::DAY);
-        let lease_end = self.attempts(owned).filter_map(|attempt| attempt.lease_end).max()?;
+        let lease_end = self.current(owned).filter_map(|attempt| attempt.lease_end).max()?;
         let (until, capped_by) =
             if lease_end <= cap { (lease_end, CappedBy::HoldingEnd) } else { (cap, CappedBy::RuleDays) };
-        let more = self.attempts(owned).filter_map(|attempt| {
+        let more = self.current(owned).filter_map(|attempt| {
             let then = attempt.projection(self.as_of, until)?;
             let now = attempt.totals.bound;
             Interval::new(

@@ -415,8 +415,9 @@ mod tests {
     #[test]
     fn an_absurd_energy_does_not_overflow() {
         let estimator = Estimator::shipped();
-        let counters =
-            Counters::default().with(Counter::BusyMicros, u64::MAX).with(Counter::EnergyMicrojoules, u64::MAX);
+        let counters = Counters::default()
+            .with(Counter::BusyMicros, u64::MAX)
+            .with(Counter::EnergyMicrojoules, u64::MAX);
         for model in estimator.table().models() {
             let e = estimator.estimate(Some(model), &window(Tier::D, 86_400_000, counters));
             assert!(e.bound.best() <= e.bound.high());

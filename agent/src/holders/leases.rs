@@ -177,6 +177,9 @@ fn attempt(lease: &str) -> Result<AttemptId, weighbridge_meter::identity::BadNam
     lease.parse()
 }
 
+/// By lease name and accelerator column: as last recorded.
+type Recorded = BTreeMap<(String, Option<AcceleratorId>), Holding>;
+
 /// A lease file and what was recorded from it.
 #[derive(Debug)]
 pub struct LeaseFile {
@@ -187,7 +190,7 @@ pub struct LeaseFile {
     seen: Option<(SystemTime, u64)>,
     leases: Vec<Lease>,
     /// By lease name and accelerator column: as last recorded.
-    recorded: BTreeMap<(String, Option<AcceleratorId>), Holding>,
+    recorded: Recorded,
     /// Up to when starts and ends have been acted upon.
     reached: Option<UtcMillis>,
 }
@@ -281,6 +284,7 @@ impl LeaseFile {
     fn record(&mut self, wall: UtcMillis, accelerators: &[AcceleratorId], news: &mut HolderNews) {
         let first = self.recorded.is_empty();
         let mut before = std::mem::take(&mut self.recorded);
+        self.withdraw(&mut before, wall, news);
         for lease in &self.leases {
             let key = (lease.lease.clone(), lease.accelerator.clone());
             let old = before.remove(&key);
@@ -313,7 +317,24 @@ impl LeaseFile {
             }
             self.recorded.insert(key, holding);
         }
-        for gone in before.into_values().filter(|gone| gone.span.end() > wall) {
+    }
+
+    /// Ends what the file no longer says, before anything new is recorded: the new may be of the same name.
+    fn withdraw(&self, before: &mut Recorded, wall: UtcMillis, news: &mut HolderNews) {
+        let gone: Vec<_> = before
+            .iter()
+            .filter(|((name, accelerator), holding)| {
+                let says = |lease: &Lease| {
+                    lease.lease == *name
+                        && lease.accelerator == *accelerator
+                        && lease.principal == holding.principal
+                };
+                !self.leases.iter().any(says)
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            let Some(gone) = before.remove(&key).filter(|gone| gone.span.end() > wall) else { continue };
             // A lease taken back before it began leaves the shortest span there is.
             let end = wall.max(gone.span.start().plus(1));
             if let Some(span) = Span::new(gone.span.start(), end) {

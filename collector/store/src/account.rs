@@ -154,7 +154,34 @@ pub fn account(
     within: Option<Span>,
     as_of: UtcMillis,
 ) -> Account {
-    let mut maker = Maker { state, estimator, as_of, within, attempts: BTreeMap::new() };
+    make(state, estimator, sums, coverage, within, as_of, None)
+}
+
+/// The attempts of a part of the time that `whole` is the account of. A gap in it counts the mean of its attempt
+/// in all of that time, so that parts add up to the whole however they are cut.
+pub fn account_within(
+    state: &State,
+    estimator: &Estimator,
+    sums: &[UsageSum],
+    within: Span,
+    as_of: UtcMillis,
+    whole: &Account,
+) -> Vec<AttemptAccount> {
+    make(state, estimator, sums, &[], Some(within), as_of, Some(whole)).attempts
+}
+
+fn make(
+    state: &State,
+    estimator: &Estimator,
+    sums: &[UsageSum],
+    coverage: &[CoverageSum],
+    within: Option<Span>,
+    as_of: UtcMillis,
+    whole: Option<&Account>,
+) -> Account {
+    let means = whole.into_iter().flat_map(|whole| &whole.attempts);
+    let means = means.map(|a| ((a.principal.clone(), a.attempt.clone()), a.totals.measured)).collect();
+    let mut maker = Maker { state, estimator, as_of, within, means, attempts: BTreeMap::new() };
     let mut by_accelerator: BTreeMap<&AcceleratorId, Vec<&UsageSum>> = BTreeMap::new();
     let mut unheld: BTreeMap<HeldState, Sums> = BTreeMap::new();
     for sum in sums {
@@ -178,6 +205,8 @@ struct Maker<'a> {
     estimator: &'a Estimator,
     as_of: UtcMillis,
     within: Option<Span>,
+    /// What was measured of attempts in all of the time, where this is the account of a part.
+    means: BTreeMap<(Principal, AttemptId), Sums>,
     attempts: BTreeMap<(Principal, AttemptId), Attempt>,
 }
 
@@ -362,14 +391,14 @@ impl Maker<'_> {
         self.attempts
             .into_iter()
             .map(|((principal, id), attempt)| {
-                let measured_ms = attempt.measured.measured_ms + attempt.measured.interpolated_ms;
-                let mean = match measured_ms {
+                let key = (principal, id);
+                let mean_of = self.means.get(&key).unwrap_or(&attempt.measured);
+                let (principal, id) = key;
+                let mean = match mean_of.measured_ms + mean_of.interpolated_ms {
                     0 => attempt.gap_allocated,
-                    _ => attempt
-                        .measured
-                        .bound
-                        .best()
-                        .scaled(u128::from(attempt.gap_ms), u128::from(measured_ms)),
+                    measured_ms => {
+                        mean_of.bound.best().scaled(u128::from(attempt.gap_ms), u128::from(measured_ms))
+                    }
                 };
                 let high = tera(attempt.gap_peak);
                 let gaps =

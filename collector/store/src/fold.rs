@@ -226,7 +226,21 @@ impl Fold {
     fn fact(&mut self, place: Place, received: UtcMillis, fact: Fact) {
         match fact {
             Fact::Method { method, figures_sha256 } => {
-                self.state.method = Some((method, figures_sha256));
+                let before = self.state.method.replace((method, figures_sha256));
+                if before.is_some() && before != self.state.method {
+                    // Better figures re-estimate the past: all sums are of one method.
+                    let all: Vec<(AcceleratorId, Span)> = self
+                        .state
+                        .accelerators
+                        .iter()
+                        .filter_map(|(id, a)| {
+                            Span::new(a.first_seen, a.last_end).map(|span| (id.clone(), span))
+                        })
+                        .collect();
+                    for (id, span) in all {
+                        self.mark(&id, span);
+                    }
+                }
                 self.changed.state.extend(self.state.method_row());
             }
             Fact::ClockOffset { agent, boot, minutes } => {
@@ -291,7 +305,11 @@ impl Fold {
             self.device(&batch.agent, device, minutes);
         }
         for holding in &batch.holdings {
-            let span = shifted(holding.span, minutes);
+            // A lease file says what the operator agreed, whatever the clock of the host; the rest was seen by it.
+            let span = match holding.evidence {
+                Evidence::LeaseFile | Evidence::Lease => holding.span,
+                Evidence::ProcessOwner => shifted(holding.span, minutes),
+            };
             for id in &holding.accelerators {
                 let key = HeldKey {
                     principal: holding.principal.clone(),

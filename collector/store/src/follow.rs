@@ -70,13 +70,18 @@ pub struct Follower<S> {
 
 /// The state as of the last write, for readers.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<RwLock<State>>);
+pub struct Shared(Arc<RwLock<State>>, Arc<tokio::sync::RwLock<()>>);
 
 impl Shared {
     /// Calls `read` with the state; keep it short, the fold waits.
     pub fn with<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         // A panic elsewhere cannot leave it half written: rows are absorbed one by one, each whole.
         read(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps sums and state at one moment for as long as it is held: the fold waits before its next write.
+    pub async fn still(&self) -> tokio::sync::OwnedRwLockReadGuard<()> {
+        self.1.clone().read_owned().await
     }
 }
 
@@ -90,7 +95,7 @@ impl<S: UsageStore> Follower<S> {
         }
         let cursors = store.cursors().await?;
         let reader = if stands.index == 0 { Reader::from_start(folder) } else { Reader::new(folder, stands) };
-        let shared = Shared(Arc::new(RwLock::new(state.clone())));
+        let shared = Shared(Arc::new(RwLock::new(state.clone())), Arc::default());
         let fold = Fold::new(estimator, state, cursors);
         Ok(Self { folder: folder.into(), reader, fold, store, shared, stands })
     }
@@ -178,6 +183,7 @@ impl<S: UsageStore> Follower<S> {
         }
         self.refold(last).await?;
         let Some(piece) = self.fold.take() else { return Ok(false) };
+        let _moving = self.shared.1.clone().write_owned().await;
         match self.store.apply(&piece).await? {
             Applied::Now => {}
             // Another process folded the same piece: its integers are these.

@@ -462,7 +462,9 @@ impl Writer {
 fn offset_minutes(batch: &Batch, received: &Received, received_at: UtcMillis) -> Option<i64> {
     let clocks = received.clocks?;
     let labelled = batch.windows.iter().map(|w| (w.span.start(), w.boot_start_ms));
-    let (wall, boot) = labelled.chain(batch.gaps.iter().map(|g| (g.span.start(), g.boot_start_ms))).last()?;
+    let labelled = labelled.chain(batch.gaps.iter().map(|g| (g.span.start(), g.boot_start_ms))).last();
+    // The first batch of a boot has an inventory and nothing measured: the host's wall clock is all there is.
+    let (wall, boot) = labelled.unwrap_or((clocks.wall, clocks.boot_ms));
     // It was sent after it was measured, and no host is up for a century: anything else is no clock.
     const CENTURY_MS: i64 = 36_600 * UtcMillis::DAY;
     let since = i64::try_from(clocks.boot_ms.checked_sub(boot)?).ok().filter(|since| *since < CENTURY_MS)?;

@@ -282,7 +282,8 @@ impl State {
         let of_host = self.leases.entry(lease.host.as_str().into()).or_default();
         let mut withdrawn = Vec::new();
         for other in of_host.values_mut() {
-            let same_kind = matches!(&other.selector, Selector::Count { pci_device: of, .. } if of == pci_device);
+            let same_kind =
+                matches!(&other.selector, Selector::Count { pci_device: of, .. } if of == pci_device);
             if same_kind && other.lease == lease.lease && other.selector != lease.selector {
                 withdrawn.push(other.clone());
                 other.end = other.start;

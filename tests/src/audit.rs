@@ -1,0 +1,134 @@
+//! Holds what the collector says of an accelerator against what [`crate::pencil`] says.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use weighbridge_meter::{Span, UtcMillis};
+
+use crate::{
+    collector::{Collector, time},
+    machine::Device,
+    pencil::{self, Amount},
+};
+
+/// The windows of one accelerator: each exact, none overlapping another, none across an hour.
+#[derive(Clone, Debug)]
+pub struct Audited {
+    /// In order of time.
+    pub windows: Vec<Span>,
+    /// By hour: amount and milliseconds.
+    pub hours: BTreeMap<UtcMillis, (Amount, u64)>,
+}
+
+impl Audited {
+    /// All hours together.
+    pub fn total(&self) -> (Amount, u64) {
+        let all = self.hours.values();
+        all.fold((Amount::default(), 0), |sum, hour| (sum.0.plus(hour.0), sum.1 + hour.1))
+    }
+
+    /// Whether any window covers part of the time between these moments.
+    pub fn covers(&self, from: UtcMillis, to: UtcMillis) -> Option<Span> {
+        self.windows.iter().find(|window| window.start() < to && from < window.end()).copied()
+    }
+}
+
+/// A count in an answer, as a decimal string or a number.
+///
+/// # Panics
+/// If it is neither.
+#[track_caller]
+pub fn integer(value: &Value) -> u128 {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    text.parse().unwrap_or_else(|_| panic!("{value} is not a whole number"))
+}
+
+/// Bounds and best in an answer.
+///
+/// # Panics
+/// If they are not there.
+#[track_caller]
+pub fn amount(value: &Value) -> Amount {
+    let of = |key: &str| integer(&value[key]);
+    Amount { low: of("low_tera"), best: of("best_tera"), high: of("high_tera") }
+}
+
+/// All windows of the last hours.
+///
+/// # Panics
+/// If any of them is not exactly what the device did.
+#[track_caller]
+pub fn windows(collector: &Collector, device: &Device) -> Audited {
+    let to = crate::wait::now().plus(UtcMillis::HOUR);
+    let from = to.plus(-3 * UtcMillis::HOUR);
+    let answer = collector.get(&format!("windows?accelerator={}&from={from}&to={to}", device.uuid));
+    assert_eq!(answer["model"], "H100 SXM5");
+    let mut audited = Audited { windows: Vec::new(), hours: BTreeMap::new() };
+    for window in answer["windows"].as_array().expect("a list of windows") {
+        let span = time(&window["start"]).and_then(|start| {
+            Span::new(start, time(&window["end"])?).ok_or_else(|| "it ends before it starts".into())
+        });
+        let span = span.unwrap_or_else(|problem: String| panic!("{problem}: {window}"));
+        let counter = |name: &str| integer(&window["counters"][name]);
+        assert_eq!(counter("elapsed_cycles"), pencil::elapsed_cycles(device, span.millis()), "{window}");
+        assert_eq!(counter("tensor_cycles"), pencil::tensor_cycles(device, span.millis()), "{window}");
+        assert_eq!(counter("busy_us"), u128::from(span.millis()) * 1000, "{window}");
+        assert_eq!(amount(&window["estimate"]), pencil::window(device, span.millis()), "{window}");
+        assert_eq!((&window["tier"], &window["coverage"]), (&"B".into(), &"measured".into()), "{window}");
+        if let Some(before) = audited.windows.last() {
+            assert!(
+                before.end() <= span.start(),
+                "two windows of {} overlap: {before:?}, {window}",
+                device.uuid
+            );
+        }
+        let hour = span.start().hour();
+        assert!(span.end() <= hour.plus(UtcMillis::HOUR), "a window across an hour: {window}");
+        let sum = audited.hours.entry(hour).or_default();
+        *sum = (sum.0.plus(pencil::window(device, span.millis())), sum.1 + span.millis());
+        audited.windows.push(span);
+    }
+    audited
+}
+
+/// Windows, sums by hour and the division of time of one accelerator; agents must be stopped and the sums settled.
+///
+/// # Panics
+/// If sums are not those of the windows, or time is missing or counted twice.
+#[track_caller]
+pub fn accelerator(collector: &Collector, device: &Device) -> Audited {
+    let audited = windows(collector, device);
+    let usage = collector.get(&format!("usage?accelerator={}", device.uuid));
+    let mut folded: BTreeMap<UtcMillis, (Amount, u64)> = BTreeMap::new();
+    for row in usage["rows"].as_array().expect("a list of sums") {
+        let hour = time(&row["hour"]).unwrap_or_else(|problem| panic!("{problem}"));
+        let sum = folded.entry(hour).or_default();
+        let measured_ms = row["measured_ms"].as_u64().expect("milliseconds");
+        assert_eq!(row["interpolated_ms"], 0, "nothing here has cumulative counters of work: {row}");
+        *sum = (sum.0.plus(amount(row)), sum.1 + measured_ms);
+    }
+    assert_eq!(folded, audited.hours, "sums by hour of {}", device.uuid);
+
+    let shown = collector.accelerator(&device.uuid).unwrap_or_else(|problem| panic!("{problem}"));
+    let (total, measured_ms) = audited.total();
+    assert_eq!(amount(&shown["measured"]), total, "{shown}");
+    let account = &shown["time"];
+    let millis = |key: &str| account[key].as_u64().unwrap_or_else(|| panic!("no {key} in {shown}"));
+    let sum = |key: &str| -> u64 {
+        let parts = account[key].as_object().unwrap_or_else(|| panic!("no {key} in {shown}"));
+        parts.values().filter_map(Value::as_u64).sum()
+    };
+    assert_eq!(millis("measured_ms"), measured_ms, "what is covered is the union of the windows: {shown}");
+    let wall_ms = millis("wall_ms");
+    assert_eq!(wall_ms, millis("measured_ms") + millis("interpolated_ms") + sum("gap_ms"), "{shown}");
+    assert_eq!(wall_ms, sum("held_ms"), "{shown}");
+    // The fleet's moment is not in the row: all of it lies between first seen and now, and not much before now.
+    let first = time(&shown["first_seen"]).unwrap_or_else(|problem| panic!("{problem}"));
+    let age = crate::wait::now().since(first).unsigned_abs();
+    assert!(
+        wall_ms <= age && age - wall_ms < 10_000,
+        "wall time {wall_ms} ms, first seen {age} ms ago: {shown}"
+    );
+    assert!(audited.windows.first().is_none_or(|window| first <= window.start()), "{shown}");
+    audited
+}

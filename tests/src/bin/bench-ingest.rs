@@ -1,0 +1,312 @@
+//! How many windows a collector takes: the real `serve`, loopback HTTP, 64 hosts that each sign with a key of their own.
+//!
+//! Batches are sealed before the clock starts. In the closed loop each host sends its next batch when it has the
+//! acknowledgement of the one before, on a connection of its own; an acknowledgement means that the ledger is synced.
+//! In the open loop batches are due at a fixed rate, and latency counts from when they were due.
+//! Load and collector share the machine, so the rate by collector core says more than the rate.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use weighbridge_meter::{
+    AcceleratorId, AgentId, BootId, EpochId, Source, Span, Tier, Trust, UtcMillis, Window,
+    window::{Counter, Counters, Coverage},
+};
+use weighbridge_tests::{
+    collector::Collector,
+    http::{Answer, Connection},
+    usage::{cpu, millis, quantile},
+    wait,
+};
+use weighbridge_wire::{Batch, DeviceRecord, Envelope, Sealed, SigningKey, Status, seal::seal};
+
+const HOSTS: usize = 64;
+
+/// Accelerators of a host.
+const DEVICES: usize = 8;
+
+/// The rate of the open loop, in batches a second.
+const OPEN_RATE: u32 = 2_000;
+
+/// A host: its key and its batches, in order.
+struct Host {
+    name: String,
+    key: SigningKey,
+    batches: Vec<Arc<Sealed>>,
+}
+
+/// Host `index`, with `count` batches of `windows` windows of a minute that end about now.
+fn host(index: usize, count: usize, windows: usize) -> Host {
+    let name = format!("bench-{windows}-{index:02}");
+    let agent: AgentId = name.parse().expect("a short name");
+    let mut seed = [3; 32];
+    seed[..name.len()].copy_from_slice(name.as_bytes());
+    let key = SigningKey::from_bytes(&seed);
+    let minutes = windows / DEVICES;
+    let span = |minute: usize| {
+        let all = i64::try_from(count * minutes).expect("a few thousand");
+        let end = wait::now()
+            .hour()
+            .plus((i64::try_from(minute).expect("a few thousand") - all + 1) * UtcMillis::MINUTE);
+        Span::new(end.plus(-UtcMillis::MINUTE), end).expect("a minute")
+    };
+    let accelerators: Vec<AcceleratorId> =
+        (0..DEVICES).map(|device| format!("GPU-{name}-{device}").parse().expect("short")).collect();
+    let mut prev_hash = [0; 32];
+    let batches = (0..count).map(|number| {
+        let mut contents = Vec::with_capacity(windows);
+        for minute in number * minutes..(number + 1) * minutes {
+            for (device, accelerator) in (0..).zip(&accelerators) {
+                // Numbers that look like readings: they do not all compress to nothing.
+                let clock = 1_400_000_000 + (minute as u64 * 7919 + device * 104_729) % 400_000_000;
+                let cycles = clock * 60;
+                contents.push(Window {
+                    accelerator: accelerator.clone(),
+                    span: span(minute),
+                    boot_start_ms: 60_000 * (minute as u64 + 1),
+                    source: Source::Nvml,
+                    tier: Tier::B,
+                    coverage: Coverage::Measured,
+                    ticks: 60,
+                    counters: Counters::default()
+                        .with(Counter::ElapsedCycles, cycles)
+                        .with(Counter::TensorCycles, cycles / 100 * (40 + (clock + device) % 20))
+                        .with(Counter::SmCycles, cycles / 100 * 93)
+                        .with(Counter::BusyMicros, 60_000_000)
+                        .with(Counter::EnergyMicrojoules, 36_000_000_000 + clock % 1_000_003),
+                });
+            }
+        }
+        let inventory = accelerators.iter().filter(|_| number == 0).map(|accelerator| DeviceRecord {
+            accelerator: accelerator.clone(),
+            at: span(0).start(),
+            present: true,
+            host: name.clone(),
+            name: "NVIDIA H100 80GB HBM3".into(),
+            pci_device: "10de:2330".into(),
+            pci_address: String::new(),
+            source: Source::Nvml,
+            tier: Tier::B,
+            trust: Trust::Host,
+            max_sm_clock_mhz: Some(1980),
+            power_limit_mw: Some(700_000),
+            memory_bytes: Some(80 << 30),
+            driver: "580.95.05".into(),
+        });
+        let batch = Batch {
+            agent: agent.clone(),
+            epoch: EpochId([9; 16]),
+            sequence: number as u64 + 1,
+            prev_hash,
+            boot: BootId([5; 16]),
+            windows: contents,
+            gaps: Vec::new(),
+            holdings: Vec::new(),
+            inventory: inventory.collect(),
+            status: Some(Status {
+                at: span((number + 1) * minutes - 1).end(),
+                version: "bench".into(),
+                host: name.clone(),
+                source_state: "ok".into(),
+                spool_bytes: 0,
+                unacknowledged: 0,
+            }),
+        };
+        let sealed = seal(&batch, &key).expect("a batch of this size can be sealed");
+        prev_hash = sealed.hash;
+        Arc::new(sealed)
+    });
+    let batches = batches.collect();
+    Host { name, key, batches }
+}
+
+fn enrol(collector: &Collector, hosts: &[Host]) {
+    let mut csv = String::from("agent,host,site,fabric,public_key,valid_from,valid_to\n");
+    for Host { name, key, .. } in hosts {
+        let key = BASE64.encode(key.verifying_key().to_bytes());
+        csv.push_str(&format!("{name},{name},site-1,fabric-1,{key},2026-01-01T00:00:00Z,\n"));
+    }
+    collector.import("agents", &csv);
+}
+
+fn send(connection: &mut Connection, sealed: &Sealed) {
+    let headers = [("content-type", "application/x-protobuf")];
+    match connection.request("POST", "/api/v1/batches", &headers, &sealed.bytes) {
+        Ok(Answer { status: 200, .. }) => {}
+        other => panic!("a batch was not taken: {other:?}"),
+    }
+}
+
+/// Each host sends as fast as it is answered, or, with `every`, when a batch is due.
+/// Gives back how long it took, and each latency.
+fn drive(collector: &Collector, hosts: &[Host], every: Option<Duration>) -> (Duration, Vec<Duration>) {
+    let began = wait::instant();
+    let latencies = thread::scope(|scope| {
+        let hosts = hosts.iter().zip(0_u32..);
+        let running: Vec<_> = hosts
+            .map(|(host, index)| {
+                scope.spawn(move || {
+                    let mut connection = Connection::open(collector.ingest()).expect("the collector listens");
+                    let mut latencies = Vec::with_capacity(host.batches.len());
+                    for (sealed, number) in host.batches.iter().zip(0_u32..) {
+                        let due = match every {
+                            Some(every) => {
+                                let offset = every / u32::try_from(HOSTS).expect("few") * index;
+                                let due: Instant = began + offset + every * number;
+                                wait::until_moment(due);
+                                due
+                            }
+                            None => wait::instant(),
+                        };
+                        send(&mut connection, sealed);
+                        latencies.push(due.elapsed());
+                    }
+                    latencies
+                })
+            })
+            .collect();
+        running.into_iter().flat_map(|host| host.join().expect("no host failed")).collect()
+    });
+    (began.elapsed(), latencies)
+}
+
+/// Appends of `bytes` bytes that the disk under `folder` takes in a second, each followed by fdatasync.
+fn syncs_a_second(folder: &Path, bytes: usize) -> f64 {
+    let mut file = File::create(folder.join("syncs")).expect("the folder is writable");
+    let content = vec![0x5a; bytes];
+    let began = wait::instant();
+    let mut count = 0_u32;
+    while began.elapsed() < Duration::from_secs(2) {
+        file.write_all(&content).and_then(|()| file.sync_data()).expect("the disk works");
+        count += 1;
+    }
+    f64::from(count) / began.elapsed().as_secs_f64()
+}
+
+/// Windows that one core opens, verifies and decodes in a second, without storage and HTTP.
+fn in_memory_windows_a_second(hosts: &[Host], windows: usize) -> f64 {
+    let keys: Vec<_> = hosts.iter().map(|host| host.key.verifying_key()).collect();
+    let began = wait::instant();
+    let mut count = 0;
+    'time: loop {
+        for (host, key) in hosts.iter().zip(&keys) {
+            for sealed in host.batches.iter().take(8) {
+                let batch = Envelope::decode(&sealed.bytes).and_then(|envelope| envelope.open(key));
+                count += batch.expect("what was sealed opens").windows.len();
+            }
+            if began.elapsed() > Duration::from_secs(2) {
+                break 'time;
+            }
+        }
+    }
+    debug_assert!(count.is_multiple_of(windows));
+    f64::from(u32::try_from(count).expect("below four thousand millions")) / began.elapsed().as_secs_f64()
+}
+
+/// Returns once the sums reflect everything; says how long that took.
+fn folded(collector: &Collector, batches: usize) -> Duration {
+    let began = wait::instant();
+    let status = collector.settle();
+    let entries = status["ledger"]["durable"]["index"].as_u64().expect("an index");
+    // An acknowledgement alone could be of a duplicate.
+    assert!(entries > batches as u64, "{batches} batches were acknowledged: {status}");
+    began.elapsed()
+}
+
+/// One size of batch through one collector.
+fn measure(folder: &Path, windows: usize, batches: usize) {
+    let hosts: Vec<Host> = (0..HOSTS).map(|index| host(index, batches, windows)).collect();
+    let all = HOSTS * batches;
+    let bytes =
+        hosts.iter().flat_map(|host| &host.batches).map(|sealed| sealed.bytes.len()).sum::<usize>() / all;
+    let mut collector =
+        Collector::prepare(&folder.join(format!("closed-{windows}")), "[log]\nlevel = \"warn\"");
+    collector.start_ready();
+    enrol(&collector, &hosts);
+    let pid = collector.id().expect("it runs");
+    let before = cpu(pid);
+    let (lasted, mut latencies) = drive(&collector, &hosts, None);
+    let used = cpu(pid) - before;
+    let behind = folded(&collector, all);
+    let used_folded = cpu(pid) - before;
+    collector.stop();
+
+    let per =
+        |count: usize, time: Duration| f64::from(u32::try_from(count).expect("few")) / time.as_secs_f64();
+    println!("{windows} windows a batch ({bytes} bytes), {HOSTS} hosts, {all} batches, closed loop");
+    println!(
+        "  rate                            {:>9.0} windows/s  {:>7.0} batches/s",
+        per(all * windows, lasted),
+        per(all, lasted)
+    );
+    println!(
+        "  by collector core               {:>9.0} windows/s  {:>7.0} batches/s",
+        per(all * windows, used),
+        per(all, used)
+    );
+    println!(
+        "  by collector core, sums folded  {:>9.0} windows/s  (sums were {} behind)",
+        per(all * windows, used_folded),
+        millis(behind)
+    );
+    println!(
+        "  latency                         p50 {}, p99 {}",
+        millis(quantile(&mut latencies, 500)),
+        millis(quantile(&mut latencies, 990))
+    );
+    println!(
+        "  limit: open, verify and decode  {:>9.0} windows/s by core, in memory",
+        in_memory_windows_a_second(&hosts, windows)
+    );
+    println!(
+        "  limit: append and fdatasync     {:>9.0} /s of {bytes} bytes, one at a time",
+        syncs_a_second(folder, bytes)
+    );
+}
+
+/// A fixed rate, below the limit.
+fn measure_open(folder: &Path) {
+    let batches = 10 * OPEN_RATE as usize / HOSTS;
+    let hosts: Vec<Host> = (0..HOSTS).map(|index| host(index, batches, DEVICES)).collect();
+    let mut collector = Collector::prepare(&folder.join("open"), "[log]\nlevel = \"warn\"");
+    collector.start_ready();
+    enrol(&collector, &hosts);
+    let pid = collector.id().expect("it runs");
+    let before = cpu(pid);
+    let every = Duration::from_secs(HOSTS as u64) / OPEN_RATE;
+    let (lasted, mut latencies) = drive(&collector, &hosts, Some(every));
+    let used = cpu(pid) - before;
+    folded(&collector, HOSTS * batches);
+    collector.stop();
+    let rate = f64::from(u32::try_from(HOSTS * batches).expect("few")) / lasted.as_secs_f64();
+    println!("{DEVICES} windows a batch, open loop at {OPEN_RATE} batches/s: {rate:.0} batches/s were taken");
+    println!(
+        "  latency from when due           p50 {}, p99 {}",
+        millis(quantile(&mut latencies, 500)),
+        millis(quantile(&mut latencies, 990))
+    );
+    println!("  collector                       {:.2} cores", used.as_secs_f64() / lasted.as_secs_f64());
+}
+
+/// Runs all of it, in about a minute.
+fn main() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let cores = thread::available_parallelism().map_or(0, usize::from);
+    println!(
+        "weighbridge-collector serve, loopback HTTP, load on the same {cores} cores, data in {}",
+        folder.path().display()
+    );
+    println!(
+        "closed loop: a host sends when its last batch is acknowledged, that is after the fsync of the ledger"
+    );
+    measure(folder.path(), 8, 300);
+    measure(folder.path(), 80, 60);
+    measure_open(folder.path());
+}

@@ -1,0 +1,70 @@
+//! What lies on disk after everything has stopped: spools and the ledger, read with nobody's help.
+
+use std::{collections::BTreeMap, path::Path};
+
+use weighbridge_journal::Reader;
+use weighbridge_store::{Body, Entry, Fact};
+use weighbridge_wire::{Envelope, Hash, hash};
+
+use crate::agent::Agent;
+
+/// Agent, epoch and sequence number.
+pub type BatchKey = (String, String, u64);
+
+/// Every batch in the ledger. Each stands there once.
+///
+/// # Panics
+/// If an entry cannot be read, or a batch stands there twice.
+pub fn batches(data: &Path) -> BTreeMap<BatchKey, Hash> {
+    let mut found = BTreeMap::new();
+    for entry in entries(data) {
+        let Body::Batch(received) = entry.body else { continue };
+        let envelope = Envelope::decode(&received.envelope).expect("the ledger holds envelopes");
+        let batch = envelope.read().expect("the envelope holds a batch");
+        let key = (batch.agent.to_string(), batch.epoch.to_string(), batch.sequence);
+        let before = found.insert(key.clone(), hash(&received.envelope));
+        assert!(before.is_none(), "{key:?} is in the ledger twice");
+    }
+    found
+}
+
+/// Every fact in the ledger, in order.
+///
+/// # Panics
+/// If an entry cannot be read.
+pub fn facts(data: &Path) -> Vec<Fact> {
+    let facts = entries(data).into_iter().filter_map(|entry| match entry.body {
+        Body::Fact(fact) => Some(fact),
+        Body::Batch(_) => None,
+    });
+    facts.collect()
+}
+
+/// Every entry of the ledger in a collector's data folder.
+///
+/// # Panics
+/// If one cannot be read.
+pub fn entries(data: &Path) -> Vec<Entry> {
+    let mut reader = Reader::from_start(&data.join("ledger"));
+    let mut entries = Vec::new();
+    while let Some(entry) = reader.next().expect("the ledger is whole") {
+        entries.push(Entry::decode(&entry.payload).expect("an entry of the ledger reads back"));
+    }
+    entries
+}
+
+/// The batches in an agent's spool, and whether it knows them to be acknowledged.
+///
+/// # Panics
+/// If the spool is damaged.
+pub fn spooled(agent: &Agent) -> BTreeMap<BatchKey, (Hash, bool)> {
+    let mut found = BTreeMap::new();
+    for epoch in agent.inspect().epochs {
+        let mut reader = Reader::from_start(&agent.spool().join(&epoch.id));
+        while let Some(entry) = reader.next().expect("the spool is whole") {
+            let key = (agent.name().to_owned(), epoch.id.clone(), entry.place.index);
+            found.insert(key, (hash(&entry.payload), entry.place.index <= epoch.acknowledged));
+        }
+    }
+    found
+}

@@ -1,0 +1,26 @@
+//! The test kit: real agents and a real collector as child processes, and fake accelerators of known behaviour.
+//!
+//! A [`Site`](site::Site) is one collector with its agents in a temporary folder. Each agent loads its own copy of
+//! the fake NVML library, whose values are constants, so that every number that comes out at the other end can be
+//! worked out by hand: [`pencil`] does that with integers, and [`audit`] holds the collector's answers against it.
+//!
+//! Helpers panic where a test cannot go on, and say what they saw. Nothing sleeps for a fixed time: [`wait::until`]
+//! returns as soon as its condition holds. The programs must have been built before, which `tests/run` does.
+//!
+//! Deliberately absent: the collector as a library. Tests see it from outside, as its users do.
+
+pub mod agent;
+pub mod audit;
+pub mod collector;
+pub mod http;
+pub mod ledgers;
+pub mod machine;
+pub mod pencil;
+pub mod ports;
+pub mod process;
+pub mod prometheus;
+pub mod random;
+pub mod rules;
+pub mod site;
+pub mod usage;
+pub mod wait;
