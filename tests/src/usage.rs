@@ -17,8 +17,7 @@ pub fn cpu(pid: u32) -> Duration {
 
 /// Time that the threads a process has now spent on a processor, by the scheduler's own clock.
 ///
-/// [`cpu`] may be taken at ticks, which miss a thread that only ever runs between two of them; this does not, but
-/// threads that have ended are not in it.
+/// Finer than [`cpu`], which comes in steps of 10 ms; threads that have ended are not in it.
 ///
 /// # Panics
 /// If there is no such process, or the kernel keeps no such account.

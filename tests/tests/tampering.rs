@@ -1,5 +1,4 @@
 //! Whoever changes the ledger or the sums is found out, by name and place.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use sqlx::{Connection, Executor, SqliteConnection};
 use weighbridge_journal::{ENTRY_HEAD_LEN, Reader};

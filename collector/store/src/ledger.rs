@@ -279,7 +279,7 @@ impl Ledger {
         &self.folder
     }
 
-    /// Random bytes made with this ledger: another one, or one restored, has others.
+    /// Random bytes made with this ledger: another one has others.
     pub fn generation(&self) -> [u8; 16] {
         self.generation
     }

@@ -9,7 +9,7 @@ use weighbridge_tests::{
     audit,
     machine::Device,
     site::Site,
-    usage::{cpu, most_resident_kib},
+    usage::{cpu, most_resident_kib, on_processor},
     wait,
 };
 
@@ -23,9 +23,11 @@ fn main() {
     site.start_agents();
     site.measured(1_000);
     let pid = site.agents[0].id().expect("the agent runs");
-    let (began, before) = (wait::instant(), cpu(pid));
+    let (began, before, before_fine) = (wait::instant(), cpu(pid), on_processor(pid));
     wait::until_moment(began + LASTS);
-    let (lasted, used, memory) = (began.elapsed(), cpu(pid) - before, most_resident_kib(pid));
+    let lasted = began.elapsed();
+    let (used, fine) = (cpu(pid) - before, on_processor(pid).saturating_sub(before_fine));
+    let memory = most_resident_kib(pid);
     site.stop_agents();
 
     let audited = site.agents[0].devices().iter().map(|device| audit::accelerator(&site.collector, device));
@@ -39,9 +41,11 @@ fn main() {
         "  resident memory, most   {:.1} MiB  (VmHWM)",
         f64::from(u32::try_from(memory).expect("KiB")) / 1024.0
     );
+    let share = |time: Duration| 100.0 * time.as_secs_f64() / lasted.as_secs_f64();
     println!(
-        "  processor               {:.3} % of a core  (utime + stime)",
-        100.0 * used.as_secs_f64() / lasted.as_secs_f64()
+        "  processor               {:.3} % of a core  (scheduler's account of its threads)",
+        share(fine)
     );
+    println!("  the same in ticks       {:.3} % of a core  (utime + stime, in steps of 10 ms)", share(used));
     println!("  windows in the ledger   {windows}, each exact; {measured_ms} accelerator-milliseconds");
 }
