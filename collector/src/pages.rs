@@ -1,7 +1,7 @@
 //! The pages: rendered here, without scripts, readable on a phone and on paper.
 //!
 //! They show what the API says, from the same functions, as of a stated time, each with a link to its JSON.
-//! Start with [`today`], what a person should look at first.
+//! Start with `today`, what a person should look at first.
 //!
 //! No page shows who a customer is: account numbers, and which fields of an identity are known. A report can be
 //! read here masked; the opened one is made by the `report` command or by the API, where the look is recorded.

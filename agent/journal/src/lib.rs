@@ -2,7 +2,7 @@
 //! collector its ledger.
 //!
 //! An entry is some bytes; the journal does not look inside. [`Journal`] writes, and only one at a time
-//! per folder; any number of [`Reader`]s read, also beside a live writer; [`verify`] re-reads everything.
+//! per folder; any number of [`Reader`]s read, also beside a live writer; [`verify()`] re-reads everything.
 //! An entry exists for good once [`Journal::sync`] returned: until then a crash may take it.
 //!
 //! Deliberately absent: compression, encryption, keys, any time or clock, seeking by index (a caller that
