@@ -8,6 +8,8 @@ mod clock;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod figures;
+#[cfg(test)]
 mod fold;
 #[cfg(test)]
 mod ledger;

@@ -1,0 +1,56 @@
+//! What changes after it was counted: hands, names, counts.
+
+#[expect(dead_code, reason = "shared with other test files")]
+mod common;
+
+use common::Site;
+use weighbridge_casework::{Standing, Subject};
+use weighbridge_collector::import::Kind;
+
+const MAPPING: &str = "principal,customer,valid_from,valid_to\n";
+const LEASE: &str = "lease,host,accelerator,principal,start,end\n";
+
+#[tokio::test]
+async fn what_was_belongs_to_whose_it_was_and_what_is_to_come_to_whose_it_is() {
+    let site = Site::with_an_hour().await;
+    let before = site.app.view().await.unwrap().subject(&Subject::Run("L-1".into())).unwrap();
+    site.import(Kind::Principals, &format!("{MAPPING}lease:site/one,C-2,2026-03-02T09:00:00Z,\n")).await;
+    let view = site.app.view().await.unwrap();
+    let (first, second) = (&view.customers["C-1"], &view.customers["C-2"]);
+    let (one, two) = (first.totals.bound, second.totals.bound);
+    assert!(one.low().tera() > 0 && two.low().tera() > 0);
+    assert_eq!(one.low().checked_add(two.low()), Some(before.totals.bound.low()));
+    let best = one.best().checked_add(two.best()).unwrap().tera();
+    assert!(best.abs_diff(before.totals.bound.best().tera()) <= 1, "{best}: one rounding a part");
+    assert_eq!(first.totals.held_ms + second.totals.held_ms, before.totals.held_ms);
+
+    assert_eq!(view.totals(first, Some(90)).projection, None);
+    assert!(view.totals(second, Some(90)).projection.is_some());
+    let run = view.subject(&Subject::Run("L-1".into())).unwrap();
+    assert_eq!((second.standing, run.standing), (Standing::Us, Standing::Foreign));
+}
+
+#[tokio::test]
+async fn a_principal_that_is_mapped_at_last_keeps_no_future_of_its_own() {
+    let site = Site::with_an_hour().await;
+    site.import(Kind::Principals, &format!("{MAPPING}lease:site/two,C-2,2026-03-02T09:00:00Z,\n")).await;
+    let view = site.app.view().await.unwrap();
+    let unmapped = view.unmapped.values().next().unwrap();
+    assert_eq!(unmapped.totals.held_ms, 2 * 30 * 60_000);
+    assert_eq!((unmapped.attempts.len(), unmapped.current.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_lease_belongs_to_one_principal_and_its_count_can_be_corrected() {
+    let site = Site::with_an_hour().await;
+    let other = format!("{LEASE}L-1,gpu-9,*,lease:site/nine,2026-03-02T08:00:00Z,2026-03-02T10:00:00Z\n");
+    let refused =
+        site.app.import(Kind::Leases, "leases.csv", other.as_bytes()).await.unwrap_err().to_string();
+    assert!(refused.contains("lease L-1 is there for lease:site/one"), "{refused}");
+
+    let more = "L-2,gpu-2,3x10de:2330,lease:site/two,2026-03-02T08:30:00Z,2026-03-02T10:00:00Z\n";
+    site.import(Kind::Leases, &format!("{LEASE}{more}")).await;
+    let run = site.json("/api/v1/runs/L-2").await["attempts"][0].clone();
+    assert_eq!(run["never_seen"], 3);
+    assert_eq!(run["total"]["never_seen_ms"], 3 * 31 * 60_000);
+}
