@@ -21,7 +21,12 @@ use reqwest::Url;
 use weighbridge_meter::{AcceleratorTable, AgentId, Principal, Source, Tier, Trust, UtcMillis, meter::Pace};
 
 use self::raw::Raw;
-use crate::{duration, source::Device, spool::SpoolOptions, uplink::SenderOptions};
+use crate::{
+    duration,
+    source::{DcgmOptions, Device, GaudiOptions, RedfishOptions, redfish::Controller},
+    spool::SpoolOptions,
+    uplink::SenderOptions,
+};
 
 /// Where the file is if nothing else is said.
 pub const DEFAULT_PATH: &str = "/etc/weighbridge/agent.toml";
@@ -74,7 +79,26 @@ pub enum SourceConfig {
         library: PathBuf,
         /// For one look.
         deadline: Duration,
+        /// Devices, or a missing driver, are searched for this often.
+        search_every: Duration,
+        /// While this file is there, the devices are let go of.
+        release_file: PathBuf,
+        /// Where the kernel shows devices.
+        sysfs: PathBuf,
     },
+    /// The amdgpu driver's files.
+    Amdgpu {
+        /// Where the kernel shows devices.
+        sysfs: PathBuf,
+        /// Devices are searched for this often.
+        search_every: Duration,
+    },
+    /// dcgm-exporter.
+    Dcgm(DcgmOptions),
+    /// Gaudi's exporter.
+    Gaudi(GaudiOptions),
+    /// Management controllers.
+    Redfish(RedfishOptions),
     /// A scenario.
     Simulated {
         /// Its file.
@@ -273,15 +297,18 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
         .filter(|trust| *trust != Trust::Bmc)
         .ok_or_else(|| bad("agent.trust", quoted(trust), "host or guest"))?;
 
-    let period = span("meter.period", &raw.meter.period, "1s", "100ms", "60s")?;
+    // What is asked over a network renews its values every half a minute as a rule.
+    let remote = matches!(raw.source.kind.as_deref(), Some("dcgm" | "gaudi" | "redfish"));
+    let (period_default, longest_default) = if remote { ("30s", "2m") } else { ("1s", "10s") };
+    let period = span("meter.period", &raw.meter.period, period_default, "100ms", "60s")?;
     let window = span("meter.window", &raw.meter.window, "60s", "1s", "1h")?;
-    let longest = span("meter.longest_tick", &raw.meter.longest_tick, "10s", "100ms", "10m")?;
+    let longest = span("meter.longest_tick", &raw.meter.longest_tick, longest_default, "100ms", "10m")?;
     if !UtcMillis::HOUR.unsigned_abs().is_multiple_of(millis(window)) {
         let text = raw.meter.window.unwrap_or_default();
         return Err(bad("meter.window", quoted(&text), "a duration that divides an hour, such as \"60s\""));
     }
     if longest < period * 2 {
-        let text = raw.meter.longest_tick.unwrap_or_else(|| "10s".into());
+        let text = raw.meter.longest_tick.unwrap_or_else(|| longest_default.into());
         return Err(bad("meter.longest_tick", quoted(&text), "at least twice meter.period"));
     }
     let batch = span("meter.batch", &raw.meter.batch, "60s", "1s", "1h")?;
@@ -293,7 +320,7 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
     // In fast time a stall of the program is long; what it would hide is only simulated.
     let rate = match &source {
         SourceConfig::Simulated { time, .. } | SourceConfig::Replay { time, .. } => u64::from(time.rate),
-        SourceConfig::Nvml { .. } | SourceConfig::Allocation { .. } => 1,
+        _ => 1,
     };
     let longest_ms = millis(longest).saturating_mul(rate).min(UtcMillis::HOUR.unsigned_abs());
     let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
@@ -406,7 +433,29 @@ fn source(raw: raw::Source) -> Result<SourceConfig, ConfigError> {
         "nvml" => Ok(SourceConfig::Nvml {
             library: raw.nvml.library.unwrap_or_else(|| "libnvidia-ml.so.1".into()),
             deadline: span("source.nvml.deadline", &raw.nvml.deadline, "500ms", "10ms", "30s")?,
+            search_every: span("source.nvml.search_every", &raw.nvml.search_every, "30s", "100ms", "10m")?,
+            release_file: raw.nvml.release_file.unwrap_or_else(|| RELEASE_FILE.into()),
+            sysfs: raw.nvml.sysfs.unwrap_or_else(|| "/sys".into()),
         }),
+        "amdgpu" => Ok(SourceConfig::Amdgpu {
+            sysfs: raw.amdgpu.sysfs.unwrap_or_else(|| "/sys".into()),
+            search_every: span(
+                "source.amdgpu.search_every",
+                &raw.amdgpu.search_every,
+                "30s",
+                "100ms",
+                "10m",
+            )?,
+        }),
+        "dcgm" => {
+            let (exporters, deadline, interval) = exporters("source.dcgm", &raw.dcgm, "9400")?;
+            Ok(SourceConfig::Dcgm(DcgmOptions { exporters, deadline, interval }))
+        }
+        "gaudi" => {
+            let (exporters, deadline, interval) = exporters("source.gaudi", &raw.gaudi, "41611")?;
+            Ok(SourceConfig::Gaudi(GaudiOptions { exporters, deadline, interval }))
+        }
+        "redfish" => redfish(raw.redfish).map(SourceConfig::Redfish),
         "simulated" => Ok(SourceConfig::Simulated {
             scenario: needed("source.simulated.scenario", raw.simulated.scenario)?,
             time: time("source.simulated", raw.simulated.rate, raw.simulated.start.as_deref())?,
@@ -431,8 +480,75 @@ fn source(raw: raw::Source) -> Result<SourceConfig, ConfigError> {
             })
         }
         "allocation" => Ok(SourceConfig::Allocation { devices: devices(raw.allocation)? }),
-        other => Err(bad("source.kind", quoted(other), "one of nvml, simulated, replay and allocation")),
+        other => {
+            let kinds = "one of nvml, amdgpu, dcgm, gaudi, redfish, allocation, simulated and replay";
+            Err(bad("source.kind", quoted(other), kinds))
+        }
     }
+}
+
+/// While this file is there, devices are let go of, where nothing else is configured.
+pub const RELEASE_FILE: &str = "/run/weighbridge-agent/release";
+
+fn address(key: &str, text: &str, example: &str) -> Result<Url, ConfigError> {
+    let expected = || format!("an http or https address such as \"{example}\", without user and password");
+    let url: Url = text.parse().map_err(|_| bad(key, quoted(text), expected()))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        // It may hold a secret, which has no place in a log.
+        return Err(bad(key, "an address with user or password", expected()));
+    }
+    let usable = matches!(url.scheme(), "http" | "https") && url.host_str().is_some();
+    if usable { Ok(url) } else { Err(bad(key, quoted(text), expected())) }
+}
+
+fn exporters(
+    section: &str,
+    raw: &raw::Exporters,
+    port: &str,
+) -> Result<(Vec<Url>, Duration, Duration), ConfigError> {
+    let example = format!("http://127.0.0.1:{port}/metrics");
+    let key = |name: &str| format!("{section}.{name}");
+    let given = raw.exporters.clone().unwrap_or_else(|| vec![example.clone()]);
+    if given.is_empty() {
+        return Err(bad(&key("exporters"), "an empty list", "a list of at least one address"));
+    }
+    let addresses = given.iter().map(|text| address(&key("exporters"), text, &example));
+    Ok((
+        addresses.collect::<Result<_, _>>()?,
+        span(&key("deadline"), &raw.deadline, "5s", "100ms", "30s")?,
+        span(&key("interval"), &raw.interval, "30s", "100ms", "5m")?,
+    ))
+}
+
+fn redfish(raw: raw::Redfish) -> Result<RedfishOptions, ConfigError> {
+    let mut controllers = Vec::new();
+    for (index, one) in raw.controllers.into_iter().enumerate() {
+        let key = |name: &str| format!("source.redfish.controllers[{index}].{name}");
+        if one.host.is_empty() || one.host.len() > 253 || !one.host.bytes().all(|b| b.is_ascii_graphic()) {
+            let expected = "the name of the host whose accelerators it speaks for";
+            return Err(bad(&key("host"), quoted(&one.host), expected));
+        }
+        if one.user.is_some() != one.password_file.is_some() {
+            return Err(bad(&key("user"), "one of user and password_file", "both of them, or neither"));
+        }
+        controllers.push(Controller {
+            url: address(&key("url"), &one.url, "https://bmc-7.example")?,
+            host: one.host,
+            user: one.user,
+            password_file: one.password_file,
+        });
+    }
+    if controllers.is_empty() {
+        let expected = "a list of controllers, which source.kind = \"redfish\" needs";
+        return Err(bad("source.redfish.controllers", "nothing", expected));
+    }
+    Ok(RedfishOptions {
+        controllers,
+        deadline: span("source.redfish.deadline", &raw.deadline, "20s", "100ms", "60s")?,
+        discover_every: raw.discover_every.unwrap_or(20),
+        ca_file: raw.ca_file,
+        any_certificate: raw.any_certificate.unwrap_or(false),
+    })
 }
 
 fn time(section: &str, rate: Option<u32>, start: Option<&str>) -> Result<SimulatedTime, ConfigError> {
@@ -478,7 +594,13 @@ fn devices(raw: raw::Allocation) -> Result<Vec<Device>, ConfigError> {
             tier: Tier::E,
             source: Source::Allocation,
             driver: None,
-            mig: false,
+            host: None,
+            trust: None,
+            parent: None,
+            units: None,
+            sample_ms: 0,
+            conditions: Vec::new(),
+            present: true,
         });
     }
     Ok(devices)

@@ -2,14 +2,17 @@
 
 use std::{fmt::Write, path::Path};
 
-use weighbridge_meter::{AcceleratorTable, GapCause, Tier};
+use weighbridge_meter::{AcceleratorTable, Condition, GapCause, Tier};
 
 use crate::{
     config::{Config, SourceConfig},
     engine::is_metered,
     key,
-    run::{nvml_options, sender},
-    source::{AcceleratorSource, Device, NvmlSource, SourceState},
+    run::{amdgpu_options, nvml_options, sender},
+    source::{
+        AcceleratorSource, AmdgpuSource, DcgmSource, Device, GaudiSource, NvmlSource, RedfishSource,
+        SourceState, WithPassthrough,
+    },
     spool,
     uplink::chain,
 };
@@ -56,23 +59,17 @@ pub async fn examine(config: &Config) -> Diagnosis {
 
 async fn source(config: &Config, found: &mut Diagnosis) {
     match &config.source {
-        SourceConfig::Nvml { library, deadline } => {
-            let mut source = NvmlSource::start(nvml_options(config, library, *deadline));
-            let look = source.look().await;
-            match look.source_state {
-                SourceState::Ok => found.good(format!("source nvml: {} answers", library.display())),
-                SourceState::Missing(cause, why) => {
-                    found.driver_missing = cause == GapCause::DriverMissing;
-                    found.fail(format!(
-                        "source nvml: {cause} ({why}); without it every accelerator-second is a gap"
-                    ));
-                }
-            }
-            if look.unidentified > 0 {
-                found.fail(format!("{} accelerators cannot be named and are not metered", look.unidentified));
-            }
-            devices(look.inventory_changed.as_deref().unwrap_or_default(), found);
+        SourceConfig::Nvml { sysfs, .. } => {
+            let inner = NvmlSource::start(nvml_options(config));
+            look(WithPassthrough::new(inner, sysfs.clone()), "nvml", found).await;
         }
+        SourceConfig::Amdgpu { sysfs, .. } => {
+            let inner = AmdgpuSource::start(amdgpu_options(config));
+            look(WithPassthrough::new(inner, sysfs.clone()), "amdgpu", found).await;
+        }
+        SourceConfig::Dcgm(options) => look(DcgmSource::start(options.clone()), "dcgm", found).await,
+        SourceConfig::Gaudi(options) => look(GaudiSource::start(options.clone()), "gaudi", found).await,
+        SourceConfig::Redfish(options) => look(RedfishSource::start(options.clone()), "redfish", found).await,
         SourceConfig::Simulated { scenario, .. } => {
             match crate::source::Scenario::read(scenario, &AcceleratorTable::shipped()) {
                 Ok(scenario) => {
@@ -99,6 +96,24 @@ async fn source(config: &Config, found: &mut Diagnosis) {
     }
 }
 
+/// Looks once through a source that asks something.
+async fn look(mut source: impl AcceleratorSource, what: &str, found: &mut Diagnosis) {
+    let look = source.look().await;
+    match look.source_state {
+        SourceState::Ok => found.good(format!("source {what} answers")),
+        SourceState::Missing(cause, why) => {
+            found.driver_missing = cause == GapCause::DriverMissing;
+            found.fail(format!(
+                "source {what}: {cause} ({why}); without it every accelerator-second is a gap"
+            ));
+        }
+    }
+    if look.unidentified > 0 {
+        found.fail(format!("{} accelerators cannot be named and are not metered", look.unidentified));
+    }
+    devices(look.inventory_changed.as_deref().unwrap_or_default(), found);
+}
+
 fn devices(devices: &[Device], found: &mut Diagnosis) {
     if devices.is_empty() {
         found.note("no accelerator was found");
@@ -108,7 +123,7 @@ fn devices(devices: &[Device], found: &mut Diagnosis) {
         let model = table.find(device.pci_device.as_deref(), &device.name);
         let row = model.map_or("not in the table".to_owned(), |model| format!("table row {}", model.name));
         let text = format!("{}: {}, tier {}, {row}", device.id, device.name, device.tier);
-        if device.mig {
+        if device.conditions.contains(&Condition::Split) {
             found.note(format!("{text}; split into instances, which this version does not meter one by one"));
         } else if model.is_none() {
             found.fail(format!("{text}: bounds are those of the fastest device there is"));

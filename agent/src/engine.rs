@@ -142,6 +142,9 @@ impl Engine {
 
     fn observe(&mut self, now: Now, look: &Look) {
         for (index, device) in self.devices.iter_mut().enumerate() {
+            if !device.record.present {
+                continue;
+            }
             // As a rule both are in the order of finding.
             let id = device.meter.accelerator();
             let same_place = look.devices.get(index).filter(|seen| seen.id == *id);
@@ -173,7 +176,12 @@ impl Engine {
         if (DeviceRecord { at: record.at, ..known.record.clone() }) == record {
             return;
         }
-        if (known.record.tier, known.record.source) != (record.tier, record.source) {
+        if !record.present || !known.record.present {
+            // Gone by design, or back: nothing was missed in between.
+            known.meter.cut();
+            self.observed.extend(known.meter.drain());
+            known.meter = Meter::new(device.id.clone(), device.source, device.tier, self.options.pace);
+        } else if (known.record.tier, known.record.source) != (record.tier, record.source) {
             // The old meter ends with this reading, and the new one takes the same one for its base.
             let state = look.devices.iter().find(|seen| seen.id == device.id).map(|seen| seen.state);
             if let Some(state) = state {
@@ -315,18 +323,22 @@ fn record(device: &Device, at: UtcMillis, options: &EngineOptions) -> DeviceReco
     DeviceRecord {
         accelerator: device.id.clone(),
         at,
-        present: true,
-        host: options.host.clone(),
+        present: device.present,
+        host: device.host.as_deref().map_or_else(|| options.host.clone(), printable),
         name: printable(&device.name),
         pci_device: printable(device.pci_device.as_deref().unwrap_or_default()),
         pci_address: printable(device.pci_address.as_deref().unwrap_or_default()),
         source: device.source,
         tier: device.tier,
-        trust: options.trust,
+        trust: device.trust.unwrap_or(options.trust),
         max_sm_clock_mhz: device.max_sm_clock_mhz,
         power_limit_mw: device.power_limit_mw,
         memory_bytes: device.memory_bytes,
         driver: printable(device.driver.as_deref().unwrap_or_default()),
+        parent: device.parent.clone(),
+        units: device.units,
+        sample_ms: device.sample_ms,
+        conditions: device.conditions.clone(),
     }
 }
 

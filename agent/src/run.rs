@@ -25,8 +25,9 @@ use crate::{
     key::{self, KeyError},
     metrics::Metrics,
     source::{
-        AcceleratorSource, AllocationSource, AnySource, NvmlOptions, NvmlSource, Replay, ReplaySource,
-        Scenario, SimulatedSource, replay::ReplayError, simulated::ScenarioError,
+        AcceleratorSource, AllocationSource, AmdgpuOptions, AmdgpuSource, AnySource, DcgmSource, GaudiSource,
+        NvmlOptions, NvmlSource, RedfishSource, Replay, ReplaySource, Scenario, SimulatedSource,
+        WithPassthrough, replay::ReplayError, simulated::ScenarioError,
     },
     spool::SpoolError,
     uplink::{Backoff, Sender, SenderOptions, Stopped, Uplink, chain, keep_sending},
@@ -35,9 +36,6 @@ use crate::{
 /// Windows and gaps that wait in memory while the spool takes none: more than a day of one device, about a
 /// megabyte.
 const HELD_RECORDS: usize = 2048;
-
-/// Devices, or a missing driver, are searched for this often.
-const SEARCH_EVERY: Duration = Duration::from_secs(30);
 
 /// Processes are asked for this often.
 const PIDS_EVERY: Duration = Duration::from_secs(10);
@@ -118,11 +116,11 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, random: Random) -> Res
         SourceConfig::Simulated { time, .. } | SourceConfig::Replay { time, .. } => {
             clock_for(*time, clock, random)
         }
-        SourceConfig::Nvml { .. } | SourceConfig::Allocation { .. } => clock,
+        _ => clock,
     };
     let rate = match &config.source {
         SourceConfig::Simulated { time, .. } | SourceConfig::Replay { time, .. } => time.rate,
-        SourceConfig::Nvml { .. } | SourceConfig::Allocation { .. } => 1,
+        _ => 1,
     };
     let source = source(&config, &clock)?;
     let registry = Registry::new();
@@ -207,9 +205,17 @@ fn host_options(
 
 fn source(config: &Config, clock: &Arc<dyn Clock>) -> Result<AnySource, StartError> {
     Ok(match &config.source {
-        SourceConfig::Nvml { library, deadline } => {
-            AnySource::Nvml(Box::new(NvmlSource::start(nvml_options(config, library, *deadline))))
+        SourceConfig::Nvml { sysfs, .. } => {
+            let inner = NvmlSource::start(nvml_options(config));
+            AnySource::Nvml(Box::new(WithPassthrough::new(inner, sysfs.clone())))
         }
+        SourceConfig::Amdgpu { sysfs, .. } => {
+            let inner = AmdgpuSource::start(amdgpu_options(config));
+            AnySource::Amdgpu(Box::new(WithPassthrough::new(inner, sysfs.clone())))
+        }
+        SourceConfig::Dcgm(options) => AnySource::Dcgm(Box::new(DcgmSource::start(options.clone()))),
+        SourceConfig::Gaudi(options) => AnySource::Gaudi(Box::new(GaudiSource::start(options.clone()))),
+        SourceConfig::Redfish(options) => AnySource::Redfish(Box::new(RedfishSource::start(options.clone()))),
         SourceConfig::Simulated { scenario, .. } => {
             let read = Scenario::read(scenario, &AcceleratorTable::shipped());
             let scenario = read.map_err(|source| StartError::Scenario { file: scenario.clone(), source })?;
@@ -226,17 +232,32 @@ fn source(config: &Config, clock: &Arc<dyn Clock>) -> Result<AnySource, StartErr
     })
 }
 
-pub(crate) fn nvml_options(config: &Config, library: &std::path::Path, deadline: Duration) -> NvmlOptions {
-    let every = |time: Duration| {
-        let looks = time.as_millis() / config.period.as_millis().max(1);
-        u32::try_from(looks).unwrap_or(u32::MAX).max(1)
+/// How many looks of this configuration fit into `time`.
+fn looks_in(config: &Config, time: Duration) -> u32 {
+    let looks = time.as_millis() / config.period.as_millis().max(1);
+    u32::try_from(looks).unwrap_or(u32::MAX).max(1)
+}
+
+/// As configured; what NVML is asked with where another source is configured says nothing.
+pub(crate) fn nvml_options(config: &Config) -> NvmlOptions {
+    let SourceConfig::Nvml { library, deadline, search_every, release_file, .. } = &config.source else {
+        return NvmlOptions::default();
     };
     NvmlOptions {
-        library: library.to_owned(),
-        deadline,
-        search_every: every(SEARCH_EVERY),
-        pids_every: every(PIDS_EVERY),
+        library: library.clone(),
+        deadline: *deadline,
+        search_every: looks_in(config, *search_every),
+        pids_every: looks_in(config, PIDS_EVERY),
+        release_file: Some(release_file.clone()),
     }
+}
+
+pub(crate) fn amdgpu_options(config: &Config) -> AmdgpuOptions {
+    let (sysfs, search_every) = match &config.source {
+        SourceConfig::Amdgpu { sysfs, search_every } => (sysfs.clone(), *search_every),
+        _ => ("/sys".into(), Duration::from_secs(30)),
+    };
+    AmdgpuOptions { sysfs, search_every: looks_in(config, search_every) }
 }
 
 impl Running {

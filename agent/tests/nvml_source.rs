@@ -154,6 +154,7 @@ fn hopper_activity() -> Activity {
         fp32: percent(3.0),
         fp16: None,
         sm: percent(90.0),
+        integer: None,
     }
 }
 
@@ -164,6 +165,7 @@ fn ampere_reading() -> Reading {
         busy: percent(50.0),
         power_mw: Some(400_000),
         energy_mj: None,
+        ..Reading::default()
     }
 }
 
@@ -202,7 +204,13 @@ async fn the_first_look_finds_what_is_there() {
             tier: Tier::B,
             source: Source::Nvml,
             driver: Some("580.95.05".into()),
-            mig: false,
+            host: None,
+            trust: None,
+            parent: None,
+            units: None,
+            sample_ms: 0,
+            conditions: Vec::new(),
+            present: true,
         },
         Device {
             id: AMPERE.parse().unwrap(),
@@ -215,7 +223,13 @@ async fn the_first_look_finds_what_is_there() {
             tier: Tier::D,
             source: Source::Nvml,
             driver: Some("580.95.05".into()),
-            mig: false,
+            host: None,
+            trust: None,
+            parent: None,
+            units: None,
+            sample_ms: 0,
+            conditions: Vec::new(),
+            present: true,
         },
     ];
     assert_eq!(look.inventory_changed, Some(expected.to_vec()));

@@ -53,7 +53,7 @@ energy_start_mj = 1000000000000
 energy_mw = {power_mw}
 memory_bytes = 85899345920
 gpm = true
-gpm_percent = {{ any_tensor = {percent:?}, sm = 100.0 }}
+gpm_percent = {{ any_tensor = {percent:?}, hmma = {percent:?}, imma = 0.0, dfma = 0.0, fp64 = 0.0, fp32 = 0.0, fp16 = 0.0, sm = 100.0 }}
 gpu_util = 100
 "#,
             16 + index

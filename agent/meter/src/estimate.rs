@@ -11,13 +11,13 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     operations::{Calibrated, Interval, Operations},
-    reading::Tier,
-    table::{AcceleratorTable, Factor, Model},
+    reading::{Source, Tier},
+    table::{AcceleratorTable, Factor, Format, Hardware, Model},
     window::{Counter, Counters, Window},
 };
 
 /// Name of this way to estimate. A change of formulas changes it; a change of figures changes the hashes.
-pub const METHOD: &str = "weighbridge-estimate/1";
+pub const METHOD: &str = "weighbridge-estimate/2";
 
 const FACTORS: &str = include_str!("../data/factors.csv");
 
@@ -44,14 +44,16 @@ pub struct Estimator {
 struct Factors {
     tensor: Scale,
     exporter: Scale,
+    assumed_clock_low: u128,
+    assumed_clock_calibrated: u128,
     utilisation_best: u128,
     utilisation_power: u128,
     utilisation_calibrated: (u128, u128),
     idle_power: u128,
-    allocation_best_ampere: u128,
-    allocation_best_hopper: u128,
-    allocation_best_other: u128,
-    allocation_calibrated: (u128, u128),
+    unknown_high: u128,
+    allocation: [Share; 4],
+    declared: Share,
+    model: Share,
     sha256: [u8; 32],
 }
 
@@ -63,6 +65,14 @@ struct Scale {
     calibrated: (u128, u128),
 }
 
+/// A share with its doubt: 5 %, middle, 95 %.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    low: u128,
+    best: u128,
+    high: u128,
+}
+
 const PER_MILLE: u128 = 1000;
 
 impl Factors {
@@ -71,20 +81,46 @@ impl Factors {
             let row = text.lines().find(|line| line.split(',').next() == Some(name))?;
             row.split(',').nth(1)?.parse().ok()
         };
-        let calibrated = (get("tensor_calibrated_low")?, get("tensor_calibrated_high")?);
+        let pair = |name: &str| Some((get(&format!("{name}_low"))?, get(&format!("{name}_high"))?));
+        let share = |name: &str| {
+            let (low, high) = pair(name)?;
+            Some(Share { low, best: get(&format!("{name}_best"))?, high })
+        };
+        let scale = |name: &str| {
+            let (low, high) = pair(name)?;
+            Some(Scale { low, high, calibrated: pair("tensor_calibrated")? })
+        };
         Some(Self {
-            tensor: Scale { low: get("tensor_low")?, high: get("tensor_high")?, calibrated },
-            exporter: Scale { low: get("exporter_low")?, high: get("exporter_high")?, calibrated },
+            tensor: scale("tensor")?,
+            exporter: scale("exporter")?,
+            assumed_clock_low: get("assumed_clock_low")?,
+            assumed_clock_calibrated: get("assumed_clock_calibrated")?,
             utilisation_best: get("utilisation_best")?,
             utilisation_power: get("utilisation_power")?,
-            utilisation_calibrated: (get("utilisation_calibrated_low")?, get("utilisation_calibrated_high")?),
+            utilisation_calibrated: pair("utilisation_calibrated")?,
             idle_power: get("idle_power")?,
-            allocation_best_ampere: get("allocation_best_ampere")?,
-            allocation_best_hopper: get("allocation_best_hopper")?,
-            allocation_best_other: get("allocation_best_other")?,
-            allocation_calibrated: (get("allocation_calibrated_low")?, get("allocation_calibrated_high")?),
+            unknown_high: get("unknown_high")?,
+            allocation: [
+                share("allocation_volta")?,
+                share("allocation_ampere")?,
+                share("allocation_hopper")?,
+                share("allocation_other")?,
+            ],
+            declared: share("declared")?,
+            model: share("model")?,
             sha256: Sha256::digest(text.as_bytes()).into(),
         })
+    }
+
+    /// What part of the 16-bit peak paid hours of this generation came to.
+    fn allocation(&self, model: &Model) -> Share {
+        let [volta, ampere, hopper, other] = self.allocation;
+        match model.architecture.as_str() {
+            "Volta" | "Turing" => volta,
+            "Ampere" => ampere,
+            "Ada" | "Hopper" | "Blackwell" => hopper,
+            _ => other,
+        }
     }
 }
 
@@ -95,6 +131,15 @@ struct Raw {
     best: u128,
     high: u128,
     calibrated: (u128, u128),
+}
+
+/// What accelerator hours amount to when nothing else is known of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hours {
+    /// Operations executed.
+    pub executed: Estimate,
+    /// Operations that the model itself needs, 5 %, best and 95 %: without recomputation and padding.
+    pub model: Interval<Operations>,
 }
 
 impl Estimator {
@@ -119,86 +164,193 @@ impl Estimator {
         Sha256::digest(both).into()
     }
 
-    /// The most a device can do in a millisecond, in operations. A model that is not in the table
-    /// is taken for the fastest that is: an unknown device must not make the bound too low.
-    pub fn peak_ops_per_ms(&self, model: Option<&Model>) -> u128 {
-        match model {
-            Some(model) => model.peak_ops_per_ms(),
-            None => self.table.models().iter().map(Model::peak_ops_per_ms).max().unwrap_or(0),
+    /// The most a device can do in a millisecond, in operations. A model that is not in the table is taken for
+    /// several of the fastest that is: an unknown device must not make the bound too low.
+    pub fn peak_ops_per_ms<'a>(&self, hardware: impl Into<Hardware<'a>>) -> u128 {
+        let hardware = hardware.into();
+        match (hardware.model, self.fastest()) {
+            (Some(model), _) => hardware.peak_ops_per_ms(model),
+            (None, Some(fastest)) => {
+                hardware.peak_ops_per_ms(fastest) * self.factors.unknown_high / PER_MILLE
+            }
+            (None, None) => 0,
         }
     }
 
-    /// What the window amounts to on a device of this model (`None`: not in the table).
-    pub fn estimate(&self, model: Option<&Model>, window: &Window) -> Estimate {
+    /// What the window amounts to on this device.
+    pub fn estimate<'a>(&self, hardware: impl Into<Hardware<'a>>, window: &Window) -> Estimate {
+        let hardware = hardware.into();
         let millis = u128::from(window.span.millis());
-        let peak_ops_per_ms = self.peak_ops_per_ms(model);
-        let cap = peak_ops_per_ms * millis * PER_MILLE;
-        let Some(model) = model.or_else(|| self.fastest()) else {
+        let peak_ops_per_ms = self.peak_ops_per_ms(hardware);
+        let Some(device) = self.device(&hardware) else {
             return Estimate::round(Raw::default(), peak_ops_per_ms);
         };
-        let mut raw = match window.tier {
-            Tier::A | Tier::B => self.by_tensor(model, &window.counters, &self.factors.tensor),
-            Tier::C => self.by_tensor(model, &window.counters, &self.factors.exporter),
-            Tier::D | Tier::E => None,
-        }
-        .or_else(|| {
-            (window.tier < Tier::E).then(|| self.by_utilisation(model, &window.counters, millis)).flatten()
-        })
-        .unwrap_or_else(|| self.by_allocation(model, millis));
-        raw.high = raw.high.min(cap);
-        raw.best = raw.best.min(raw.high);
-        raw.low = raw.low.min(raw.best);
-        raw.calibrated.0 = raw.calibrated.0.clamp(raw.low, raw.high);
-        raw.calibrated.1 = raw.calibrated.1.clamp(raw.calibrated.0, raw.high);
-        Estimate::round(raw, peak_ops_per_ms)
+        let scale = match (window.tier, window.source) {
+            // Points in time, of which nobody knows how long they speak for.
+            (Tier::C, _) | (_, Source::Redfish) => &self.factors.exporter,
+            _ => &self.factors.tensor,
+        };
+        let counters = &window.counters;
+        let raw =
+            (window.tier <= Tier::C).then(|| self.by_tensor(&device, counters, millis, scale)).flatten();
+        let raw = raw
+            .or_else(|| {
+                (window.tier < Tier::E).then(|| self.by_utilisation(&device, counters, millis)).flatten()
+            })
+            .unwrap_or_else(|| self.by_allocation(&device, millis));
+        Estimate::round(raw.within(peak_ops_per_ms * millis * PER_MILLE, device.known), peak_ops_per_ms)
     }
 
     /// The best guess for time in which a device was given to someone and nothing else is known.
-    pub fn allocated(&self, model: Option<&Model>, millis: u64) -> Operations {
-        let Some(model) = model.or_else(|| self.fastest()) else { return Operations::ZERO };
-        let raw = self.by_allocation(model, u128::from(millis));
+    pub fn allocated<'a>(&self, hardware: impl Into<Hardware<'a>>, millis: u64) -> Operations {
+        let Some(device) = self.device(&hardware.into()) else { return Operations::ZERO };
+        let raw = self.by_allocation(&device, u128::from(millis));
         tera((raw.best + Operations::UNIT * PER_MILLE / 2) / (Operations::UNIT * PER_MILLE))
+    }
+
+    /// What so many milliseconds of such devices amount to, if all that is known is that somebody had them, and
+    /// perhaps which part of the peak (of the declared format, else of 16 bit), per mille, they say to have used
+    /// while the run was running. What is said moves best and narrows what is likely; it cannot move the bound.
+    pub fn hours<'a>(
+        &self,
+        hardware: impl Into<Hardware<'a>>,
+        millis: u64,
+        utilisation_per_mille: Option<u32>,
+    ) -> Hours {
+        let hardware = hardware.into();
+        let peak_ops_per_ms = self.peak_ops_per_ms(hardware);
+        let Some(device) = self.device(&hardware) else {
+            let executed = Estimate::round(Raw::default(), peak_ops_per_ms);
+            return Hours { executed, model: Interval::default() };
+        };
+        let full = device.full(u128::from(millis));
+        let format = device.declared_factor();
+        let (full, share) = match (utilisation_per_mille, format) {
+            (Some(said), format) => {
+                let told = full * u128::from(said.min(1000)) / PER_MILLE;
+                let told = format.map_or(told, |format| apply(told, format));
+                (told, self.factors.declared)
+            }
+            // Vector pipes alone: no matrix unit takes this format.
+            (None, Some(format)) if device.declared_is_vector() => {
+                (apply(full, format), self.factors.allocation(device.model))
+            }
+            (None, _) => (full, self.factors.allocation(device.model)),
+        };
+        let cap = peak_ops_per_ms * u128::from(millis) * PER_MILLE;
+        let recomputed = Share {
+            low: share.low,
+            best: share.best * PER_MILLE / self.factors.model.best,
+            high: share.high * PER_MILLE / self.factors.model.low,
+        };
+        let executed = Raw::shared(full, recomputed).within(cap, device.known);
+        let model = Raw::shared(full, share).within(cap, device.known);
+        let as_interval = |raw: Raw| {
+            let e = Estimate::round(raw, peak_ops_per_ms);
+            Interval::new(
+                e.calibrated.low().min(e.bound.best()),
+                e.bound.best(),
+                e.calibrated.high().max(e.bound.best()),
+            )
+            .expect("best in between")
+        };
+        Hours { executed: Estimate::round(executed, peak_ops_per_ms), model: as_interval(model) }
+    }
+
+    /// What the model itself needed of what was executed: 5 %, best and 95 %. Executed operations include
+    /// recomputation, padding and whatever else was not asked for by the model's own arithmetic.
+    pub fn model_operations(&self, best: Operations, calibrated: Calibrated) -> Interval<Operations> {
+        let share = self.factors.model;
+        let low = calibrated.low().scaled(share.low, PER_MILLE);
+        let high = calibrated.high().scaled(share.high, PER_MILLE).max(low);
+        let best = best.scaled(share.best, PER_MILLE).clamp(low, high);
+        Interval::new(low, best, high).expect("clamped")
     }
 
     fn fastest(&self) -> Option<&Model> {
         self.table.models().iter().max_by_key(|model| model.peak_ops_per_ms())
     }
 
+    /// The device with what stands in for its model, if that is not in the table.
+    fn device<'a>(&'a self, hardware: &Hardware<'a>) -> Option<Device<'a>> {
+        let model = hardware.model.or_else(|| self.fastest())?;
+        Some(Device {
+            known: hardware.model.is_some(),
+            model,
+            per_clock: hardware.part(model, u128::from(model.ops_per_clock)),
+            units: u128::from(hardware.units.unwrap_or(model.units)),
+            max_clock_mhz: u128::from(hardware.max_clock_mhz(model)),
+            declared: hardware.declared,
+        })
+    }
+
     /// Pipe-active cycles x units x dense operations per clock, pipe by pipe where the counters tell.
-    fn by_tensor(&self, model: &Model, counters: &Counters, scale: &Scale) -> Option<Raw> {
+    fn by_tensor(
+        &self,
+        device: &Device<'_>,
+        counters: &Counters,
+        millis: u128,
+        scale: &Scale,
+    ) -> Option<Raw> {
+        let model = device.model;
         let any = counters.get(Counter::TensorCycles)?;
-        let (hmma, imma, dfma) = (
-            counters.get(Counter::HmmaCycles).unwrap_or(0),
-            counters.get(Counter::ImmaCycles).unwrap_or(0),
-            counters.get(Counter::DfmaCycles).unwrap_or(0),
-        );
-        // Tensor work that no pipe accounts for could be of any format, as the 16-bit class on Hopper can be FP8.
-        let open_format = u128::from(any.saturating_sub(imma).saturating_sub(dfma).max(hmma));
-        let per_clock = u128::from(model.ops_per_clock);
-        let at = |cycles: u128, factor: Factor| {
-            cycles * per_clock * u128::from(factor.numerator) / u128::from(factor.denominator)
-        };
+        let pipe = |counter| counters.get(counter).unwrap_or(0);
+        let (hmma, imma, dfma) =
+            (pipe(Counter::HmmaCycles), pipe(Counter::ImmaCycles), pipe(Counter::DfmaCycles));
+        // Tensor work that no pipe accounts for could be of any format.
+        let rest = u128::from(any.saturating_sub(hmma).saturating_sub(imma).saturating_sub(dfma));
+        let hmma = u128::from(hmma);
+        let at = |cycles: u128, factor: Factor| apply(cycles * device.per_clock, factor);
         let as_published = |cycles: u64, peak: Option<u32>| match (peak, model.peaks.bf16) {
             (Some(peak), Some(bf16)) => at(u128::from(cycles), Factor { numerator: peak, denominator: bf16 }),
             _ => at(u128::from(cycles), model.high_format),
         };
         let fixed = as_published(imma, model.peaks.int8) + as_published(dfma, model.peaks.fp64_tensor);
-        let vector = vector_operations(model, counters);
-        let best = open_format * per_clock + fixed;
-        Some(Raw {
-            low: (at(open_format, model.low_format) + fixed) * scale.low,
-            best: (best + vector) * PER_MILLE,
-            high: (at(open_format, model.high_format) + fixed) * scale.high + vector * PER_MILLE,
-            calibrated: (best * scale.calibrated.0, best * scale.calibrated.1 + vector * PER_MILLE),
-        })
+        // Where a device has FP8, the 16-bit class pipe runs it.
+        let hmma_high = if model.peaks.fp8.is_some() {
+            model.high_format
+        } else {
+            Factor { numerator: 1, denominator: 1 }
+        };
+        let rest_low = match (counters.get(Counter::DfmaCycles), model.peaks.fp64_tensor, model.peaks.bf16) {
+            // Nobody told FP64 matrix work apart, and it is far slower than any other.
+            (None, Some(fp64), Some(bf16)) => {
+                model.low_format.min(Factor { numerator: fp64, denominator: bf16 })
+            }
+            _ => model.low_format,
+        };
+        let low = at(hmma, model.low_format) + at(rest, rest_low) + fixed;
+        let high = at(hmma, hmma_high) + at(rest, model.high_format) + fixed;
+        let open = (hmma + rest) * device.per_clock;
+        let matrix = device
+            .declared_factor()
+            .map_or(open, |format| apply(open, format))
+            .clamp(at(hmma + rest, model.low_format), at(hmma, hmma_high) + at(rest, model.high_format))
+            + fixed;
+        let vector = device.vector_operations(counters, millis);
+        let mut raw = Raw {
+            low: low * scale.low,
+            best: (matrix + vector.seen) * PER_MILLE,
+            high: high * scale.high + vector.high * PER_MILLE,
+            calibrated: (matrix * scale.calibrated.0, matrix * scale.calibrated.1 + vector.seen * PER_MILLE),
+        };
+        if counters.get(Counter::ElapsedCycles).is_none() {
+            // The clock was assumed: under a power cap it is lower, without one it can be at its maximum.
+            raw.low = raw.low * self.factors.assumed_clock_low / PER_MILLE;
+            let (max, table) = (device.max_clock_mhz, u128::from(model.table_clock_mhz));
+            raw.high = raw.high / table * max + raw.high % table * max / table;
+            raw.calibrated.0 = raw.calibrated.0 * self.factors.assumed_clock_calibrated / PER_MILLE;
+        }
+        Some(raw)
     }
 
     /// Kernel utilisation says that something was resident, not how much it did: it bounds from above only.
     /// Power, where known, tells work from waiting (spinning collectives are "busy" at a third of the power).
-    fn by_utilisation(&self, model: &Model, counters: &Counters, millis: u128) -> Option<Raw> {
+    fn by_utilisation(&self, device: &Device<'_>, counters: &Counters, millis: u128) -> Option<Raw> {
+        let model = device.model;
         let busy_us = u128::from(counters.get(Counter::BusyMicros)?);
         // 16-bit operations at the table clock, MHz x microseconds = cycles.
-        let table = busy_us * u128::from(model.table_clock_mhz) * u128::from(model.ops_per_clock);
+        let table = busy_us * u128::from(model.table_clock_mhz) * device.per_clock;
         let mut best = table * self.factors.utilisation_best;
         if let Some(energy_uj) = counters.get(Counter::EnergyMicrojoules) {
             // Watts x milliseconds x 1000 = microjoules.
@@ -206,49 +358,114 @@ impl Estimator {
             let idle_uj = limit_uj * self.factors.idle_power / PER_MILLE;
             // No board draws more than twice its limit for long; what says so is not believed further.
             let dynamic = u128::from(energy_uj).min(limit_uj * 2).saturating_sub(idle_uj);
-            let full = millis * 1000 * u128::from(model.table_clock_mhz) * u128::from(model.ops_per_clock);
             // Ordered so that the product stays far below 2^128: full < 2^80, dynamic < 2^50.
-            let by_power = full * dynamic / (limit_uj - idle_uj).max(1) * self.factors.utilisation_power;
-            best = best.min(by_power);
+            let by_power = device.full(millis) * dynamic / (limit_uj - idle_uj).max(1);
+            best = best.min(by_power * self.factors.utilisation_power);
         }
         let (low, high) = self.factors.utilisation_calibrated;
-        let cycles = busy_us * u128::from(model.max_clock_mhz);
-        let high_format = cycles * u128::from(model.ops_per_clock) * u128::from(model.high_format.numerator)
-            / u128::from(model.high_format.denominator);
+        let fastest = apply(busy_us * device.max_clock_mhz * device.per_clock, model.high_format);
         Some(Raw {
             low: 0,
             best,
-            high: high_format * PER_MILLE,
+            high: fastest * PER_MILLE,
             calibrated: ((table * low).min(best), (table * high).max(best)),
         })
     }
 
     /// Nothing but the fact that the device was given to someone.
-    fn by_allocation(&self, model: &Model, millis: u128) -> Raw {
-        let full = millis * 1000 * u128::from(model.table_clock_mhz) * u128::from(model.ops_per_clock);
-        let best = match model.architecture.as_str() {
-            "Volta" | "Turing" | "Ampere" => self.factors.allocation_best_ampere,
-            "Ada" | "Hopper" | "Blackwell" => self.factors.allocation_best_hopper,
-            _ => self.factors.allocation_best_other,
-        };
-        let (low, high) = self.factors.allocation_calibrated;
-        Raw { low: 0, best: full * best, high: u128::MAX, calibrated: (full * low, full * high) }
+    fn by_allocation(&self, device: &Device<'_>, millis: u128) -> Raw {
+        Raw::shared(device.full(millis), self.factors.allocation(device.model))
     }
 }
 
-/// Multiply-adds of the vector pipes, two operations each.
-fn vector_operations(model: &Model, counters: &Counters) -> u128 {
-    let Some(lanes) = model.lanes_fp32 else { return 0 };
-    let lanes = u128::from(model.units) * u128::from(lanes);
-    let get = |counter| u128::from(counters.get(counter).unwrap_or(0));
-    let fp64_rate = match (model.peaks.fp64, model.peaks.fp32) {
-        (Some(fp64), Some(fp32)) => {
-            get(Counter::Fp64Cycles) * 2 * lanes * u128::from(fp64) / u128::from(fp32)
+fn apply(amount: u128, factor: Factor) -> u128 {
+    amount * u128::from(factor.numerator) / u128::from(factor.denominator)
+}
+
+impl Raw {
+    /// A share of a whole.
+    fn shared(full: u128, share: Share) -> Self {
+        let calibrated = (full * share.low, full * share.high);
+        Self { low: 0, best: full * share.best, high: u128::MAX, calibrated }
+    }
+
+    /// Below what the device can do, and in order. Of a device that nobody knows nothing is known from below.
+    fn within(mut self, cap: u128, known: bool) -> Self {
+        if !known {
+            (self.low, self.calibrated.0) = (0, 0);
         }
-        _ => 0,
-    };
-    // The FP16 pipe does two values in each lane.
-    get(Counter::Fp32Cycles) * 2 * lanes + get(Counter::Fp16Cycles) * 4 * lanes + fp64_rate
+        self.high = self.high.min(cap);
+        self.best = self.best.min(self.high);
+        self.low = self.low.min(self.best);
+        self.calibrated.0 = self.calibrated.0.clamp(self.low, self.high);
+        self.calibrated.1 = self.calibrated.1.clamp(self.calibrated.0, self.high);
+        self
+    }
+}
+
+/// A device as estimates see it.
+struct Device<'a> {
+    /// Whether the model is its own.
+    known: bool,
+    model: &'a Model,
+    /// 16-bit matrix operations in one clock.
+    per_clock: u128,
+    units: u128,
+    max_clock_mhz: u128,
+    declared: Option<Format>,
+}
+
+/// What vector pipes did.
+struct Vector {
+    /// As their counters tell.
+    seen: u128,
+    /// The most they can have done, pipes without a counter included.
+    high: u128,
+}
+
+impl Device<'_> {
+    /// 16-bit operations at the table clock, all pipes busy.
+    fn full(&self, millis: u128) -> u128 {
+        millis * 1000 * u128::from(self.model.table_clock_mhz) * self.per_clock
+    }
+
+    /// The rate of the declared format against 16 bit; `None` if nothing was declared or it has no such rate.
+    fn declared_factor(&self) -> Option<Factor> {
+        let peaks = &self.model.peaks;
+        Some(Factor { numerator: peaks.of(self.declared?)?, denominator: peaks.bf16? })
+    }
+
+    /// FP32 where no matrix unit takes it, as TF32.
+    fn declared_is_vector(&self) -> bool {
+        self.declared == Some(Format::Fp32) && self.model.peaks.tf32.is_none()
+    }
+
+    /// Multiply-adds of the vector pipes, two operations each.
+    fn vector_operations(&self, counters: &Counters, millis: u128) -> Vector {
+        let Some(lanes) = self.model.lanes_fp32 else { return Vector { seen: 0, high: 0 } };
+        let lanes = self.units * u128::from(lanes);
+        let get = |counter| u128::from(counters.get(counter).unwrap_or(0));
+        let fp64 = match (self.model.peaks.fp64, self.model.peaks.fp32) {
+            (Some(fp64), Some(fp32)) => {
+                get(Counter::Fp64Cycles) * 2 * lanes * u128::from(fp64) / u128::from(fp32)
+            }
+            _ => 0,
+        };
+        // The FP16 pipe does two values in each lane.
+        let seen = get(Counter::Fp32Cycles) * 2 * lanes + get(Counter::Fp16Cycles) * 4 * lanes + fp64;
+        let all_told =
+            [Counter::Fp32Cycles, Counter::Fp16Cycles].iter().all(|&pipe| counters.get(pipe).is_some());
+        let high = if all_told {
+            // Most integer work is addresses; what is not counts, and its pipe is at most as wide.
+            seen + get(Counter::IntegerCycles) * 2 * lanes
+        } else {
+            let active = counters.get(Counter::SmCycles).map(u128::from);
+            let resident = counters.get(Counter::BusyMicros).map(|us| u128::from(us) * self.max_clock_mhz);
+            let longest = millis * 1000 * self.max_clock_mhz;
+            seen.max(active.or(resident).unwrap_or(longest).min(longest) * 4 * lanes)
+        };
+        Vector { seen, high }
+    }
 }
 
 impl Estimate {
@@ -333,6 +550,7 @@ mod tests {
             coverage: Coverage::Measured,
             ticks: 60,
             counters,
+            features: crate::Features::default(),
         }
     }
 
@@ -353,41 +571,125 @@ mod tests {
 
     const H100: &str = "NVIDIA H100 80GB HBM3";
 
+    /// A minute at 1980 MHz with every pipe told apart, none of them busy.
+    fn told() -> Counters {
+        use Counter::*;
+        let pipes = [TensorCycles, HmmaCycles, ImmaCycles, DfmaCycles, Fp64Cycles, Fp32Cycles, Fp16Cycles];
+        let elapsed = Counters::default().with(ElapsedCycles, 118_800_000_000);
+        pipes.into_iter().fold(elapsed, |counters, pipe| counters.with(pipe, 0))
+    }
+
     #[test]
     fn half_a_minute_of_tensor_work_on_an_h100_is_what_a_pencil_says() {
         // 1980 MHz x 60 s = 118.8e9 cycles, half of them active: 59.4e9 x 132 SMs x 4096 = 32115.9168e12.
+        let counters = told().with(Counter::TensorCycles, 59_400_000_000);
+        // low: TF32 is half, x 0.95 = 15255.06; high: FP8 is double, x 1.05 = 67443.43.
+        assert_eq!(estimated(H100, Tier::B, counters), "15255 <= 32116 <= 67444 (25050..33722)");
+        let counters = counters.with(Counter::HmmaCycles, 59_400_000_000);
+        assert_eq!(estimated(H100, Tier::B, counters), "15255 <= 32116 <= 67444 (25050..33722)");
+    }
+
+    #[test]
+    fn pipes_that_nobody_counts_widen_the_bound_by_what_they_could_have_done() {
         let counters = Counters::default()
             .with(Counter::ElapsedCycles, 118_800_000_000)
             .with(Counter::TensorCycles, 59_400_000_000);
-        // low: TF32 is half, x 0.95 = 15255.06; high: FP8 is double, x 1.05 = 67443.43.
-        assert_eq!(estimated(H100, Tier::B, counters), "15255 <= 32116 <= 67444 (24086..33722)");
+        // low: all of it could be FP64 matrix work, 66.9 / 989.4 x 0.95 = 2062.99;
+        // high: 118.8e9 cycles x 132 x 128 lanes x 4 = 8028.98 of packed FP16 on top.
+        assert_eq!(estimated(H100, Tier::B, counters), "2062 <= 32116 <= 75473 (25050..33722)");
+        // An SM without a warp runs nothing on any pipe.
+        let resident = counters.with(Counter::SmCycles, 59_400_000_000);
+        assert_eq!(estimated(H100, Tier::B, resident), "2062 <= 32116 <= 71458 (25050..33722)");
+    }
+
+    #[test]
+    fn an_assumed_clock_widens_the_bound_to_the_clocks_there_are() {
+        let counters = told().with(Counter::TensorCycles, 59_400_000_000);
+        let assumed = Counter::ALL
+            .iter()
+            .filter(|&&counter| counter != Counter::ElapsedCycles)
+            .fold(Counters::default(), |kept, &counter| {
+                counters.get(counter).map_or(kept, |value| kept.with(counter, value))
+            });
+        // 15255.06 x 0.45; 67443.43 x 1980 / 1830.
+        assert_eq!(estimated(H100, Tier::B, assumed), "6864 <= 32116 <= 72972 (21292..33722)");
     }
 
     #[test]
     fn known_pipes_narrow_what_is_known_of_them() {
-        let counters = Counters::default()
-            .with(Counter::ElapsedCycles, 118_800_000_000)
-            .with(Counter::TensorCycles, 59_400_000_000)
-            .with(Counter::ImmaCycles, 59_400_000_000);
+        let counters =
+            told().with(Counter::TensorCycles, 59_400_000_000).with(Counter::ImmaCycles, 59_400_000_000);
         // All of it INT8, at 1978.9 / 989.4 of the 16-bit rate: 64235.08; x 0.95 and x 1.05 around it.
         assert_eq!(estimated(H100, Tier::B, counters), "61023 <= 64235 <= 67447 (61023..67447)");
     }
 
     #[test]
+    fn the_16_bit_pipe_of_a_chip_without_fp8_is_no_faster_than_16_bit() {
+        // 1410 MHz x 60 s x 108 SMs x 2048 = 18711.99e12.
+        let cycles = 84_600_000_000;
+        let any = told().with(Counter::TensorCycles, cycles);
+        assert_eq!(estimated("NVIDIA A100-SXM4-80GB", Tier::B, any), "8888 <= 18712 <= 37425 (14595..19648)");
+        let hmma = any.with(Counter::HmmaCycles, cycles);
+        assert_eq!(
+            estimated("NVIDIA A100-SXM4-80GB", Tier::B, hmma),
+            "8888 <= 18712 <= 19648 (14595..19648)"
+        );
+    }
+
+    #[test]
     fn vector_pipes_add_to_best_and_high_but_not_to_low() {
-        let counters = Counters::default()
-            .with(Counter::ElapsedCycles, 118_800_000_000)
-            .with(Counter::TensorCycles, 0)
-            .with(Counter::Fp32Cycles, 118_800_000_000);
+        let counters = told().with(Counter::Fp32Cycles, 118_800_000_000);
         // 118.8e9 x 132 x 128 x 2 = 4014.49e12: 66.9 TFLOP/s for a minute.
         assert_eq!(estimated(H100, Tier::B, counters), "0 <= 4014 <= 4015 (0..4015)");
+        let integer = told().with(Counter::IntegerCycles, 118_800_000_000);
+        assert_eq!(estimated(H100, Tier::B, integer), "0 <= 0 <= 4015 (0..0)");
     }
 
     #[test]
     fn nothing_ran_is_zero_throughout() {
-        let counters =
-            Counters::default().with(Counter::ElapsedCycles, 118_800_000_000).with(Counter::TensorCycles, 0);
-        assert_eq!(estimated(H100, Tier::B, counters), "0 <= 0 <= 0 (0..0)");
+        assert_eq!(estimated(H100, Tier::B, told()), "0 <= 0 <= 0 (0..0)");
+    }
+
+    #[test]
+    fn a_mig_instance_is_the_part_that_its_units_are() {
+        let estimator = Estimator::shipped();
+        let model = estimator.table().find(None, H100);
+        let counters = told().with(Counter::TensorCycles, 59_400_000_000);
+        let e =
+            |hardware: Hardware<'_>| estimator.estimate(hardware, &window(Tier::B, 60_000, counters)).bound;
+        let instance = Hardware { units: Some(16), ..model.into() };
+        // 59.4e9 x 16 SMs x 4096 = 3892.84e12.
+        assert_eq!(e(instance).best().tera(), 3893);
+        assert_eq!(estimator.peak_ops_per_ms(instance) * 132, estimator.peak_ops_per_ms(model) * 16);
+    }
+
+    #[test]
+    fn a_declared_format_moves_best_and_nothing_else() {
+        let estimator = Estimator::shipped();
+        let model = estimator.table().find(None, H100);
+        let counters = told().with(Counter::TensorCycles, 59_400_000_000);
+        let e = |hardware: Hardware<'_>| estimator.estimate(hardware, &window(Tier::B, 60_000, counters));
+        let plain = e(model.into());
+        for (format, best) in [(Format::Fp8, 64_232), (Format::Bf16, 32_116), (Format::Fp4, 32_116)] {
+            let told = e(Hardware { declared: Some(format), ..model.into() });
+            assert_eq!(told.bound.best().tera(), best, "{format:?}");
+            assert_eq!((told.bound.low(), told.bound.high()), (plain.bound.low(), plain.bound.high()));
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_utilisation_narrows_what_is_likely_and_leaves_the_bound() {
+        let estimator = Estimator::shipped();
+        let a100 = estimator.table().find(None, "NVIDIA A100-SXM4-80GB");
+        let day = 86_400_000;
+        let silent = estimator.hours(a100, day, None);
+        let told = estimator.hours(a100, day, Some(400));
+        assert_eq!(told.executed.bound.high(), silent.executed.bound.high());
+        assert_eq!(told.executed.bound.low(), Operations::ZERO);
+        let spread = |hours: &Hours| hours.model.high().tera() / hours.model.low().tera();
+        assert!(spread(&told) < spread(&silent));
+        // 0.40 x 0.76 of 1410 MHz x 86400 s x 108 x 2048.
+        assert_eq!(told.model.best().tera(), 8_191_438);
     }
 
     #[test]
@@ -400,16 +702,21 @@ mod tests {
 
     #[test]
     fn allocation_alone_reaches_from_nothing_to_everything() {
-        assert_eq!(estimated(H100, Tier::E, Counters::default()), "0 <= 13654 <= 128464 (2968..32652)");
+        assert_eq!(estimated(H100, Tier::E, Counters::default()), "0 <= 14841 <= 128464 (6530..26121)");
     }
 
     #[test]
-    fn an_unknown_model_counts_as_the_fastest_there_is() {
-        let counters = Counters::default()
-            .with(Counter::ElapsedCycles, 60_000_000_000)
-            .with(Counter::TensorCycles, 60_000_000_000);
-        let fastest = estimated("NVIDIA GB300", Tier::B, counters);
-        assert_eq!(estimated("NVIDIA Unheard Of", Tier::B, counters), fastest);
+    fn of_an_unknown_model_nothing_is_known_from_below_and_much_is_possible() {
+        let counters = told().with(Counter::TensorCycles, 59_400_000_000);
+        let e = |name| estimated(name, Tier::B, counters);
+        // 59.4e9 x 148 x 8192: the fastest there is gives best; low is nothing; high is up to five of it.
+        assert_eq!(e("NVIDIA GB300"), "34208 <= 72018 <= 453711 (56173..75619)");
+        assert_eq!(e("NVIDIA Unheard Of"), "0 <= 72018 <= 453711 (0..75619)");
+        let all = told().with(Counter::TensorCycles, 118_800_000_000);
+        let estimator = Estimator::shipped();
+        let fastest = estimator.table().find(None, "NVIDIA GB300");
+        assert_eq!(estimator.peak_ops_per_ms(None), estimator.peak_ops_per_ms(fastest) * 5);
+        assert_eq!(estimated("NVIDIA Unheard Of", Tier::B, all), "0 <= 144035 <= 907421 (0..151237)");
     }
 
     #[test]

@@ -6,7 +6,9 @@
 //!
 //! Deliberately absent: input and output, clocks, randomness, and any knowledge of tenants beyond their names.
 
+pub mod classify;
 pub mod estimate;
+pub mod features;
 pub mod holding;
 pub mod identity;
 pub mod meter;
@@ -16,12 +18,14 @@ pub mod table;
 pub mod time;
 pub mod window;
 
+pub use classify::{Class, Judgement, Signs};
 pub use estimate::{Estimate, Estimator};
+pub use features::Features;
 pub use holding::{Evidence, Holding};
 pub use identity::{AcceleratorId, AgentId, AttemptId, BootId, EpochId, Principal};
 pub use meter::{Meter, Observed};
 pub use operations::{Calibrated, Interval, Operations, OutOfOrder};
-pub use reading::{DeviceState, GapCause, Reading, Source, Tier, Trust};
-pub use table::{AcceleratorTable, Model};
+pub use reading::{Condition, DeviceState, GapCause, Reading, Source, Tier, Trust};
+pub use table::{AcceleratorTable, Hardware, Model};
 pub use time::{Span, UtcMillis};
 pub use window::{Counters, Coverage, Gap, Window};

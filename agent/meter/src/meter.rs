@@ -1,11 +1,13 @@
 //! Where readings become raw integrals.
 //!
 //! One [`Meter`] watches one accelerator. Each reading adds what happened since the reading before
-//! (ratio x SM cycles, clock x time, power x time), as integers; windows are cut at whole UTC minutes
-//! (or another step), where the holder changes and where the device stops answering. What was not seen
-//! becomes a [`Gap`] with its cause, never a zero.
+//! (ratio x SM cycles, clock x time, power x time, or the difference of a cumulative counter), as integers;
+//! windows are cut at whole UTC minutes (or another step), where the holder changes and where the device
+//! stops answering. What was not seen becomes a [`Gap`] with its cause, never a zero; where cumulative
+//! counters of work went on meanwhile, it becomes one window that is [`Coverage::Interpolated`].
 
 use crate::{
+    features::Features,
     identity::AcceleratorId,
     reading::{DeviceState, GapCause, Ratio, Reading, Source, Tier},
     time::{Span, UtcMillis},
@@ -57,8 +59,8 @@ enum State {
     Fresh,
     /// The last reading succeeded.
     Measuring { at: Now, last: Reading, open: Option<Open> },
-    /// It did not; unreported since then.
-    Missing { since: Now, cause: GapCause },
+    /// It did not; unreported since then. What it said last, if its counters may still speak for this time.
+    Missing { since: Now, cause: GapCause, base: Option<(Now, Reading)> },
 }
 
 /// A window in the making.
@@ -86,19 +88,25 @@ impl Meter {
             State::Fresh => {
                 self.state = match device {
                     DeviceState::Read(reading) => State::Measuring { at: now, last: reading, open: None },
-                    DeviceState::Missing(cause) => State::Missing { since: now, cause },
+                    DeviceState::Missing(cause) => State::Missing { since: now, cause, base: None },
                 };
             }
-            State::Missing { since, cause } if now.boot_ms <= since.boot_ms => {
+            State::Missing { since, cause, base } if now.boot_ms <= since.boot_ms => {
                 self.state = match device {
                     DeviceState::Read(last) => State::Measuring { at: since, last, open: None },
-                    DeviceState::Missing(_) => State::Missing { since, cause },
+                    DeviceState::Missing(_) => State::Missing { since, cause, base },
                 };
             }
-            State::Missing { since, cause } => {
+            State::Missing { since, cause, base } => {
                 self.state = match device {
                     DeviceState::Read(last) => {
-                        self.gap(since, now, cause);
+                        let bounded = base.filter(|_| stays(cause)).and_then(|(at, before)| {
+                            bridge(&before, &last, now.boot_ms - at.boot_ms).map(|counters| (at, counters))
+                        });
+                        match bounded {
+                            Some((at, counters)) => self.interpolated(at, now, counters),
+                            None => self.gap(since, now, cause),
+                        }
                         State::Measuring { at: now, last, open: None }
                     }
                     DeviceState::Missing(new) => {
@@ -109,7 +117,7 @@ impl Meter {
                             self.gap(since, now, cause);
                             now
                         };
-                        State::Missing { since: reported, cause: new }
+                        State::Missing { since: reported, cause: new, base: base.filter(|_| stays(cause)) }
                     }
                 };
             }
@@ -126,26 +134,45 @@ impl Meter {
             DeviceState::Missing(cause) => {
                 self.close(open, at);
                 let since = self.gap_to_boundary(at, now, cause);
-                self.state = State::Missing { since, cause };
+                self.state = State::Missing { since, cause, base: Some((at, *last)) };
                 return;
             }
         };
         let elapsed = now.boot_ms - at.boot_ms;
-        let unseen = if elapsed > u64::from(self.pace.longest_tick_ms) {
-            Some(GapCause::AgentStalled)
-        } else if backwards(last, &reading) {
-            Some(GapCause::CounterBackwards)
-        } else {
-            None
-        };
-        if let Some(cause) = unseen {
+        let Some(tick) = integrals(last, &reading, elapsed) else {
             self.close(open, at);
-            self.gap(at, now, cause);
+            self.gap(at, now, GapCause::CounterBackwards);
+            self.state = State::Measuring { at: now, last: reading, open: None };
+            return;
+        };
+        if elapsed > u64::from(self.pace.longest_tick_ms) {
+            self.close(open, at);
+            match bridge(last, &reading, elapsed) {
+                Some(counters) => self.interpolated(at, now, counters),
+                None => self.gap(at, now, GapCause::AgentStalled),
+            }
             self.state = State::Measuring { at: now, last: reading, open: None };
             return;
         }
-        let open = self.integrate(at, now, open, integrals(last, &reading, elapsed));
+        let open = self.integrate(at, now, open, tick);
         self.state = State::Measuring { at: now, last: reading, open };
+    }
+
+    /// One window over time in which nobody looked, and which counters that go on by themselves speak for.
+    /// It is not cut: how much fell into which part of it is not known, only how much it was.
+    fn interpolated(&mut self, from: Now, to: Now, counters: Counters) {
+        let Some(span) = Span::new(from.wall, to.wall) else { return };
+        self.done.push(Observed::Window(Window {
+            accelerator: self.accelerator.clone(),
+            span,
+            boot_start_ms: from.boot_ms,
+            source: self.source,
+            tier: self.tier,
+            coverage: Coverage::Interpolated { missing_ms: span.millis() },
+            ticks: 1,
+            counters,
+            features: Features::default(),
+        }));
     }
 
     /// Adds the integrals of one tick, cutting where a window ends inside it.
@@ -180,9 +207,9 @@ impl Meter {
     /// Ends everything open, gaps too, as of now: the agent stops.
     pub fn finish(&mut self, now: Now) {
         self.cut();
-        if let State::Missing { since, cause } = self.state {
+        if let State::Missing { since, cause, base } = self.state {
             self.gap(since, now, cause);
-            self.state = State::Missing { since: now, cause };
+            self.state = State::Missing { since: now, cause, base };
         }
     }
 
@@ -203,6 +230,7 @@ impl Meter {
             coverage: Coverage::Measured,
             ticks: open.ticks,
             counters: open.counters,
+            features: Features::default(),
         }));
     }
 
@@ -247,12 +275,40 @@ fn add(open: Option<Open>, from: Now, counters: Counters) -> Open {
     }
 }
 
-fn backwards(last: &Reading, now: &Reading) -> bool {
-    matches!((last.energy_mj, now.energy_mj), (Some(before), Some(after)) if after < before)
+/// Longest time without a look that cumulative counters are trusted to speak for.
+const LONGEST_BRIDGE_MS: u64 = 3_600_000;
+
+/// Whether the device and its counters go on under this cause: it was our sight that failed.
+fn stays(cause: GapCause) -> bool {
+    matches!(
+        cause,
+        GapCause::CallHung
+            | GapCause::ReadFailed
+            | GapCause::AgentStalled
+            | GapCause::Unreachable
+            | GapCause::Stale
+            | GapCause::NotReported
+    )
 }
 
-/// What one tick of `elapsed` milliseconds adds.
-fn integrals(last: &Reading, now: &Reading, elapsed: u64) -> Counters {
+/// What cumulative counters say of `elapsed` milliseconds in which nobody looked: nothing unless they count
+/// work (cycles of tensor pipes, or time with a kernel), nothing if one fell, nothing over more than an hour.
+fn bridge(last: &Reading, now: &Reading, elapsed: u64) -> Option<Counters> {
+    let added = totals(now).since(&totals(last))?;
+    let work = added.get(Counter::TensorCycles).or(added.get(Counter::BusyMicros));
+    (work.is_some() && elapsed <= LONGEST_BRIDGE_MS).then_some(added)
+}
+
+fn totals(reading: &Reading) -> Counters {
+    match reading.energy_mj {
+        Some(mj) => reading.totals.with(Counter::EnergyMicrojoules, mj.saturating_mul(1000)),
+        None => reading.totals,
+    }
+}
+
+/// What one tick of `elapsed` milliseconds adds: `None` if a cumulative counter went backwards.
+fn integrals(last: &Reading, now: &Reading, elapsed: u64) -> Option<Counters> {
+    let added = totals(now).since(&totals(last))?;
     let mut counters = Counters::default();
     let mut set = |counter, value: Option<u64>| {
         if let Some(value) = value {
@@ -260,9 +316,12 @@ fn integrals(last: &Reading, now: &Reading, elapsed: u64) -> Counters {
         }
     };
     // MHz x milliseconds x 1000 = cycles.
-    let cycles = now.sm_clock_mhz.map(|mhz| u64::from(mhz).saturating_mul(elapsed).saturating_mul(1000));
-    set(Counter::ElapsedCycles, cycles);
-    let active = |ratio: Option<Ratio>| cycles.zip(ratio).map(|(cycles, ratio)| ratio.of(cycles));
+    let cycles = |mhz: u32| u64::from(mhz).saturating_mul(elapsed).saturating_mul(1000);
+    let elapsed_cycles = now.sm_clock_mhz.map(cycles);
+    set(Counter::ElapsedCycles, elapsed_cycles);
+    // Cycles on an assumed clock stand without elapsed cycles beside them.
+    let base = elapsed_cycles.or(now.assumed_clock_mhz.map(cycles));
+    let active = |ratio: Option<Ratio>| base.zip(ratio).map(|(cycles, ratio)| ratio.of(cycles));
     set(Counter::TensorCycles, active(now.activity.tensor));
     set(Counter::HmmaCycles, active(now.activity.hmma));
     set(Counter::ImmaCycles, active(now.activity.imma));
@@ -271,14 +330,21 @@ fn integrals(last: &Reading, now: &Reading, elapsed: u64) -> Counters {
     set(Counter::Fp32Cycles, active(now.activity.fp32));
     set(Counter::Fp16Cycles, active(now.activity.fp16));
     set(Counter::SmCycles, active(now.activity.sm));
-    set(Counter::BusyMicros, now.busy.map(|busy| busy.of(elapsed.saturating_mul(1000))));
-    let energy = match (last.energy_mj, now.energy_mj) {
-        (Some(before), Some(after)) => after.checked_sub(before).map(|mj| mj.saturating_mul(1000)),
-        // Milliwatts x milliseconds = microjoules.
-        _ => now.power_mw.map(|mw| u64::from(mw).saturating_mul(elapsed)),
+    set(Counter::IntegerCycles, active(now.activity.integer));
+    let micros = |ratio: Option<Ratio>| ratio.map(|ratio| ratio.of(elapsed.saturating_mul(1000)));
+    set(Counter::BusyMicros, micros(now.busy));
+    set(Counter::DramMicros, micros(now.dram));
+    // Milliwatts x milliseconds = microjoules.
+    set(Counter::EnergyMicrojoules, now.power_mw.map(|mw| u64::from(mw).saturating_mul(elapsed)));
+    let bytes = |rate: Option<u64>| {
+        rate.map(|rate| u64::try_from(u128::from(rate) * u128::from(elapsed) / 1000).unwrap_or(u64::MAX))
     };
-    set(Counter::EnergyMicrojoules, energy);
-    counters
+    set(Counter::NvlinkTxBytes, bytes(now.traffic.nvlink_tx));
+    set(Counter::NvlinkRxBytes, bytes(now.traffic.nvlink_rx));
+    set(Counter::PcieTxBytes, bytes(now.traffic.pcie_tx));
+    set(Counter::PcieRxBytes, bytes(now.traffic.pcie_rx));
+    set(Counter::InfinibandBytes, bytes(now.traffic.infiniband));
+    Some(added.or(&counters))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What a source saw when it looked at an accelerator once.
 
+use crate::window::Counters;
+
 macro_rules! coded {
     ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident = $code:literal $text:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -115,6 +117,50 @@ coded! {
         Silent = 10 "silent",
         /// Held, but no agent has ever reported it: found by the collector, never sent.
         NeverSeen = 11 "never_seen",
+        /// Given to a virtual machine (bound to `vfio-pci`): out of the host's sight, which is not idleness.
+        PassedThrough = 12 "passed_through",
+        /// The driver was loaded anew: its counters began again.
+        DriverReloaded = 13 "driver_reloaded",
+        /// A MIG instance was made anew under the name of an earlier one.
+        InstanceRecreated = 14 "instance_recreated",
+        /// A MIG instance without a compute instance: nothing can run on it, and nothing can be read.
+        NoComputeInstance = 15 "no_compute_instance",
+        /// The agent let go of the device because somebody asked it to.
+        Released = 16 "released",
+        /// The exporter or management controller did not answer.
+        Unreachable = 17 "unreachable",
+        /// It answered with values that it marks as old, or that did not change when they had to.
+        Stale = 18 "stale",
+        /// The exporter or management controller answered, and did not name the device.
+        NotReported = 19 "not_reported",
+    }
+}
+
+coded! {
+    /// What makes the readings of a device worse than they could be: named, so that somebody can act on it.
+    Condition {
+        /// GPM's streaming was switched off, which clears its counters: a setting, or somebody's hand.
+        StreamingOff = 1 "gpm_streaming_off",
+        /// Confidential computing is on: the driver gives no activity.
+        ConfidentialComputing = 2 "confidential_computing",
+        /// An architecture that this version does not know.
+        UnknownArchitecture = 3 "unknown_architecture",
+        /// Cumulative cycle counters drift against the activity ratios and are not used.
+        CountersRefused = 4 "counters_refused",
+        /// Cumulative cycle counters are there; how they are scaled is not known yet, ratios are used.
+        Calibrating = 5 "calibrating",
+        /// Split into MIG instances, which are metered in its place.
+        Split = 6 "split",
+        /// Activity of a MIG instance needs a right that the agent does not have.
+        NoMigMonitor = 7 "no_mig_monitor",
+        /// The SM clock is not reported: the model's table clock is assumed.
+        ClockAssumed = 8 "clock_assumed",
+        /// A partition that reports nothing of its own: only the first one of the device does.
+        SecondaryPartition = 9 "secondary_partition",
+        /// The layout of what the driver wrote is newer than this version: only what is common is read.
+        UnknownLayout = 10 "unknown_layout",
+        /// Bound to `vfio-pci`: given to a virtual machine.
+        PassedThrough = 11 "passed_through",
     }
 }
 
@@ -179,6 +225,23 @@ pub struct Activity {
     pub fp16: Option<Ratio>,
     /// At least one warp resident.
     pub sm: Option<Ratio>,
+    /// Integer vector pipe.
+    pub integer: Option<Ratio>,
+}
+
+/// Mean traffic since the reading before, in bytes a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Sent over NVLink or what takes its place, all links.
+    pub nvlink_tx: Option<u64>,
+    /// Received over it.
+    pub nvlink_rx: Option<u64>,
+    /// Sent over PCIe.
+    pub pcie_tx: Option<u64>,
+    /// Received over it.
+    pub pcie_rx: Option<u64>,
+    /// Of the host's InfiniBand ports in both directions, divided equally among its accelerators.
+    pub infiniband: Option<u64>,
 }
 
 /// One look at one accelerator that succeeded.
@@ -186,6 +249,9 @@ pub struct Activity {
 pub struct Reading {
     /// SM clock in MHz, mean since the reading before where the source has it, else now.
     pub sm_clock_mhz: Option<u32>,
+    /// What to take for the clock where the source has none. Cycles that rest on it are told from others
+    /// by the elapsed cycles, which then stay unknown.
+    pub assumed_clock_mhz: Option<u32>,
     /// Activity since the reading before.
     pub activity: Activity,
     /// Part of the time in which a kernel was resident.
@@ -194,6 +260,13 @@ pub struct Reading {
     pub power_mw: Option<u32>,
     /// Cumulative energy in millijoules since the driver was loaded.
     pub energy_mj: Option<u64>,
+    /// Part of the time in which the memory interface was active, since the reading before.
+    pub dram: Option<Ratio>,
+    /// Traffic since the reading before.
+    pub traffic: Traffic,
+    /// Cumulative counters, in the units of [`Counters`]: a window takes their difference, which wins over
+    /// what rates would give, and bounds what happened while nobody looked.
+    pub totals: Counters,
 }
 
 /// What one look at one accelerator gave: a failed read is evidence too.

@@ -14,6 +14,16 @@ pub struct Factor {
     pub denominator: u32,
 }
 
+impl Factor {
+    /// The smaller one.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        let ours = u64::from(self.numerator) * u64::from(other.denominator);
+        let theirs = u64::from(other.numerator) * u64::from(self.denominator);
+        if theirs < ours { other } else { self }
+    }
+}
+
 /// How well a row is founded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confidence {
@@ -155,9 +165,109 @@ impl AcceleratorTable {
 impl Model {
     /// The most that the device can do in a millisecond, in operations: maximum clock, fastest format.
     pub fn peak_ops_per_ms(&self) -> u128 {
-        let cycles = u128::from(self.max_clock_mhz) * 1000;
-        cycles * u128::from(self.ops_per_clock) * u128::from(self.high_format.numerator)
-            / u128::from(self.high_format.denominator)
+        Hardware::from(self).peak_ops_per_ms(self)
+    }
+}
+
+impl Hardware<'_> {
+    /// No accelerator is near this: a driver that says so is not believed.
+    const FASTEST_CLOCK_MHZ: u32 = 5000;
+
+    /// The part of `model`'s `amount` that falls to this device's units: units divide what they share.
+    pub(crate) fn part(&self, model: &Model, amount: u128) -> u128 {
+        match self.units {
+            Some(units) => amount * u128::from(units) / u128::from(model.units),
+            None => amount,
+        }
+    }
+
+    /// The highest clock it can have: the table's, or the driver's where that is higher.
+    pub(crate) fn max_clock_mhz(&self, model: &Model) -> u32 {
+        let told = self.max_clock_mhz.filter(|&mhz| mhz <= Self::FASTEST_CLOCK_MHZ);
+        told.map_or(model.max_clock_mhz, |mhz| mhz.max(model.max_clock_mhz))
+    }
+
+    /// The most that it can do in a millisecond, in operations, if it is of this model.
+    pub(crate) fn peak_ops_per_ms(&self, model: &Model) -> u128 {
+        let cycles = u128::from(self.max_clock_mhz(model)) * 1000;
+        let fastest = cycles * u128::from(model.ops_per_clock) * u128::from(model.high_format.numerator)
+            / u128::from(model.high_format.denominator);
+        self.part(model, fastest)
+    }
+}
+
+/// A device as far as estimates depend on it: its model, and where it differs from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hardware<'a> {
+    /// `None`: not in the table.
+    pub model: Option<&'a Model>,
+    /// Units that are its own, where that is a part of the whole: a MIG instance, a partition.
+    pub units: Option<u32>,
+    /// The highest SM clock that its driver allows.
+    pub max_clock_mhz: Option<u32>,
+    /// Format of its matrix work as somebody declared it.
+    pub declared: Option<Format>,
+}
+
+impl<'a> From<Option<&'a Model>> for Hardware<'a> {
+    fn from(model: Option<&'a Model>) -> Self {
+        Self { model, ..Self::default() }
+    }
+}
+
+impl<'a> From<&'a Model> for Hardware<'a> {
+    fn from(model: &'a Model) -> Self {
+        Some(model).into()
+    }
+}
+
+/// A number format of matrix work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// 64 bit floating point.
+    Fp64,
+    /// 32 bit floating point, on vector pipes.
+    Fp32,
+    /// TF32.
+    Tf32,
+    /// BF16 or FP16.
+    Bf16,
+    /// FP8.
+    Fp8,
+    /// FP4.
+    Fp4,
+    /// INT8.
+    Int8,
+}
+
+impl Format {
+    /// From its usual name, in any case: `bf16`, `FP8`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_lowercase().as_str() {
+            "fp64" | "float64" => Self::Fp64,
+            "fp32" | "float32" => Self::Fp32,
+            "tf32" => Self::Tf32,
+            "bf16" | "bfloat16" | "fp16" | "float16" => Self::Bf16,
+            "fp8" | "float8" => Self::Fp8,
+            "fp4" | "nvfp4" | "mxfp4" => Self::Fp4,
+            "int8" => Self::Int8,
+            _ => return None,
+        })
+    }
+}
+
+impl Peaks {
+    /// The matrix peak of a format, or the vector peak where there are no matrix units for it.
+    pub fn of(&self, format: Format) -> Option<u32> {
+        match format {
+            Format::Fp64 => self.fp64_tensor.or(self.fp64),
+            Format::Fp32 => self.fp32,
+            Format::Tf32 => self.tf32,
+            Format::Bf16 => self.bf16,
+            Format::Fp8 => self.fp8,
+            Format::Fp4 => self.fp4,
+            Format::Int8 => self.int8,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What one accelerator did in a span: raw integer integrals, no holder, no estimate.
 
 use crate::{
+    features::Features,
     identity::AcceleratorId,
     reading::{GapCause, Source, Tier, coded},
     time::{Span, UtcMillis},
@@ -31,6 +32,20 @@ coded! {
         BusyMicros = 9 "busy_us",
         /// Microjoules.
         EnergyMicrojoules = 10 "energy_uj",
+        /// Microseconds in which the memory interface was active.
+        DramMicros = 11 "dram_us",
+        /// Integer vector pipe active.
+        IntegerCycles = 12 "integer_cycles",
+        /// Bytes sent over NVLink or what takes its place.
+        NvlinkTxBytes = 13 "nvlink_tx_bytes",
+        /// Bytes received over it.
+        NvlinkRxBytes = 14 "nvlink_rx_bytes",
+        /// Bytes sent over PCIe.
+        PcieTxBytes = 15 "pcie_tx_bytes",
+        /// Bytes received over it.
+        PcieRxBytes = 16 "pcie_rx_bytes",
+        /// Its share of the bytes through the host's InfiniBand ports.
+        InfinibandBytes = 17 "infiniband_bytes",
     }
 }
 
@@ -52,6 +67,31 @@ impl Counters {
     pub fn with(mut self, counter: Counter, value: u64) -> Self {
         self.0[counter as usize] = Some(value);
         self
+    }
+
+    /// What was added since `before`, for each that is known in both. `None` if one of them went backwards.
+    pub fn since(&self, before: &Self) -> Option<Self> {
+        let mut difference = Self::default();
+        for (index, slot) in difference.0.iter_mut().enumerate() {
+            if let (Some(now), Some(before)) = (self.0[index], before.0[index]) {
+                *slot = Some(now.checked_sub(before)?);
+            }
+        }
+        Some(difference)
+    }
+
+    /// These, and where one is unknown, that of `other`.
+    #[must_use]
+    pub fn or(mut self, other: &Self) -> Self {
+        for (slot, other) in self.0.iter_mut().zip(other.0) {
+            *slot = slot.or(other);
+        }
+        self
+    }
+
+    /// Whether none is known.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
     }
 
     /// Sum of both; known only where both are. `None` on overflow.
@@ -124,6 +164,8 @@ pub struct Window {
     pub ticks: u32,
     /// The integrals.
     pub counters: Counters,
+    /// What its readings looked like, one against the other; a piece of a window keeps those of the whole.
+    pub features: Features,
 }
 
 impl Window {
@@ -189,6 +231,7 @@ mod tests {
             coverage: Coverage::Interpolated { missing_ms },
             ticks: 60,
             counters: Counters::default().with(Counter::TensorCycles, value).with(Counter::BusyMicros, 3),
+            features: Features::default(),
         }
     }
 

@@ -70,10 +70,19 @@ pub struct Meter {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Source {
-    /// `"nvml"` (default), `"simulated"`, `"replay"` or `"allocation"`. Only the section of that name counts.
+    /// `"nvml"` (default), `"amdgpu"`, `"dcgm"`, `"gaudi"`, `"redfish"`, `"allocation"`, `"simulated"` or
+    /// `"replay"`. Only the section of that name counts.
     pub kind: Option<String>,
     /// For `"nvml"`.
     pub nvml: Nvml,
+    /// For `"amdgpu"`.
+    pub amdgpu: Amdgpu,
+    /// For `"dcgm"`.
+    pub dcgm: Exporters,
+    /// For `"gaudi"`.
+    pub gaudi: Exporters,
+    /// For `"redfish"`.
+    pub redfish: Redfish,
     /// For `"simulated"`.
     pub simulated: Simulated,
     /// For `"replay"`.
@@ -91,6 +100,65 @@ pub struct Nvml {
     /// A device that does not answer within this time has a gap, `"10ms"` to `"30s"`. Default `"500ms"`; keep
     /// it below `meter.period`.
     pub deadline: Option<String>,
+    /// New devices, and a driver that is not there yet, are searched for this often. Default `"30s"`.
+    pub search_every: Option<String>,
+    /// While this file is there, all devices are let go of, so that drivers can be unbound and MIG changed; the
+    /// time is a gap with the cause `released`. Default `/run/weighbridge-agent/release`.
+    pub release_file: Option<PathBuf>,
+    /// Where the kernel shows PCI devices, to find those given to virtual machines. Default `/sys`.
+    pub sysfs: Option<PathBuf>,
+}
+
+/// `[source.amdgpu]`: the files of AMD's driver.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Amdgpu {
+    /// Where the kernel shows devices. Default `/sys`.
+    pub sysfs: Option<PathBuf>,
+    /// New devices are searched for this often. Default `"30s"`.
+    pub search_every: Option<String>,
+}
+
+/// `[source.dcgm]` and `[source.gaudi]`: exporters of their vendors.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Exporters {
+    /// What to read. Default `["http://127.0.0.1:9400/metrics"]` for dcgm-exporter, port 41611 for Gaudi's.
+    pub exporters: Option<Vec<String>>,
+    /// An exporter that does not answer within this time leaves a gap. Default `"5s"`.
+    pub deadline: Option<String>,
+    /// How often the exporters renew their values; goes with every device's record. Default `"30s"`, as theirs.
+    pub interval: Option<String>,
+}
+
+/// `[source.redfish]`: management controllers of accelerator baseboards, for an agent that speaks for a site.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redfish {
+    /// The controllers. Needed.
+    pub controllers: Vec<RedfishController>,
+    /// A controller that does not answer within this time leaves a gap. Default `"20s"`.
+    pub deadline: Option<String>,
+    /// What each controller offers is looked up in every so many looks. Default 20.
+    pub discover_every: Option<u32>,
+    /// Certificate authority of the controllers, in PEM. Default: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Believes any certificate: whoever is on the way can then change what is read. Default `false`.
+    pub any_certificate: Option<bool>,
+}
+
+/// `[[source.redfish.controllers]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedfishController {
+    /// Its address, as `"https://bmc-7.example"`.
+    pub url: String,
+    /// The host whose accelerators it speaks for, by the name that its own agent and leases use.
+    pub host: String,
+    /// Name of its account.
+    pub user: Option<String>,
+    /// File with the password of that account and nothing else.
+    pub password_file: Option<PathBuf>,
 }
 
 /// `[source.simulated]`: accelerators that do what a file says.

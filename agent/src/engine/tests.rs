@@ -43,7 +43,13 @@ fn device(name: &str, tier: Tier) -> Device {
         tier,
         source: Source::Simulated,
         driver: None,
-        mig: false,
+        host: None,
+        trust: None,
+        parent: None,
+        units: None,
+        sample_ms: 0,
+        conditions: Vec::new(),
+        present: true,
     }
 }
 

@@ -31,7 +31,13 @@ fn look(devices: &[(&str, Option<&[u32]>)], found: bool) -> Look {
         tier: Tier::D,
         source: Source::Simulated,
         driver: None,
-        mig: false,
+        host: None,
+        trust: None,
+        parent: None,
+        units: None,
+        sample_ms: 0,
+        conditions: Vec::new(),
+        present: true,
     };
     Look {
         devices: devices

@@ -7,16 +7,27 @@
 //! that would make a look take longer.
 
 pub mod allocation;
+pub mod amdgpu;
+pub mod dcgm;
+pub mod exposition;
+pub mod gaudi;
 pub mod nvml;
+pub mod passthrough;
+pub mod redfish;
 pub mod replay;
 pub mod simulated;
 
 use std::future::Future;
 
-use weighbridge_meter::{AcceleratorId, DeviceState, GapCause, Source, Tier};
+use weighbridge_meter::{AcceleratorId, Condition, DeviceState, GapCause, Source, Tier, Trust};
 
 pub use allocation::AllocationSource;
+pub use amdgpu::{AmdgpuOptions, AmdgpuSource};
+pub use dcgm::{DcgmOptions, DcgmSource};
+pub use gaudi::{GaudiOptions, GaudiSource};
 pub use nvml::{NvmlOptions, NvmlSource};
+pub use passthrough::WithPassthrough;
+pub use redfish::{RedfishOptions, RedfishSource};
 pub use replay::{Replay, ReplaySource};
 pub use simulated::{Scenario, SimulatedSource};
 
@@ -51,8 +62,46 @@ pub struct Device {
     pub source: Source,
     /// The driver's version.
     pub driver: Option<String>,
-    /// Whether it is split into instances, which are then the ones that work.
-    pub mig: bool,
+    /// The host it is in, where that is not the agent's own.
+    pub host: Option<String>,
+    /// Who could have changed its readings, where that is not who runs the agent's host.
+    pub trust: Option<Trust>,
+    /// The device that it is a part of: of a MIG instance or partition.
+    pub parent: Option<AcceleratorId>,
+    /// Its own units, where that is not all its model has.
+    pub units: Option<u32>,
+    /// Milliseconds between its readings, where the source gives them less often than it is looked at; 0 if not.
+    pub sample_ms: u32,
+    /// What makes its readings worse than they could be, in ascending order.
+    pub conditions: Vec<Condition>,
+    /// `false`: it is no longer there by design (a MIG instance that was removed, a device that was split),
+    /// which is not the same as lost. It is not metered from then on.
+    pub present: bool,
+}
+
+impl Device {
+    /// A device of which nothing is known but what it is called and where its readings come from.
+    pub fn new(id: AcceleratorId, name: impl Into<String>, source: Source, tier: Tier) -> Self {
+        Self {
+            id,
+            pci_address: None,
+            pci_device: None,
+            name: name.into(),
+            max_sm_clock_mhz: None,
+            power_limit_mw: None,
+            memory_bytes: None,
+            tier,
+            source,
+            driver: None,
+            host: None,
+            trust: None,
+            parent: None,
+            units: None,
+            sample_ms: 0,
+            conditions: Vec::new(),
+            present: true,
+        }
+    }
 }
 
 /// What one look gave.
@@ -92,8 +141,16 @@ pub enum SourceState {
 
 /// Whichever source is configured.
 pub enum AnySource {
-    /// NVIDIA's library.
-    Nvml(Box<NvmlSource>),
+    /// NVIDIA's library, with what is given to virtual machines.
+    Nvml(Box<WithPassthrough<NvmlSource>>),
+    /// The amdgpu driver's files, with what is given to virtual machines.
+    Amdgpu(Box<WithPassthrough<AmdgpuSource>>),
+    /// dcgm-exporter.
+    Dcgm(Box<DcgmSource>),
+    /// Gaudi's exporter.
+    Gaudi(Box<GaudiSource>),
+    /// Management controllers.
+    Redfish(Box<RedfishSource>),
     /// A scenario.
     Simulated(SimulatedSource),
     /// A recording.
@@ -107,7 +164,13 @@ impl AnySource {
     pub fn is_over(&self) -> bool {
         match self {
             Self::Replay(source) => source.is_over(),
-            Self::Nvml(_) | Self::Simulated(_) | Self::Allocation(_) => false,
+            Self::Nvml(_)
+            | Self::Amdgpu(_)
+            | Self::Dcgm(_)
+            | Self::Gaudi(_)
+            | Self::Redfish(_)
+            | Self::Simulated(_)
+            | Self::Allocation(_) => false,
         }
     }
 }
@@ -116,6 +179,10 @@ impl AcceleratorSource for AnySource {
     async fn look(&mut self) -> Look {
         match self {
             Self::Nvml(source) => source.look().await,
+            Self::Amdgpu(source) => source.look().await,
+            Self::Dcgm(source) => source.look().await,
+            Self::Gaudi(source) => source.look().await,
+            Self::Redfish(source) => source.look().await,
             Self::Simulated(source) => source.look().await,
             Self::Replay(source) => source.look().await,
             Self::Allocation(source) => source.look().await,

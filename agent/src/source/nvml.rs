@@ -45,6 +45,8 @@ pub struct NvmlOptions {
     pub search_every: u32,
     /// Each device's processes are asked for in every so many looks; 0 counts as 1.
     pub pids_every: u32,
+    /// While this file is there, the devices and the library are let go of.
+    pub release_file: Option<PathBuf>,
 }
 
 impl Default for NvmlOptions {
@@ -54,6 +56,7 @@ impl Default for NvmlOptions {
             deadline: Duration::from_millis(500),
             search_every: 30,
             pids_every: 10,
+            release_file: None,
         }
     }
 }

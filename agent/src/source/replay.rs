@@ -243,7 +243,13 @@ impl Series {
             tier: if tensor { Tier::C } else { Tier::D },
             source: Source::Simulated,
             driver: None,
-            mig: false,
+            host: None,
+            trust: None,
+            parent: None,
+            units: None,
+            sample_ms: 0,
+            conditions: Vec::new(),
+            present: true,
         };
         let clock = models.clock_mhz.or(model.map(|model: &Model| model.table_clock_mhz));
         Ok(Self { device, clock_mhz: clock.filter(|_| tensor), rows })
@@ -277,11 +283,12 @@ impl Series {
         }
         let tensor = mean.tensor.ratio();
         DeviceState::Read(Reading {
-            sm_clock_mhz: self.clock_mhz.filter(|_| tensor.is_some()),
+            assumed_clock_mhz: self.clock_mhz.filter(|_| tensor.is_some()),
             activity: Activity { tensor, sm: mean.sm.ratio(), ..Activity::default() },
             busy: mean.busy.ratio(),
             power_mw: mean.power.value().and_then(|mw| u32::try_from(mw).ok()),
             energy_mj: mean.energy_mj,
+            ..Reading::default()
         })
     }
 }

@@ -248,7 +248,13 @@ fn checked(
         tier,
         source: Source::Simulated,
         driver: None,
-        mig: false,
+        host: None,
+        trust: None,
+        parent: None,
+        units: None,
+        sample_ms: 0,
+        conditions: Vec::new(),
+        present: true,
     };
     Ok(SimulatedAccelerator { device, phases, repeat: raw.repeat })
 }
@@ -312,12 +318,26 @@ impl SimulatedAccelerator {
             let milliwatts = (f64::from(watts) * 1000.0 * factor).max(0.0);
             format!("{milliwatts:.0}").parse::<u32>().ok()
         });
+        // A simulated device tells all its pipes apart, as Hopper does; its matrix work is of the 16-bit class.
+        let tensor = ratio(phase.tensor);
+        let quiet = tensor.map(|_| Ratio::ZERO);
+        let activity = Activity {
+            tensor,
+            hmma: tensor,
+            imma: quiet,
+            dfma: quiet,
+            fp64: quiet,
+            fp32: quiet,
+            fp16: quiet,
+            sm: tensor.and(ratio(phase.busy)),
+            integer: quiet,
+        };
         DeviceState::Read(Reading {
             sm_clock_mhz: phase.clock_mhz,
-            activity: Activity { tensor: ratio(phase.tensor), ..Activity::default() },
+            activity,
             busy: ratio(phase.busy),
             power_mw,
-            energy_mj: None,
+            ..Reading::default()
         })
     }
 

@@ -67,7 +67,13 @@ pub(crate) fn look(percent: u32) -> Look {
         tier: Tier::B,
         source: Source::Simulated,
         driver: None,
-        mig: false,
+        host: None,
+        trust: None,
+        parent: None,
+        units: None,
+        sample_ms: 0,
+        conditions: Vec::new(),
+        present: true,
     };
     let tensor = Ratio::from_percent(f64::from(percent));
     let reading = Reading {

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use weighbridge_meter::{
-    AcceleratorId, BootId, EpochId, Evidence, Gap, GapCause, Holding, Source, Span, Tier, Trust, UtcMillis,
-    Window,
+    AcceleratorId, BootId, Condition, EpochId, Evidence, Gap, GapCause, Holding, Source, Span, Tier, Trust,
+    UtcMillis, Window,
+    features::{Feature, Features},
     window::{Counter, Counters, Coverage},
 };
 
@@ -89,6 +90,17 @@ pub(crate) fn to_proto(batch: &Batch) -> proto::Batch {
             }
         }
         windows.known.push(known);
+        let mut featured = 0;
+        for &feature in Feature::ALL {
+            if let Some(value) = window.features.get(feature) {
+                featured |= 1 << feature.code();
+                windows.features.push(value);
+            }
+        }
+        windows.featured.push(featured);
+    }
+    if windows.featured.iter().all(|&featured| featured == 0) {
+        windows.featured.clear();
     }
     let (mut start, mut boot) = (Delta::default(), Delta::default());
     let mut gaps = proto::Gaps::default();
@@ -129,6 +141,10 @@ pub(crate) fn to_proto(batch: &Batch) -> proto::Batch {
             power_limit_mw: device.power_limit_mw.unwrap_or(0),
             memory_bytes: device.memory_bytes.unwrap_or(0),
             driver: device.driver.clone(),
+            parent: device.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
+            units: device.units.unwrap_or(0),
+            sample_ms: device.sample_ms,
+            conditions: device.conditions.iter().map(|condition| condition.code()).collect(),
         })
         .collect();
     let status = batch.status.as_ref().map(|status| proto::Status {
@@ -265,9 +281,12 @@ fn windows(columns_: proto::Windows, names: &Lookup<'_>) -> Result<Vec<Window>, 
             ("missing_ms", c.missing_ms.len()),
             ("ticks", c.ticks.len()),
             ("known", c.known.len()),
+            // Left out by agents that know no features.
+            ("featured", if c.featured.is_empty() { rows } else { c.featured.len() }),
         ],
     )?;
     let mut values = c.counters.iter().copied();
+    let mut feature_values = c.features.iter().copied();
     let (mut start, mut boot) = (Delta::default(), Delta::default());
     let mut known_names: HashMap<u32, AcceleratorId> = HashMap::new();
     let mut windows = Vec::with_capacity(rows);
@@ -303,6 +322,19 @@ fn windows(columns_: proto::Windows, names: &Lookup<'_>) -> Result<Vec<Window>, 
                 counters = counters.with(counter, value);
             }
         }
+        let featured = c.featured.get(row).copied().unwrap_or(0);
+        if featured >> Features::LEN != 0 {
+            return Err(bad(place("featured"), featured, "a set of features that this version knows"));
+        }
+        let mut features = Features::default();
+        for &feature in Feature::ALL {
+            if featured & (1 << feature.code()) != 0 {
+                let value = feature_values
+                    .next()
+                    .ok_or_else(|| bad(place("features"), featured, "followed by as many values"))?;
+                features = features.with(feature, value);
+            }
+        }
         windows.push(Window {
             accelerator,
             span,
@@ -314,7 +346,11 @@ fn windows(columns_: proto::Windows, names: &Lookup<'_>) -> Result<Vec<Window>, 
             coverage,
             ticks: c.ticks[row],
             counters,
+            features,
         });
+    }
+    if let Some(value) = feature_values.next() {
+        return Err(bad("windows.features", value, "expected: there are more values than known features"));
     }
     match values.next() {
         Some(value) => {
@@ -401,6 +437,19 @@ fn from_device(row: usize, device: proto::Device, names: &Lookup<'_>) -> Result<
         power_limit_mw: positive(device.power_limit_mw),
         memory_bytes: (device.memory_bytes > 0).then_some(device.memory_bytes),
         driver: text(place, "driver", device.driver)?,
+        parent: match device.parent.as_str() {
+            "" => None,
+            parent => Some(parent.parse().map_err(|_| bad(place("parent"), parent, "an accelerator id"))?),
+        },
+        units: positive(device.units),
+        sample_ms: device.sample_ms,
+        conditions: {
+            if device.conditions.len() > Condition::ALL.len() {
+                return Err(bad(place("conditions"), device.conditions.len(), "each condition once"));
+            }
+            // What a later version has a name for is not lost by not knowing it: the rest of the record counts.
+            device.conditions.iter().filter_map(|&code| Condition::from_code(code)).collect()
+        },
     })
 }
 

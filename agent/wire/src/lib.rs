@@ -16,7 +16,7 @@ pub mod proto {
 }
 
 use weighbridge_meter::{
-    AcceleratorId, AgentId, BootId, EpochId, Gap, Holding, Source, Tier, Trust, UtcMillis, Window,
+    AcceleratorId, AgentId, BootId, Condition, EpochId, Gap, Holding, Source, Tier, Trust, UtcMillis, Window,
 };
 
 /// SHA-256.
@@ -81,6 +81,14 @@ pub struct DeviceRecord {
     pub memory_bytes: Option<u64>,
     /// Driver version; empty if unknown.
     pub driver: String,
+    /// The device that it is a part of: of a MIG instance or partition.
+    pub parent: Option<AcceleratorId>,
+    /// Its own streaming multiprocessors or compute units, where that is not all its model has.
+    pub units: Option<u32>,
+    /// Milliseconds between its readings, where the source gives them less often than the agent looks; 0 if not.
+    pub sample_ms: u32,
+    /// What makes its readings worse than they could be, in ascending order.
+    pub conditions: Vec<Condition>,
 }
 
 /// How an agent is.

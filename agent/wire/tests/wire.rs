@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use prost::Message;
 use weighbridge_meter::{
-    AgentId, BootId, EpochId, Evidence, Gap, GapCause, Holding, Source, Span, Tier, Trust, UtcMillis, Window,
+    AgentId, BootId, Condition, EpochId, Evidence, Gap, GapCause, Holding, Source, Span, Tier, Trust,
+    UtcMillis, Window,
+    features::{Feature, Features},
     window::{Counter, Counters, Coverage},
 };
 use weighbridge_wire::{
@@ -41,6 +43,7 @@ fn sample() -> Batch {
                     .with(Counter::ElapsedCycles, 118_800_000_000)
                     .with(Counter::TensorCycles, 0)
                     .with(Counter::EnergyMicrojoules, u64::MAX),
+                features: Features::default(),
             },
             Window {
                 accelerator: accelerator(),
@@ -51,6 +54,7 @@ fn sample() -> Batch {
                 coverage: Coverage::Interpolated { missing_ms: 1 },
                 ticks: 0,
                 counters: Counters::default(),
+                features: Features::default(),
             },
         ],
         gaps: vec![Gap {
@@ -81,6 +85,10 @@ fn sample() -> Batch {
             power_limit_mw: None,
             memory_bytes: Some(85_899_345_920),
             driver: "570.1".into(),
+            parent: None,
+            units: None,
+            sample_ms: 0,
+            conditions: Vec::new(),
         }],
         status: Some(Status {
             at: UtcMillis(start),
@@ -91,6 +99,20 @@ fn sample() -> Batch {
             unacknowledged: 3,
         }),
     }
+}
+
+/// The same with what came later: features of windows, parts of devices, states of readings.
+fn later_sample() -> Batch {
+    let mut batch = sample();
+    batch.windows[0].features =
+        Features::default().with(Feature::TensorRhythm, -250).with(Feature::PowerSpread, i32::MAX);
+    batch.windows[1].counters = Counters::default().with(Counter::InfinibandBytes, 7);
+    let device = &mut batch.inventory[0];
+    device.parent = Some("GPU-1".parse().expect("valid"));
+    device.units = Some(16);
+    device.sample_ms = 30_000;
+    device.conditions = vec![Condition::StreamingOff, Condition::ClockAssumed];
+    batch
 }
 
 fn opened(bytes: &[u8]) -> Result<Batch, OpenError> {
@@ -128,6 +150,33 @@ fn a_batch_arrives_as_it_was_sent() {
 fn the_batch_recorded_with_version_1_still_opens() {
     let recorded = include_bytes!("../samples/v1-all-records.bin");
     assert_eq!(opened(recorded).expect("opens"), sample());
+    let later = include_bytes!("../samples/v1-features.bin");
+    assert_eq!(opened(later).expect("opens"), later_sample());
+}
+
+#[test]
+fn a_condition_of_a_later_version_leaves_the_rest_of_the_record() {
+    let mut batch = sample_proto();
+    batch.inventory[0].conditions = vec![1, 4_000_000];
+    let device = &opened(&signed(&batch)).expect("opens").inventory[0];
+    assert_eq!(device.conditions, [Condition::StreamingOff]);
+}
+
+#[test]
+fn features_that_are_not_announced_or_not_there_are_refused() {
+    let mut batch = sample_proto();
+    let windows = batch.windows.as_mut().expect("windows");
+    windows.features = vec![1];
+    assert!(opened(&signed(&batch)).is_err(), "a value that belongs to no window");
+    let windows = batch.windows.as_mut().expect("windows");
+    windows.featured = vec![3, 0];
+    assert!(opened(&signed(&batch)).is_err(), "two announced, one there");
+    let windows = batch.windows.as_mut().expect("windows");
+    windows.featured = vec![1];
+    assert!(opened(&signed(&batch)).is_err(), "a column that is too short");
+    let windows = batch.windows.as_mut().expect("windows");
+    windows.featured = vec![1 << 31, 0];
+    assert!(opened(&signed(&batch)).is_err(), "a feature that nobody knows");
 }
 
 /// Writes the sample above; run by hand, once, when a new version begins.
@@ -135,8 +184,8 @@ fn the_batch_recorded_with_version_1_still_opens() {
 fn the_recorder_of_samples_still_works() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("sample.bin");
-    std::fs::write(&file, seal::seal(&sample(), &key()).expect("seals").bytes).expect("writes");
-    assert_eq!(opened(&std::fs::read(&file).expect("reads")).expect("opens"), sample());
+    std::fs::write(&file, seal::seal(&later_sample(), &key()).expect("seals").bytes).expect("writes");
+    assert_eq!(opened(&std::fs::read(&file).expect("reads")).expect("opens"), later_sample());
 }
 
 #[test]
@@ -240,25 +289,36 @@ fn any_window() -> impl Strategy<Value = Window> {
         0_usize..5,
         any::<u32>(),
         proptest::collection::vec(proptest::option::of(any::<u64>()), Counters::LEN),
+        proptest::collection::vec(proptest::option::of(any::<i32>()), Features::LEN),
     )
-        .prop_map(|(accelerator, start, length, boot_start_ms, source, tier, ticks, values)| Window {
-            accelerator: ["GPU-a", "GPU-b", "pci:h/0000:1a:00.0"][accelerator].parse().expect("valid"),
-            span: span(start, length.cast_signed()),
-            boot_start_ms,
-            source: Source::ALL[source],
-            tier: Tier::ALL[tier],
-            coverage: if ticks % 2 == 0 {
-                Coverage::Measured
-            } else {
-                Coverage::Interpolated { missing_ms: 1 + u64::from(ticks) % length }
-            },
-            ticks,
-            counters: Counter::ALL.iter().zip(values).fold(Counters::default(), |counters, (&c, value)| {
-                match value {
-                    Some(value) => counters.with(c, value),
-                    None => counters,
-                }
-            }),
+        .prop_map(|(accelerator, start, length, boot_start_ms, source, tier, ticks, values, shape)| {
+            Window {
+                accelerator: ["GPU-a", "GPU-b", "pci:h/0000:1a:00.0"][accelerator].parse().expect("valid"),
+                span: span(start, length.cast_signed()),
+                boot_start_ms,
+                source: Source::ALL[source],
+                tier: Tier::ALL[tier],
+                coverage: if ticks % 2 == 0 {
+                    Coverage::Measured
+                } else {
+                    Coverage::Interpolated { missing_ms: 1 + u64::from(ticks) % length }
+                },
+                ticks,
+                counters: Counter::ALL.iter().zip(values).fold(
+                    Counters::default(),
+                    |counters, (&c, value)| match value {
+                        Some(value) => counters.with(c, value),
+                        None => counters,
+                    },
+                ),
+                features: Feature::ALL.iter().zip(shape).fold(
+                    Features::default(),
+                    |features, (&f, value)| match value {
+                        Some(value) => features.with(f, value),
+                        None => features,
+                    },
+                ),
+            }
         })
 }
 

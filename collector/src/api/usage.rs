@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use weighbridge_meter::{
     AcceleratorId, AgentId, AttemptId, EpochId, Principal, Source, Span, Tier, UtcMillis,
+    features::Feature,
     window::{Counter, Coverage},
 };
 use weighbridge_store::{
@@ -67,6 +68,8 @@ struct WindowJson {
     missing_ms: u64,
     /// Raw integrals by name; one that is not here is not known.
     counters: BTreeMap<&'static str, String>,
+    /// What its readings looked like, by name; one that is not here could not be computed.
+    features: BTreeMap<&'static str, i32>,
     /// Of the whole window, whoever held it.
     estimate: Amount,
 }
@@ -128,8 +131,8 @@ fn read(
 ) -> Result<(Option<String>, Vec<WindowJson>), weighbridge_journal::ReadError> {
     let (folder, end) = (app.ledger.folder(), app.stands());
     let table = app.estimator.table();
-    let model = app.shared.with(|state| {
-        state.accelerators.get(accelerator).and_then(|accelerator| accelerator.model(table)).cloned()
+    let hardware = app.shared.with(|state| {
+        state.accelerators.get(accelerator).map(|accelerator| accelerator.hardware(table)).unwrap_or_default()
     });
     let mut windows = Vec::new();
     let mut visit = |place: Place, payload: &[u8]| {
@@ -167,7 +170,11 @@ fn read(
                 coverage: if missing_ms == 0 { "measured" } else { "interpolated" },
                 missing_ms,
                 counters: known.collect(),
-                estimate: Amount::from(&app.estimator.estimate(model.as_ref(), window)),
+                features: Feature::ALL
+                    .iter()
+                    .filter_map(|feature| Some((feature.as_str(), window.features.get(*feature)?)))
+                    .collect(),
+                estimate: Amount::from(&app.estimator.estimate(hardware, window)),
             });
         }
     };
@@ -175,7 +182,7 @@ fn read(
         read_places(folder, place, end, &mut visit)?;
     }
     windows.sort_by_key(|window| (window.start, window.ledger_index));
-    Ok((model.map(|model| model.name.to_string()), windows))
+    Ok((hardware.model.map(|model| model.name.to_string()), windows))
 }
 
 #[derive(Debug, Deserialize)]

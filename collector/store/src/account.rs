@@ -261,9 +261,9 @@ impl Maker<'_> {
             return AcceleratorAccount { accelerator: id.clone(), time, measured };
         };
         time.wall_ms = present.millis();
-        let model = accelerator.model(self.estimator.table());
-        let peak = self.estimator.peak_ops_per_ms(model);
-        let model_name = model.map_or("not in the table", |model| &model.name);
+        let hardware = accelerator.hardware(self.estimator.table());
+        let peak = self.estimator.peak_ops_per_ms(hardware);
+        let model_name = hardware.model.map_or("not in the table", |model| &model.name);
         let pci_device = accelerator.report().map_or("", |report| &report.pci_device).to_ascii_lowercase();
         let mut held: BTreeMap<(Principal, AttemptId), u64> = BTreeMap::new();
         for segment in holders::segments(self.state, id, present) {
@@ -311,7 +311,7 @@ impl Maker<'_> {
         }
         for (holder, held_ms) in &held {
             let gap_ms = held_ms.saturating_sub(covered.get(holder).copied().unwrap_or(0));
-            self.gap(holder, peak, model, *held_ms, gap_ms);
+            self.gap(holder, peak, hardware, *held_ms, gap_ms);
         }
         if let Some(coverage) = coverage {
             time.measured_ms = coverage.measured_ms.min(time.wall_ms);
@@ -334,7 +334,7 @@ impl Maker<'_> {
         &mut self,
         holder: &(Principal, AttemptId),
         peak: u128,
-        model: Option<&weighbridge_meter::Model>,
+        hardware: weighbridge_meter::Hardware<'_>,
         held_ms: u64,
         gap_ms: u64,
     ) {
@@ -342,7 +342,7 @@ impl Maker<'_> {
         attempt.held_ms += held_ms;
         attempt.gap_ms += gap_ms;
         attempt.gap_peak = attempt.gap_peak.saturating_add(peak.saturating_mul(u128::from(gap_ms)));
-        let allocated = self.estimator.allocated(model, gap_ms);
+        let allocated = self.estimator.allocated(hardware, gap_ms);
         attempt.gap_allocated = attempt.gap_allocated.saturating_add(allocated);
     }
 
@@ -377,7 +377,7 @@ impl Maker<'_> {
                 let name = model.map_or("not in the table", |model| &model.name);
                 *attempt.never_seen_models.entry(name.into()).or_default() += missing_ever;
             }
-            self.gap(&holder, peak, model, missing_ms, missing_ms);
+            self.gap(&holder, peak, model.into(), missing_ms, missing_ms);
         }
     }
 

@@ -381,7 +381,10 @@ impl Fold {
             accelerator.removed_at = if device.present { None } else { Some(at) };
         }
         self.changed.accelerators.insert(id.clone());
-        if accelerator.reports.get(agent).is_some_and(|report| !report.is_unknown()) {
+        if let Some(report) = accelerator.reports.get_mut(agent).filter(|report| !report.is_unknown()) {
+            if at >= accelerator.told_at {
+                report.conditions.clone_from(&device.conditions);
+            }
             return;
         }
         let before = accelerator.report().cloned();
@@ -394,11 +397,19 @@ impl Fold {
             tier: device.tier,
             trust: device.trust,
             driver: device.driver.clone(),
+            parent: device.parent.clone(),
+            units: device.units,
+            max_sm_clock_mhz: device.max_sm_clock_mhz,
+            sample_ms: device.sample_ms,
+            conditions: device.conditions.clone(),
         };
         accelerator.reports.insert(agent.clone(), report);
         let now = accelerator.report();
         let what = |report: Option<&Report>| {
-            report.map(|report| (report.host.clone(), report.name.clone(), report.pci_device.clone()))
+            report.map(|report| {
+                let name = (report.host.clone(), report.name.clone(), report.pci_device.clone());
+                (name, report.units, report.max_sm_clock_mhz)
+            })
         };
         let other_device = what(before.as_ref()) != what(now);
         if other_device {
@@ -654,8 +665,9 @@ impl Fold {
 /// Adds the `piece` of a window that nothing covers yet.
 fn add(estimator: &Estimator, state: &State, slot: &mut Hour, window: &Window, piece: Span) {
     slot.covered.insert(piece);
-    let model = state.accelerators.get(&window.accelerator).and_then(|a| a.model(estimator.table()));
-    let estimate = estimator.estimate(model, window);
+    let device = state.accelerators.get(&window.accelerator);
+    let hardware = device.map(|device| device.hardware(estimator.table())).unwrap_or_default();
+    let estimate = estimator.estimate(hardware, window);
     let idle = window.counters.idle();
     let whole = window.span.millis();
     let interpolated_of = |from: u64, to: u64| match window.coverage {

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use weighbridge_meter::{
-    AcceleratorId, AcceleratorTable, AgentId, AttemptId, BootId, EpochId, Evidence, Model, Principal, Source,
-    Span, Tier, Trust, UtcMillis,
+    AcceleratorId, AcceleratorTable, AgentId, AttemptId, BootId, Condition, EpochId, Evidence, Hardware,
+    Model, Principal, Source, Span, Tier, Trust, UtcMillis,
 };
 
 use crate::{
@@ -83,6 +83,21 @@ pub struct Report {
     pub trust: Trust,
     /// Driver version.
     pub driver: String,
+    /// The device that it is a part of.
+    #[serde(default)]
+    pub parent: Option<AcceleratorId>,
+    /// Its own units, where that is not all its model has.
+    #[serde(default)]
+    pub units: Option<u32>,
+    /// Highest SM clock that its driver allows.
+    #[serde(default)]
+    pub max_sm_clock_mhz: Option<u32>,
+    /// Milliseconds between its readings, where they come less often than the agent looks.
+    #[serde(default)]
+    pub sample_ms: u32,
+    /// What makes its readings worse than they could be: the last word, which changes no estimate.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
 }
 
 impl Report {
@@ -97,6 +112,11 @@ impl Report {
             tier: Tier::E,
             trust: Trust::Guest,
             driver: String::new(),
+            parent: None,
+            units: None,
+            max_sm_clock_mhz: None,
+            sample_ms: 0,
+            conditions: Vec::new(),
         }
     }
 
@@ -115,6 +135,17 @@ impl Accelerator {
             .iter()
             .min_by_key(|(agent, report)| (report.is_unknown(), report.trust, report.tier, *agent))
             .map(|(_, report)| report)
+    }
+
+    /// What its estimates depend on.
+    pub fn hardware<'a>(&self, table: &'a AcceleratorTable) -> Hardware<'a> {
+        let report = self.report();
+        Hardware {
+            model: self.model(table),
+            units: report.and_then(|report| report.units),
+            max_clock_mhz: report.and_then(|report| report.max_sm_clock_mhz),
+            declared: None,
+        }
     }
 
     /// Its row in the table.

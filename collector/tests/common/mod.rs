@@ -290,6 +290,10 @@ pub(crate) fn device() -> DeviceRecord {
         power_limit_mw: Some(700_000),
         memory_bytes: None,
         driver: "580.1".into(),
+        parent: None,
+        units: None,
+        sample_ms: 0,
+        conditions: Vec::new(),
     }
 }
 
@@ -307,6 +311,7 @@ pub(crate) fn window(minute: i64) -> Window {
             .with(Counter::TensorCycles, 60_000_000_000)
             .with(Counter::HmmaCycles, 60_000_000_000)
             .with(Counter::BusyMicros, 60_000_000),
+        features: Default::default(),
     }
 }
 

@@ -81,6 +81,7 @@ fn host(index: usize, count: usize, windows: usize) -> Host {
                         .with(Counter::SmCycles, cycles / 100 * 93)
                         .with(Counter::BusyMicros, 60_000_000)
                         .with(Counter::EnergyMicrojoules, 36_000_000_000 + clock % 1_000_003),
+                    features: Default::default(),
                 });
             }
         }
@@ -99,6 +100,10 @@ fn host(index: usize, count: usize, windows: usize) -> Host {
             power_limit_mw: Some(700_000),
             memory_bytes: Some(80 << 30),
             driver: "580.95.05".into(),
+            parent: None,
+            units: None,
+            sample_ms: 0,
+            conditions: Vec::new(),
         });
         let batch = Batch {
             agent: agent.clone(),

@@ -18,7 +18,7 @@ use nvml_wrapper::{
     error::NvmlError, gpm::gpm_metrics_get,
 };
 use tokio::{sync::mpsc as replies, time::Instant};
-use weighbridge_meter::{AcceleratorId, GapCause, Source, Tier};
+use weighbridge_meter::{AcceleratorId, Condition, GapCause, Source, Tier};
 
 use super::judge::{Answer, Percents, kernel_pci_address, pci_device};
 use crate::source::Device;
@@ -168,7 +168,16 @@ fn describe(id: AcceleratorId, handle: &Handle<'_>, driver: Option<String>) -> D
         tier: if handle.gpm_support().unwrap_or(false) { Tier::B } else { Tier::D },
         source: Source::Nvml,
         driver,
-        mig: handle.mig_mode().is_ok_and(|mode| mode.current != 0),
+        host: None,
+        trust: None,
+        parent: None,
+        units: None,
+        sample_ms: 0,
+        conditions: match handle.mig_mode() {
+            Ok(mode) if mode.current != 0 => vec![Condition::Split],
+            _ => Vec::new(),
+        },
+        present: true,
     }
 }
 

@@ -36,6 +36,7 @@ pub(super) fn judge(energy_before: Option<u64>, answer: &Answer) -> DeviceState 
         busy,
         power_mw: answer.power_mw,
         energy_mj: answer.energy_mj,
+        ..Reading::default()
     })
 }
 
@@ -66,6 +67,7 @@ fn activity(percents: &Percents) -> Option<Activity> {
         fp32: fp32.ok()?,
         fp16: fp16.ok()?,
         sm: sm.ok()?,
+        integer: None,
     })
 }
 
@@ -125,10 +127,12 @@ mod tests {
                 fp32: percent(3.0),
                 fp16: percent(4.0),
                 sm: percent(90.0),
+                integer: None,
             },
             busy: percent(97.0),
             power_mw: Some(500_000),
             energy_mj: Some(1000),
+            ..Reading::default()
         };
         assert_eq!(judge(Some(1000), &answer()), DeviceState::Read(expected));
     }

@@ -103,6 +103,7 @@ pub(crate) fn window(number: u8, span: Span, tensor: u64) -> Window {
         counters: Counters::default()
             .with(Counter::TensorCycles, span.millis() * 1980 * tensor)
             .with(Counter::BusyMicros, if tensor == 0 { 0 } else { span.millis() * 1000 }),
+        features: Default::default(),
     }
 }
 
@@ -123,6 +124,10 @@ pub(crate) fn device(number: u8, host: u8, since: UtcMillis) -> DeviceRecord {
         power_limit_mw: None,
         memory_bytes: None,
         driver: String::new(),
+        parent: None,
+        units: None,
+        sample_ms: 0,
+        conditions: Vec::new(),
     }
 }
 

@@ -72,6 +72,7 @@ pub(crate) fn any_window() -> impl Strategy<Value = Part> {
                     .map_or(Coverage::Measured, |missing_ms| Coverage::Interpolated { missing_ms }),
                 ticks: 60,
                 counters,
+                features: Default::default(),
             })
         },
     )

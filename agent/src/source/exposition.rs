@@ -1,0 +1,1 @@
+//! Prometheus text expositions, as exporters of other vendors give them.
