@@ -25,7 +25,9 @@ use crate::{
     app::{self, App, StartError},
     casefile::Identity,
     config::{self, Config, Flags},
-    demo, import, ingest, pages, random,
+    demo,
+    evaluate::Evaluate,
+    import, ingest, pages, random,
 };
 
 /// Weighs the compute that tenants use and keeps the book.
@@ -62,6 +64,9 @@ enum Command {
     Verify,
     /// Throws the sums away and folds them anew from the ledger.
     Rebuild,
+    /// Measures estimates and classes against runs of which the truth is known from elsewhere.
+    #[command(subcommand)]
+    Evaluate(Evaluate),
     /// Writes the report of a case as JSON and printable HTML.
     Report {
         /// Id of the case, such as case-0001.
@@ -135,6 +140,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     let load = |flags: &Flags| config::load(arguments.config.clone(), flags).map_err(Failure::usage);
     match arguments.command {
         Command::Demo(options) => demo::run(options).await,
+        Command::Evaluate(evaluate) => evaluate.run(),
         Command::CheckConfig => {
             let config = load(&Flags::default())?;
             for (pack, enabled) in &config.packs {

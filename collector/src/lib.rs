@@ -11,6 +11,7 @@ pub mod casefile;
 pub mod command;
 pub mod config;
 pub mod demo;
+pub mod evaluate;
 pub mod import;
 pub mod ingest;
 pub mod judge;

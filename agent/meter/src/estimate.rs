@@ -225,26 +225,31 @@ impl Estimator {
         };
         let full = device.full(u128::from(millis));
         let format = device.declared_factor();
-        let (full, share) = match (utilisation_per_mille, format) {
+        let allocation = self.factors.allocation(device.model);
+        let (told, share) = match (utilisation_per_mille, format) {
             (Some(said), format) => {
                 let told = full * u128::from(said.min(1000)) / PER_MILLE;
-                let told = format.map_or(told, |format| apply(told, format));
-                (told, self.factors.declared)
+                (format.map_or(told, |format| apply(told, format)), self.factors.declared)
             }
             // Vector pipes alone: no matrix unit takes this format.
-            (None, Some(format)) if device.declared_is_vector() => {
-                (apply(full, format), self.factors.allocation(device.model))
-            }
-            (None, _) => (full, self.factors.allocation(device.model)),
+            (None, Some(format)) if device.declared_is_vector() => (apply(full, format), allocation),
+            (None, _) => (full, allocation),
         };
         let cap = peak_ops_per_ms * u128::from(millis) * PER_MILLE;
-        let recomputed = Share {
+        let raw = |share: Share| {
+            let mut raw = Raw::shared(told, share);
+            if utilisation_per_mille.is_none() {
+                // A format that was only declared does not take away what another could have done.
+                raw.calibrated.1 = raw.calibrated.1.max(full * share.high);
+            }
+            raw.within(cap, device.known)
+        };
+        let executed = raw(Share {
             low: share.low,
             best: share.best * PER_MILLE / self.factors.model.best,
             high: share.high * PER_MILLE / self.factors.model.low,
-        };
-        let executed = Raw::shared(full, recomputed).within(cap, device.known);
-        let model = Raw::shared(full, share).within(cap, device.known);
+        });
+        let model = raw(share);
         let as_interval = |raw: Raw| {
             let e = Estimate::round(raw, peak_ops_per_ms);
             Interval::new(
