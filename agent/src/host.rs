@@ -291,6 +291,7 @@ impl Weigher {
         if let Some(metrics) = &self.metrics {
             let devices: Vec<_> = self.engine.devices().collect();
             metrics.recorded(batch, devices.iter().copied());
+            metrics.devices(devices.iter().copied());
         }
     }
 }

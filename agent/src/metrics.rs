@@ -10,7 +10,9 @@ use prometheus::{
     TextEncoder,
 };
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
-use weighbridge_meter::{Estimator, GapCause, UtcMillis, window::Counter as Integral};
+use weighbridge_meter::{
+    Condition, Estimator, GapCause, Hardware, Tier, UtcMillis, window::Counter as Integral,
+};
 use weighbridge_wire::{Batch, DeviceRecord};
 
 use crate::{
@@ -40,6 +42,8 @@ pub struct Metrics {
     source_state: IntGaugeVec,
     lease_state: IntGaugeVec,
     unidentified: IntGauge,
+    tiers: IntGaugeVec,
+    conditions: IntGaugeVec,
     process: Mutex<Process>,
 }
 
@@ -59,8 +63,17 @@ struct Process {
 }
 
 /// States of a source that can be told apart.
-const SOURCE_STATES: [&str; 6] =
-    [crate::engine::SOURCE_OK, "starting", "driver_missing", "call_hung", "read_failed", "other"];
+const SOURCE_STATES: [&str; 9] = [
+    crate::engine::SOURCE_OK,
+    "starting",
+    "driver_missing",
+    "call_hung",
+    "read_failed",
+    "released",
+    "unreachable",
+    "stale",
+    "other",
+];
 
 /// States of the uplink beside those of [`Retry`].
 const UPLINK_OK: &str = "ok";
@@ -126,6 +139,16 @@ impl Metrics {
             lease_state: register.gauges("lease_file_state", "1 on how the lease file is.", &["state"])?,
             unidentified: register
                 .gauge("unidentified_accelerators", "Accelerators that are there and cannot be named or metered.")?,
+            tiers: register.gauges(
+                "accelerators",
+                "Accelerators present, by how good their readings are: A best, E allocation alone.",
+                &["tier"],
+            )?,
+            conditions: register.gauges(
+                "accelerators_in_condition",
+                "Accelerators whose readings are worse than they could be, by what makes them so.",
+                &["condition"],
+            )?,
             process: Mutex::new(Process {
                 system: System::new().ok(),
                 cpu: register.float_counter("cpu_seconds_total", "Processor time that the agent used.")?,
@@ -142,11 +165,8 @@ impl Metrics {
             let id = window.accelerator.as_str();
             self.windows.with_label_values(&[id]).inc();
             let device = devices.clone().find(|device| device.accelerator == window.accelerator);
-            let model = device.and_then(|device| {
-                let pci = Some(device.pci_device.as_str()).filter(|pci| !pci.is_empty());
-                self.estimator.table().find(pci, &device.name)
-            });
-            let bound = self.estimator.estimate(model, window).bound;
+            let hardware = device.map(|device| self.hardware(device)).unwrap_or_default();
+            let bound = self.estimator.estimate(hardware, window).bound;
             for (name, value) in [("low", bound.low()), ("best", bound.best()), ("high", bound.high())] {
                 self.teraoperations.with_label_values(&[id, name]).inc_by(value.tera());
             }
@@ -157,6 +177,31 @@ impl Metrics {
         for gap in &batch.gaps {
             let labels = [gap.accelerator.as_str(), gap.cause.as_str()];
             self.gap_seconds.with_label_values(&labels).inc_by(seconds_of(gap.span.millis()));
+        }
+    }
+
+    fn hardware(&self, device: &DeviceRecord) -> Hardware<'_> {
+        let pci = Some(device.pci_device.as_str()).filter(|pci| !pci.is_empty());
+        Hardware {
+            model: self.estimator.table().find(pci, &device.name),
+            units: device.units,
+            max_clock_mhz: device.max_sm_clock_mhz,
+            declared: None,
+        }
+    }
+
+    /// What is known of the accelerators.
+    pub fn devices<'a>(&self, devices: impl Iterator<Item = &'a DeviceRecord> + Clone) {
+        let count = |which: &dyn Fn(&DeviceRecord) -> bool| {
+            to_i64(devices.clone().filter(|device| which(device)).count() as u64)
+        };
+        for &tier in Tier::ALL {
+            let number = count(&|device| device.present && device.tier == tier);
+            self.tiers.with_label_values(&[tier.as_str()]).set(number);
+        }
+        for &condition in Condition::ALL {
+            let number = count(&|device| device.conditions.contains(&condition));
+            self.conditions.with_label_values(&[condition.as_str()]).set(number);
         }
     }
 

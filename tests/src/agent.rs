@@ -36,12 +36,14 @@ pub struct AgentOptions {
     pub window: &'static str,
     /// `source.nvml.deadline`: long, or a busy test machine looks like a hanging driver.
     pub deadline: &'static str,
+    /// What the fake driver is told instead of what follows from `devices`.
+    pub script: Option<String>,
 }
 
 impl AgentOptions {
     /// Four looks a second, a window and a batch each second, and much patience with the driver.
     pub fn quick(name: impl Into<String>, devices: Vec<Device>) -> Self {
-        Self { name: name.into(), devices, period: "250ms", window: "1s", deadline: "10s" }
+        Self { name: name.into(), devices, period: "250ms", window: "1s", deadline: "10s", script: None }
     }
 }
 
@@ -64,7 +66,10 @@ impl Agent {
     /// If the folder cannot be written.
     pub fn prepare(folder: &Path, options: AgentOptions, collector: SocketAddr) -> Self {
         fs::create_dir_all(folder).expect("the folder can be made");
-        let driver = FakeDriver::install(&folder.join("driver"), &machine::script(&options.devices));
+        let driver = FakeDriver::install(
+            &folder.join("driver"),
+            &options.script.clone().unwrap_or_else(|| machine::script(&options.devices)),
+        );
         let driver = driver.expect("the fake driver can be copied");
         // Any key will do, if each agent has its own.
         let mut seed = [7; 32];

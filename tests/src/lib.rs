@@ -13,6 +13,7 @@ pub mod agent;
 pub mod audit;
 pub mod collector;
 pub mod http;
+pub mod known_work;
 pub mod ledgers;
 pub mod machine;
 pub mod pencil;

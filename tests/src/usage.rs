@@ -36,8 +36,20 @@ pub fn on_processor(pid: u32) -> Duration {
 /// # Panics
 /// If there is no such process.
 pub fn most_resident_kib(pid: u32) -> u64 {
+    memory_kib(pid, "VmHWM:")
+}
+
+/// The memory that a process has resident now, in KiB.
+///
+/// # Panics
+/// If there is no such process.
+pub fn resident_kib(pid: u32) -> u64 {
+    memory_kib(pid, "VmRSS:")
+}
+
+fn memory_kib(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says VmHWM");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux says how much");
     line.trim().trim_end_matches(" kB").trim().parse().expect("a number of KiB")
 }
 
