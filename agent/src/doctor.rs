@@ -8,7 +8,7 @@ use crate::{
     config::{Config, SourceConfig},
     engine::is_metered,
     key,
-    run::{amdgpu_options, nvml_options, sender},
+    run::{amdgpu_options, nvml_options, passthrough_options, sender},
     source::{
         AcceleratorSource, AmdgpuSource, DcgmSource, Device, GaudiSource, NvmlSource, RedfishSource,
         SourceState, WithPassthrough,
@@ -61,11 +61,11 @@ async fn source(config: &Config, found: &mut Diagnosis) {
     match &config.source {
         SourceConfig::Nvml { sysfs, .. } => {
             let inner = NvmlSource::start(nvml_options(config));
-            look(WithPassthrough::new(inner, sysfs.clone()), "nvml", found).await;
+            look(WithPassthrough::new(inner, passthrough_options(config, sysfs)), "nvml", found).await;
         }
         SourceConfig::Amdgpu { sysfs, .. } => {
             let inner = AmdgpuSource::start(amdgpu_options(config));
-            look(WithPassthrough::new(inner, sysfs.clone()), "amdgpu", found).await;
+            look(WithPassthrough::new(inner, passthrough_options(config, sysfs)), "amdgpu", found).await;
         }
         SourceConfig::Dcgm(options) => look(DcgmSource::start(options.clone()), "dcgm", found).await,
         SourceConfig::Gaudi(options) => look(GaudiSource::start(options.clone()), "gaudi", found).await,

@@ -4,7 +4,11 @@
 //! last look's worth, seal it, try once to send it, give up after the grace period. What is left waits in the
 //! spool for the next run.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use prometheus::Registry;
 use tokio::{
@@ -26,8 +30,8 @@ use crate::{
     metrics::Metrics,
     source::{
         AcceleratorSource, AllocationSource, AmdgpuOptions, AmdgpuSource, AnySource, DcgmSource, GaudiSource,
-        NvmlOptions, NvmlSource, RedfishSource, Replay, ReplaySource, Scenario, SimulatedSource,
-        WithPassthrough, replay::ReplayError, simulated::ScenarioError,
+        NvmlOptions, NvmlSource, PassthroughOptions, RedfishSource, Replay, ReplaySource, Scenario,
+        SimulatedSource, WithPassthrough, replay::ReplayError, simulated::ScenarioError,
     },
     spool::SpoolError,
     uplink::{Backoff, Sender, SenderOptions, Stopped, Uplink, chain, keep_sending},
@@ -39,6 +43,9 @@ const HELD_RECORDS: usize = 2048;
 
 /// Processes are asked for this often.
 const PIDS_EVERY: Duration = Duration::from_secs(10);
+
+/// The longest that a look at AMD devices takes.
+const AMDGPU_DEADLINE: Duration = Duration::from_millis(500);
 
 /// The agent could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -206,12 +213,12 @@ fn host_options(
 fn source(config: &Config, clock: &Arc<dyn Clock>) -> Result<AnySource, StartError> {
     Ok(match &config.source {
         SourceConfig::Nvml { sysfs, .. } => {
-            let inner = NvmlSource::start(nvml_options(config));
-            AnySource::Nvml(Box::new(WithPassthrough::new(inner, sysfs.clone())))
+            let inner = NvmlSource::start(nvml_options(config)).with_clock(Arc::clone(clock));
+            AnySource::Nvml(Box::new(WithPassthrough::new(inner, passthrough_options(config, sysfs))))
         }
         SourceConfig::Amdgpu { sysfs, .. } => {
             let inner = AmdgpuSource::start(amdgpu_options(config));
-            AnySource::Amdgpu(Box::new(WithPassthrough::new(inner, sysfs.clone())))
+            AnySource::Amdgpu(Box::new(WithPassthrough::new(inner, passthrough_options(config, sysfs))))
         }
         SourceConfig::Dcgm(options) => AnySource::Dcgm(Box::new(DcgmSource::start(options.clone()))),
         SourceConfig::Gaudi(options) => AnySource::Gaudi(Box::new(GaudiSource::start(options.clone()))),
@@ -257,7 +264,25 @@ pub(crate) fn amdgpu_options(config: &Config) -> AmdgpuOptions {
         SourceConfig::Amdgpu { sysfs, search_every } => (sysfs.clone(), *search_every),
         _ => ("/sys".into(), Duration::from_secs(30)),
     };
-    AmdgpuOptions { sysfs, search_every: looks_in(config, search_every) }
+    AmdgpuOptions {
+        sysfs,
+        host: config.host.clone(),
+        deadline: (config.period / 2).min(AMDGPU_DEADLINE),
+        search_every: looks_in(config, search_every),
+    }
+}
+
+/// The bus is searched as often as the source searches for devices.
+pub(crate) fn passthrough_options(config: &Config, sysfs: &Path) -> PassthroughOptions {
+    let search_every = match &config.source {
+        SourceConfig::Nvml { search_every, .. } | SourceConfig::Amdgpu { search_every, .. } => *search_every,
+        _ => Duration::from_secs(30),
+    };
+    PassthroughOptions {
+        sysfs: sysfs.to_owned(),
+        host: config.host.clone(),
+        search_every: looks_in(config, search_every),
+    }
 }
 
 impl Running {

@@ -16,6 +16,8 @@ pub mod passthrough;
 pub mod redfish;
 pub mod replay;
 pub mod simulated;
+mod sysfs;
+mod worker;
 
 use std::future::Future;
 
@@ -26,7 +28,7 @@ pub use amdgpu::{AmdgpuOptions, AmdgpuSource};
 pub use dcgm::{DcgmOptions, DcgmSource};
 pub use gaudi::{GaudiOptions, GaudiSource};
 pub use nvml::{NvmlOptions, NvmlSource};
-pub use passthrough::WithPassthrough;
+pub use passthrough::{PassthroughOptions, WithPassthrough};
 pub use redfish::{RedfishOptions, RedfishSource};
 pub use replay::{Replay, ReplaySource};
 pub use simulated::{Scenario, SimulatedSource};
