@@ -29,12 +29,15 @@ use crate::{
 
 pub(crate) mod amount;
 pub(crate) mod cases;
+pub(crate) mod device;
 pub(crate) mod fleet;
+pub(crate) mod integrity;
 pub(crate) mod packs;
 pub(crate) mod problem;
 pub(crate) mod status;
 pub(crate) mod subjects;
 pub(crate) mod usage;
+pub(crate) mod work;
 
 use problem::{Admin, Problem};
 
@@ -59,6 +62,7 @@ pub fn routes(app: App) -> Router {
     Router::new()
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/fleet", get(fleet::fleet))
+        .route("/api/v1/integrity", get(integrity::integrity))
         .route("/api/v1/windows", get(usage::windows))
         .route("/api/v1/usage", get(usage::usage))
         .route("/api/v1/customers", get(subjects::all_customers))

@@ -21,7 +21,7 @@ use weighbridge_store::{
 };
 use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 
-use crate::{config::Config, metrics::Metrics, random, view::View};
+use crate::{config::Config, integrity::IntegrityFinding, metrics::Metrics, random, view::View};
 
 /// Tells the time; another one in the demo and in tests.
 pub type Clock = Arc<dyn Fn() -> UtcMillis + Send + Sync>;
@@ -38,6 +38,8 @@ pub mod record {
     pub const PACK: &str = "pack";
     /// An act on identities.
     pub const AUDIT: &str = "audit";
+    /// Two sources of one accelerator that cannot both be right.
+    pub const INTEGRITY: &str = "integrity";
 }
 
 /// The collector cannot start.
@@ -88,6 +90,8 @@ pub struct Casebook {
     pub findings: BTreeMap<String, Finding>,
     /// By id.
     pub cases: BTreeMap<String, Case>,
+    /// Findings of integrity, by id.
+    pub integrity: BTreeMap<String, IntegrityFinding>,
 }
 
 /// The running collector; cheap to clone.
@@ -366,6 +370,12 @@ async fn casebook(store: &SqliteStore) -> Result<Casebook, StartError> {
         let finding: Finding = serde_json::from_value(row.body.clone())
             .map_err(|error| unreadable(record::FINDING, &row, error))?;
         book.findings.insert(finding.id.clone(), finding);
+    }
+    for row in store.records(record::INTEGRITY).await? {
+        let finding: IntegrityFinding = serde_json::from_value(row.body.clone())
+            .map_err(|error| unreadable(record::INTEGRITY, &row, error))?;
+        // It never moves: the first record counts.
+        book.integrity.entry(finding.id.clone()).or_insert(finding);
     }
     for row in store.records(record::CASE).await? {
         let event: CaseEvent = serde_json::from_value(row.body.clone())

@@ -12,6 +12,7 @@ use weighbridge_store::{Fact, HourlySum, StoreError, ledger::CommitError};
 
 use crate::{
     app::{App, record},
+    integrity::{self, IntegrityFinding},
     view::{Owned, View},
 };
 
@@ -33,6 +34,8 @@ pub struct Judged {
     pub findings: Vec<Finding>,
     /// Ids of cases opened just now.
     pub opened: Vec<String>,
+    /// Findings of integrity raised just now.
+    pub integrity: Vec<IntegrityFinding>,
 }
 
 impl App {
@@ -79,9 +82,17 @@ impl App {
                 }
             }
         }
+        judged.integrity = integrity::to_raise(&view, &book.integrity);
+        for finding in &judged.integrity {
+            facts.push(finding.fact());
+            book.integrity.insert(finding.id.clone(), finding.clone());
+        }
         if !facts.is_empty() {
             self.record(facts).await?;
             *self.casebook() = book;
+        }
+        for finding in &judged.integrity {
+            tracing::warn!(finding = finding.id, "two sources of an accelerator cannot both be right");
         }
         for finding in &judged.findings {
             tracing::info!(finding = finding.id, subject = %finding.subject, reason = finding.reason, "finding");

@@ -14,6 +14,7 @@ pub mod demo;
 pub mod evaluate;
 pub mod import;
 pub mod ingest;
+pub mod integrity;
 pub mod judge;
 pub mod metrics;
 pub mod pages;

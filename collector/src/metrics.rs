@@ -5,7 +5,7 @@
 
 use prometheus::{Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use weighbridge_casework::State as CaseState;
-use weighbridge_meter::{Operations, Tier, estimate::METHOD};
+use weighbridge_meter::{Condition, Operations, Tier, estimate::METHOD};
 use weighbridge_store::{StoreError, hour::HeldState};
 
 use crate::{
@@ -135,13 +135,29 @@ fn fleet(app: &App, view: &View, gauges: &Gauges) {
     let fleet = Fleet::of(app, view);
     let tiers = gauges.vec(
         "weighbridge_collector_accelerators",
-        "Accelerators ever reported by the tier of their readings, A best.",
+        "Accelerators ever reported by the tier of their readings as last told, A best.",
         &["tier"],
     );
     for tier in Tier::ALL {
         let of_tier = fleet.totals.by_tier.get(tier).copied().unwrap_or_default();
         tiers.with_label_values(&[tier.as_str()]).set(count(of_tier));
     }
+    let conditions = gauges.vec(
+        "weighbridge_collector_accelerators_in_condition",
+        "Accelerators that are there by what makes their readings worse than they could be.",
+        &["condition"],
+    );
+    for condition in Condition::ALL {
+        let in_it = fleet.totals.by_condition.get(condition).copied().unwrap_or_default();
+        conditions.with_label_values(&[condition.as_str()]).set(count(in_it));
+    }
+    let disagreeing = gauges.vec(
+        "weighbridge_collector_disagreeing_accelerator_hours",
+        "Accelerator hours in which two sources say what cannot both be true, of the last day and of all time.",
+        &["period"],
+    );
+    disagreeing.with_label_values(&["last_day"]).set(count(fleet.integrity.hours_last_day));
+    disagreeing.with_label_values(&["all"]).set(count(fleet.integrity.hours_total));
     let never_seen: u64 = view.account.attempts.iter().map(|attempt| attempt.never_seen).sum();
     gauges.one(
         "weighbridge_collector_never_seen_accelerators",
@@ -207,6 +223,11 @@ fn casebook(app: &App, view: &View, gauges: &Gauges) {
             findings.with_label_values(&labels).inc();
         }
     }
+    gauges.one(
+        "weighbridge_collector_findings_of_integrity",
+        "Findings of integrity raised so far: an accelerator, an hour and two sources that cannot both be right.",
+        count(app.casebook().integrity.len()),
+    );
     let cases = cases::cases(app, view);
     let open = cases.iter().filter(|case| case.state != CaseState::Closed);
     gauges.one("weighbridge_collector_open_cases", "Cases that are not closed.", count(open.clone().count()));

@@ -289,7 +289,7 @@ async fn accelerator_page(State(app): State<App>, Path(id): Path<String>) -> Sho
     let usage = format!("/api/v1/usage?accelerator={}", show::encoded(&id));
     let title = format!("Accelerator {id}");
     let page = Page { title: &title, of: "/fleet", as_of: view.as_of, json: &usage };
-    Ok(page.with(&app, &fleet::accelerator(accelerator)))
+    Ok(page.with(&app, &fleet::accelerator(accelerator, &fleet.integrity)))
 }
 
 async fn customers_page(State(app): State<App>) -> Shown {

@@ -13,6 +13,7 @@ use weighbridge_registry::{SealedCustomer, UsPerson};
 use weighbridge_store::{
     Filter, HourlySum, StoreError, UsageStore,
     account::{Account, AttemptAccount, TimeAccount, Totals, account, account_within},
+    witness::WitnessedHour,
 };
 
 use crate::app::App;
@@ -35,6 +36,8 @@ pub struct View {
     pub groups: BTreeMap<String, Owned>,
     /// By principal that no customer is mapped to.
     pub unmapped: BTreeMap<Principal, Owned>,
+    /// Hours in which two sources of an accelerator said what cannot both be true, in their order.
+    pub disagreements: Vec<WitnessedHour>,
     /// The run that each attempt is, in their order.
     run_ids: Vec<String>,
 }
@@ -75,6 +78,7 @@ impl App {
         let _still = self.shared.still().await;
         let all = Filter::default();
         let (sums, coverage) = (self.store.sums(&all).await?, self.store.coverage(&all).await?);
+        let disagreements = self.store.disagreements(&all).await?;
         let (account, Changes { since, changing, periods }) = self.shared.with(|state| {
             (account(state, &self.estimator, &sums, &coverage, None, as_of), changes(state, as_of))
         });
@@ -85,6 +89,7 @@ impl App {
             customers: customers.iter().map(|(id, customer)| (id.clone(), unowned(customer))).collect(),
             groups: BTreeMap::new(),
             unmapped: BTreeMap::new(),
+            disagreements,
             run_ids: run_ids(&account),
             account,
         };

@@ -6,6 +6,7 @@ mod common;
 use axum::http::StatusCode;
 use common::{CUSTOMERS, IDENTITY, Site};
 use serde_json::{Value, json};
+use weighbridge_meter::estimate::METHOD;
 use weighbridge_store::UsageStore;
 
 /// A case of C-1 under the small pack.
@@ -212,7 +213,7 @@ async fn metrics_say_the_same_as_the_api() {
         |stage| gauge(&answer.body, &format!("weighbridge_collector_ledger_entries{{stage=\"{stage}\"}}"));
     assert!(stage("appended").is_some_and(|entries| entries > 5.0));
     assert_eq!(stage("appended"), stage("folded"));
-    assert!(answer.body.contains("weighbridge_collector_build_info{method=\"weighbridge-estimate/1\""));
+    assert!(answer.body.contains(&format!("weighbridge_collector_build_info{{method=\"{METHOD}\"")));
     assert!(IDENTITY.iter().all(|value| !answer.body.contains(value)));
 }
 

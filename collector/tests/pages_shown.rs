@@ -82,6 +82,7 @@ async fn nobody_is_named_on_any_page_nor_in_any_answer() {
         "/api/v1/cases/case-0001",
         "/api/v1/cases/case-0001/report",
         "/api/v1/cases/case-0001/report?format=both",
+        "/api/v1/integrity",
         "/api/v1/packs",
         "/metrics",
     ];
@@ -161,6 +162,27 @@ async fn a_run_says_how_its_number_came_about() {
         "what was measured stands apart from gaps"
     );
     assert!(measured.contains("title=\"exactly 1881520 teraoperations\""), "and so do the gaps");
+}
+
+#[tokio::test]
+async fn a_run_says_what_it_looks_like_as_evidence_and_what_its_model_needed() {
+    let site = with_a_case().await;
+    let run = site.json("/api/v1/runs/L-1").await["attempts"][0].clone();
+    let words = match run["class"].as_str().expect("text") {
+        "undetermined" => "not determined".to_owned(),
+        class => format!("looks like {class} ({:.2})", run["likelihood"].as_f64().expect("a number")),
+    };
+    for path in ["/runs/L-1", "/runs", "/customers/C-1"] {
+        let page = site.get(path).await.body;
+        assert!(page.contains(&words), "{path}: {words} is missing in {page}");
+        assert!(page.contains("no determination: nothing is counted less because of it"), "{path}");
+    }
+    let needed = run["model_operations"]["with_gaps"]["best_tera"].as_str().expect("text");
+    for path in ["/runs/L-1", "/customers/C-1"] {
+        let page = site.get(path).await.body;
+        assert!(page.contains(&format!("title=\"exactly {needed} teraoperations\"")), "{path}");
+        assert!(page.contains("Executed is what the hardware did"), "{path}");
+    }
 }
 
 #[tokio::test]

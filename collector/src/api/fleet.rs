@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{Json, extract::State};
 use serde::Serialize;
-use weighbridge_meter::{AcceleratorId, AgentId, Source, Tier, Trust, UtcMillis};
+use weighbridge_meter::{AcceleratorId, AgentId, Condition, Source, Tier, Trust, UtcMillis};
 use weighbridge_store::account::TimeAccount;
 
-use super::{amount::Amount, problem::Problem};
+use super::{amount::Amount, device::ConditionJson, integrity::Integrity, problem::Problem};
 use crate::{app::App, view::View};
 
 /// An agent that sent nothing for longer is silent: twice the slowest pace at which agents send.
@@ -19,6 +19,7 @@ pub(crate) struct Fleet {
     pub(crate) totals: FleetTotals,
     pub(crate) accelerators: Vec<AcceleratorJson>,
     pub(crate) agents: Vec<AgentJson>,
+    pub(crate) integrity: Integrity,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -27,7 +28,10 @@ pub(crate) struct FleetTotals {
     pub(crate) time: TimeAccount,
     /// By whoever held it, or nobody.
     pub(crate) measured: Amount,
+    /// By the tier of the last word on them.
     pub(crate) by_tier: BTreeMap<Tier, usize>,
+    /// Those that are there now, by what makes their readings worse than they could be.
+    pub(crate) by_condition: BTreeMap<Condition, usize>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -42,9 +46,25 @@ pub(crate) struct AcceleratorJson {
     pub(crate) tier: Option<Tier>,
     pub(crate) trust: Option<Trust>,
     pub(crate) source: Option<Source>,
+    /// Milliseconds between its readings, where they come less often than the agent looks; `null`: as it looks.
+    pub(crate) sample_ms: Option<u32>,
+    pub(crate) driver: String,
+    /// What makes its readings worse than they could be, and what to do about it.
+    pub(crate) conditions: Vec<ConditionJson>,
+    /// `false`: out of sight, as when it is given to a virtual machine. Never to be taken for idle.
+    pub(crate) observed: bool,
+    /// The device that it is a part of.
+    pub(crate) parent: Option<AcceleratorId>,
+    /// Its own streaming multiprocessors or compute units, where that is not all its model has.
+    pub(crate) units: Option<u32>,
+    /// Its parts: MIG instances or partitions ever reported.
+    pub(crate) parts: Vec<AcceleratorId>,
     pub(crate) first_seen: UtcMillis,
     pub(crate) last_end: UtcMillis,
+    /// Since when it is away; `null`: it is there.
     pub(crate) removed_at: Option<UtcMillis>,
+    /// When it was away, from and to; `null`: it still is.
+    pub(crate) absences: Vec<(UtcMillis, Option<UtcMillis>)>,
     pub(crate) time: TimeAccount,
     pub(crate) measured: Amount,
 }
@@ -84,6 +104,13 @@ impl Fleet {
         app.shared.with(|state| {
             let mut measured = Amount::default();
             let mut by_tier = BTreeMap::new();
+            let mut by_condition: BTreeMap<Condition, usize> = BTreeMap::new();
+            let mut parts: BTreeMap<&AcceleratorId, Vec<AcceleratorId>> = BTreeMap::new();
+            for (id, accelerator) in &state.accelerators {
+                if let Some(parent) = accelerator.parent() {
+                    parts.entry(parent).or_default().push(id.clone());
+                }
+            }
             let accounts: BTreeMap<_, _> =
                 view.account.accelerators.iter().map(|account| (&account.accelerator, account)).collect();
             let mut accelerators = Vec::with_capacity(accounts.len());
@@ -91,8 +118,14 @@ impl Fleet {
                 // One that came after the view was made shows up with the next.
                 let Some(account) = accounts.get(id) else { continue };
                 let report = accelerator.report();
-                if let Some(report) = report {
-                    *by_tier.entry(report.tier).or_default() += 1;
+                let latest = report.map(|report| &report.latest);
+                if let Some(latest) = latest {
+                    *by_tier.entry(latest.tier).or_default() += 1;
+                }
+                let conditions = latest.map_or(&[][..], |latest| &latest.conditions);
+                let removed_at = accelerator.removed_at();
+                if removed_at.is_none() {
+                    conditions.iter().for_each(|one| *by_condition.entry(*one).or_default() += 1);
                 }
                 let amount = Amount::from(&account.measured);
                 measured = measured.plus(&amount);
@@ -102,12 +135,20 @@ impl Fleet {
                     agents: accelerator.reports.keys().cloned().collect(),
                     model: accelerator.model(app.estimator.table()).map(|model| model.name.to_string()),
                     name: report.map(|report| report.name.clone()).unwrap_or_default(),
-                    tier: report.map(|report| report.tier),
+                    tier: latest.map(|latest| latest.tier),
                     trust: report.map(|report| report.trust),
-                    source: report.map(|report| report.source),
+                    source: latest.map(|latest| latest.source),
+                    sample_ms: latest.map(|latest| latest.sample_ms).filter(|millis| *millis > 0),
+                    driver: latest.map(|latest| latest.driver.clone()).unwrap_or_default(),
+                    conditions: conditions.iter().map(|one| ConditionJson::from(*one)).collect(),
+                    observed: !conditions.contains(&Condition::PassedThrough),
+                    parent: accelerator.parent().cloned(),
+                    units: report.and_then(|report| report.units),
+                    parts: parts.get(id).cloned().unwrap_or_default(),
                     first_seen: accelerator.first_seen,
                     last_end: accelerator.last_end,
-                    removed_at: accelerator.removed_at,
+                    removed_at,
+                    absences: accelerator.presence.absences(),
                     time: account.time.clone(),
                     measured: amount,
                 });
@@ -138,9 +179,15 @@ impl Fleet {
                 }
             });
             let agents = agents.collect();
-            let totals =
-                FleetTotals { accelerators: accelerators.len(), time: view.time.clone(), measured, by_tier };
-            Self { as_of: view.as_of, totals, accelerators, agents }
+            let totals = FleetTotals {
+                accelerators: accelerators.len(),
+                time: view.time.clone(),
+                measured,
+                by_tier,
+                by_condition,
+            };
+            let integrity = Integrity::of(app, view);
+            Self { as_of: view.as_of, totals, accelerators, agents, integrity }
         })
     }
 

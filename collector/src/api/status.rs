@@ -63,10 +63,10 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Status>, Probl
     let durable = *app.ledger.durable().borrow();
     let (method, agents, seen) =
         app.shared.with(|state| (state.method.clone(), state.agents.len(), state.seen.len()));
-    let (findings, cases, open) = {
+    let (findings, integrity, cases, open) = {
         let book = app.casebook();
         let open = book.cases.values().filter(|case| case.state() != CaseState::Closed).count();
-        (book.findings.len(), book.cases.len(), open)
+        (book.findings.len(), book.integrity.len(), book.cases.len(), open)
     };
     let (method, figures_sha256) = method.unzip();
     Ok(Json(Status {
@@ -91,6 +91,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Status>, Probl
             ("principals_unmapped", view.unmapped.len()),
             ("runs", view.account.attempts.len()),
             ("findings", findings),
+            ("findings_of_integrity", integrity),
             ("cases", cases),
             ("cases_open", open),
         ]),

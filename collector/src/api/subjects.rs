@@ -12,7 +12,12 @@ use weighbridge_meter::{AttemptId, Operations, Principal, UtcMillis};
 use weighbridge_registry::{CustomerKind, IdentityField, SealedCustomer};
 use weighbridge_store::account::AttemptAccount;
 
-use super::{amount::Amount, amount::Total, packs::today, problem::Problem};
+use super::{
+    amount::{Amount, Total},
+    packs::today,
+    problem::Problem,
+    work::{Looks, ModelOperations},
+};
 use crate::{
     app::App,
     judge,
@@ -51,6 +56,8 @@ pub(crate) struct Detail {
     pub(crate) as_of: UtcMillis,
     #[serde(flatten)]
     pub(crate) summary: Summary,
+    /// What of its total, which is what was executed, the models themselves needed.
+    pub(crate) model_operations: ModelOperations,
     /// The customers of a control group.
     pub(crate) members: Vec<String>,
     /// Which fields of its identity are known; never what they say.
@@ -75,7 +82,11 @@ pub(crate) struct AttemptJson {
     pub(crate) never_seen: u64,
     /// All it ever held, by model.
     pub(crate) models: BTreeMap<String, u64>,
+    /// Operations executed.
     pub(crate) total: Total,
+    /// Evidence of what kind of work it was.
+    #[serde(flatten)]
+    pub(crate) looks: Looks,
 }
 
 /// How totals stand to one rule.
@@ -111,6 +122,8 @@ pub(crate) struct Run {
 pub(crate) struct RunAttempt {
     #[serde(flatten)]
     pub(crate) attempt: AttemptJson,
+    /// What of its total, which is what was executed, the model itself needed.
+    pub(crate) model_operations: ModelOperations,
     pub(crate) rules: Vec<RuleCheck>,
 }
 
@@ -196,6 +209,7 @@ impl AttemptJson {
             never_seen: attempt.never_seen,
             models: attempt.models.clone(),
             total: Total::from(&attempt.totals),
+            looks: Looks::from(&attempt.totals.measured.signs),
         }
     }
 }
@@ -278,6 +292,7 @@ impl Detail {
             identity: identity.into_iter().flatten().collect(),
             attempts: attempts(view, owned.attempts.iter().copied()),
             rules: rules(app, view, &subject, &owned),
+            model_operations: ModelOperations::of(&app.estimator, &owned.totals),
             summary: Summary::of(subject, &owned, customer),
         })
     }
@@ -291,7 +306,11 @@ impl Run {
         let attempts: Vec<RunAttempt> = found
             .filter_map(|(index, (_, owned))| {
                 let attempt = AttemptJson::of(view.account.attempts.get(index)?, view.owner(index));
-                Some(RunAttempt { attempt, rules: rules(app, view, &subject, &owned) })
+                Some(RunAttempt {
+                    attempt,
+                    model_operations: ModelOperations::of(&app.estimator, &owned.totals),
+                    rules: rules(app, view, &subject, &owned),
+                })
             })
             .collect();
         (!attempts.is_empty()).then(|| Self { as_of: view.as_of, run: run.to_owned(), attempts })

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use weighbridge_meter::{
     AcceleratorId, AgentId, AttemptId, EpochId, Principal, Source, Span, Tier, UtcMillis,
+    classify::Sign,
     features::Feature,
     window::{Counter, Coverage},
 };
@@ -215,6 +216,8 @@ struct UsageRow {
     amount: Amount,
     measured_ms: u64,
     interpolated_ms: u64,
+    /// Sums of evidence of what kind of work it was, by name; one that is not here is zero.
+    signs: BTreeMap<&'static str, i64>,
 }
 
 pub(super) async fn usage(
@@ -247,6 +250,11 @@ pub(super) async fn usage(
             amount: Amount::from(&sum.usage.sums),
             measured_ms: sum.usage.sums.measured_ms,
             interpolated_ms: sum.usage.sums.interpolated_ms,
+            signs: Sign::ALL
+                .iter()
+                .map(|sign| (sign.as_str(), sum.usage.sums.signs.get(*sign)))
+                .filter(|(_, value)| *value != 0)
+                .collect(),
         }
     });
     Ok(Json(Usage { as_of: app.now(), folded_entries, rows: rows.collect() }))

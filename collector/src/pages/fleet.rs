@@ -3,16 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use maud::{Markup, html};
-use weighbridge_meter::Operations;
+use weighbridge_meter::{AcceleratorId, Condition, Operations};
 use weighbridge_store::account::TimeAccount;
 
 use super::show::{
     counted, coverage_parts, duration, encoded, grouped, held_parts, hours, legend, ops, percent, range,
     strip, when,
 };
-use crate::api::{
-    fleet::{AcceleratorJson, AgentJson, Fleet},
-    subjects::AttemptJson,
+use crate::{
+    api::{
+        device::ConditionJson,
+        fleet::{AcceleratorJson, AgentJson, Fleet},
+        integrity::{Disagreement, Integrity},
+        subjects::AttemptJson,
+    },
+    integrity::Told,
 };
 
 /// What is on one host.
@@ -60,7 +65,9 @@ pub(super) fn page(fleet: &Fleet, runs: &[AttemptJson]) -> Markup {
                 (strip(&held)) (legend(&held))
             }
         }
+        (integrity(&fleet.integrity))
         (never_seen(runs))
+        (conditions(fleet))
         section {
             h2 { "Hosts" }
             div.scroll { table {
@@ -73,6 +80,105 @@ pub(super) fn page(fleet: &Fleet, runs: &[AttemptJson]) -> Markup {
                 }
             } }
         }
+    }
+}
+
+/// Where two sources cannot both be right.
+fn integrity(integrity: &Integrity) -> Markup {
+    const NEWEST: usize = 50;
+    if integrity.disagreements.is_empty() {
+        return html! {};
+    }
+    html! {
+        section #integrity {
+            h2 { "Sources that disagree" }
+            p {
+                (counted(integrity.hours_last_day, "accelerator hour")) " of the last 24 h, "
+                (grouped(integrity.hours_total as u64)) " in all. Two sources metered the same accelerator at the same "
+                "time, and their bounds do not meet: a broken sensor, a wrong clock, or somebody's hand. The more "
+                "trusted one counts; the other is a witness and adds nothing."
+            }
+            (disagreements(integrity.disagreements.iter().take(NEWEST)))
+            @if integrity.disagreements.len() > NEWEST {
+                p { a href="/api/v1/integrity" { "All " (grouped(integrity.disagreements.len() as u64)) " as JSON" } }
+            }
+        }
+    }
+}
+
+fn disagreements<'a>(disagreements: impl Iterator<Item = &'a Disagreement>) -> Markup {
+    html! {
+        div.scroll { table {
+            thead { tr {
+                th scope="col" { "Accelerator" } th scope="col" { "Hour" } th scope="col" { "Counts" }
+                th scope="col" { "Witness" } th.n scope="col" { "Compared" } th scope="col" { "Known" }
+            } }
+            tbody {
+                @for one in disagreements {
+                    tr {
+                        th scope="row" { (accelerator_link(&one.accelerator)) }
+                        td { (when(one.hour)) }
+                        @if let Some(said) = one.said() {
+                            td { (told(&said.counted)) }
+                            td { (told(&said.witness)) }
+                            td.n { (hours(said.compared_ms)) }
+                        }
+                        td {
+                            @match one.raised_at { Some(at) => { "since " (when(at)) } None => { "not settled yet" } }
+                            @if one.now.is_none() { " " span.tag.none { "no longer" } }
+                        }
+                    }
+                }
+            }
+        } }
+    }
+}
+
+/// Who said it, and its bound.
+pub(super) fn told(told: &Told) -> Markup {
+    html! { (told.by.agent) ", " (told.by.source) ": " (range(told.low_tera, told.high_tera)) }
+}
+
+pub(super) fn accelerator_link(id: &AcceleratorId) -> Markup {
+    html! { a href=(format!("/accelerators/{}", encoded(id.as_str()))) { (id) } }
+}
+
+/// What makes readings worse than they could be, over the fleet.
+fn conditions(fleet: &Fleet) -> Markup {
+    if fleet.totals.by_condition.is_empty() {
+        return html! {};
+    }
+    html! {
+        section #conditions {
+            h2 { "What could be read better" }
+            div.scroll { table {
+                thead { tr {
+                    th.n scope="col" { "Accelerators" } th scope="col" { "What it is" } th scope="col" { "What to do" } th scope="col" { "Hosts" }
+                } }
+                tbody {
+                    @for (condition, count) in &fleet.totals.by_condition {
+                        @let words = ConditionJson::from(*condition);
+                        tr {
+                            td.n { (grouped(*count as u64)) }
+                            th scope="row" { (words.means) small.note { (condition) } }
+                            td { (words.to_do) }
+                            td { (hosts_of(fleet, *condition)) }
+                        }
+                    }
+                }
+            } }
+        }
+    }
+}
+
+fn hosts_of(fleet: &Fleet, condition: Condition) -> Markup {
+    const MOST: usize = 5;
+    let there = fleet.accelerators.iter().filter(|one| one.removed_at.is_none());
+    let of = there.filter(|one| one.conditions.iter().any(|words| words.condition == condition));
+    let hosts: BTreeSet<&str> = of.map(|one| one.host.as_str()).collect();
+    html! {
+        @for host in hosts.iter().take(MOST) { a href=(format!("/host?name={}", encoded(host))) { @if host.is_empty() { "not known" } @else { (host) } } " " }
+        @if hosts.len() > MOST { "and " (hosts.len() - MOST) " more" }
     }
 }
 
@@ -213,15 +319,22 @@ pub(super) fn host(fleet: &Fleet, name: &str) -> Option<Markup> {
             } @else {
                 div.scroll { table {
                     thead { tr {
-                        th scope="col" { "Accelerator" } th scope="col" { "Model" } th scope="col" { "Tier" }
+                        th scope="col" { "Accelerator" } th scope="col" { "Model" } th scope="col" { "Readings" }
                         th.n scope="col" { "Seen" } th.wide scope="col" { "Coverage" } th.n scope="col" { "Measured, best" }
                     } }
                     tbody {
                         @for accelerator in &host.accelerators {
                             tr {
-                                th scope="row" { a href=(format!("/accelerators/{}", encoded(accelerator.id.as_str()))) { (accelerator.id) } }
-                                td { (model(accelerator)) @if accelerator.removed_at.is_some() { " " span.tag.none { "taken out" } } }
-                                td { (accelerator.tier.map_or("–", |tier| tier.as_str())) }
+                                th scope="row" { (accelerator_link(&accelerator.id)) }
+                                td {
+                                    (model(accelerator)) (part_of(accelerator))
+                                    @if accelerator.removed_at.is_some() { " " span.tag.none { (away(accelerator)) } }
+                                    @if !accelerator.observed { " " span.tag.gap { "not observed" } }
+                                }
+                                td {
+                                    (readings(accelerator))
+                                    @for words in &accelerator.conditions { small.note { (words.means) } }
+                                }
                                 td.n { (percent(accelerator.time.measured_ms + accelerator.time.interpolated_ms, accelerator.time.wall_ms)) }
                                 td.wide { (strip(&coverage_parts(&accelerator.time))) }
                                 td.n { (ops(accelerator.measured.best_tera)) }
@@ -234,7 +347,34 @@ pub(super) fn host(fleet: &Fleet, name: &str) -> Option<Markup> {
     })
 }
 
-pub(super) fn accelerator(accelerator: &AcceleratorJson) -> Markup {
+/// How it is read, in a line.
+fn readings(accelerator: &AcceleratorJson) -> Markup {
+    html! {
+        "tier " (accelerator.tier.map_or("not known", |tier| tier.as_str()))
+        ", source " (accelerator.source.map_or("not known", |source| source.as_str()))
+        ", trust " (accelerator.trust.map_or("not known", |trust| trust.as_str()))
+        @if let Some(millis) = accelerator.sample_ms { ", every " (duration(u64::from(millis))) }
+    }
+}
+
+fn part_of(accelerator: &AcceleratorJson) -> Markup {
+    html! {
+        @if let Some(parent) = &accelerator.parent {
+            small.note {
+                @if let Some(units) = accelerator.units { (grouped(u64::from(units))) " units, " }
+                "part of " (accelerator_link(parent))
+            }
+        }
+    }
+}
+
+/// Why it is not there, in a word.
+fn away(accelerator: &AcceleratorJson) -> &'static str {
+    let split = accelerator.conditions.iter().any(|words| words.condition == Condition::Split);
+    if split { "split into parts" } else { "taken out" }
+}
+
+pub(super) fn accelerator(accelerator: &AcceleratorJson, integrity: &Integrity) -> Markup {
     let coverage = coverage_parts(&accelerator.time);
     let held = held_parts(&accelerator.time);
     let measured = &accelerator.measured;
@@ -254,15 +394,37 @@ pub(super) fn accelerator(accelerator: &AcceleratorJson) -> Markup {
                     }
                     @if !accelerator.name.is_empty() { ", by its driver " q { (accelerator.name) } }
                 }
-                dt { "Readings" } dd {
-                    "source " (accelerator.source.map_or("not known", |source| source.as_str()))
-                    ", tier " (accelerator.tier.map_or("not known", |tier| tier.as_str()))
-                    ", trust " (accelerator.trust.map_or("not known", |trust| trust.as_str()))
+                @if accelerator.parent.is_some() { dt { "Part" } dd { (part_of(accelerator)) } }
+                @if !accelerator.parts.is_empty() {
+                    dt { "Its parts" } dd { @for part in &accelerator.parts { (accelerator_link(part)) " " } }
                 }
+                dt { "Readings" } dd { (readings(accelerator)) }
+                @if !accelerator.driver.is_empty() { dt { "Driver" } dd { (accelerator.driver) } }
                 dt { "Agents" } dd { @for agent in &accelerator.agents { (agent) " " } }
                 dt { "First seen" } dd { (when(accelerator.first_seen)) }
                 dt { "Last reported" } dd { (when(accelerator.last_end)) }
-                @if let Some(at) = accelerator.removed_at { dt { "Taken out" } dd { (when(at)) } }
+                @if !accelerator.absences.is_empty() {
+                    dt { "Not there" } dd {
+                        @for (from, to) in &accelerator.absences {
+                            @match to { Some(to) => { (when(*from)) " to " (when(*to)) } None => { (away(accelerator)) " since " (when(*from)) } }
+                            br;
+                        }
+                        small { "Time in which it was not there is no gap, and is not counted." }
+                    }
+                }
+            }
+        }
+        @if !accelerator.conditions.is_empty() {
+            section {
+                h2 { "What could be read better" }
+                ul { @for words in &accelerator.conditions { li { (words.means) ": " (words.to_do) "." } } }
+            }
+        }
+        @let disagreeing: Vec<&Disagreement> = integrity.disagreements.iter().filter(|one| one.accelerator == accelerator.id).take(20).collect();
+        @if !disagreeing.is_empty() {
+            section {
+                h2 { "Sources that disagree" }
+                (disagreements(disagreeing.into_iter()))
             }
         }
         section {
@@ -275,7 +437,9 @@ pub(super) fn accelerator(accelerator: &AcceleratorJson) -> Markup {
         }
         section {
             h2 { "What it did, whoever held it" }
-            @if measured.high_tera == Operations::ZERO { p { "Nothing was measured but idleness." } } @else {
+            @if accelerator.time.measured_ms + accelerator.time.interpolated_ms == 0 {
+                p { "Nothing was measured, which is not idleness." }
+            } @else if measured.high_tera == Operations::ZERO { p { "Nothing was measured but idleness." } } @else {
                 dl {
                     dt { "Best" } dd { (ops(measured.best_tera)) }
                     dt { "Bound" } dd { (range(measured.low_tera, measured.high_tera)) }

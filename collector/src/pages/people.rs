@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 use weighbridge_casework::Subject;
-use weighbridge_meter::Operations;
+use weighbridge_meter::{Class, Operations};
 
 use super::show::{
     Scale, columns, counted, encoded, grouped, hours, ops, percent, range, standing, verdict, when,
@@ -14,6 +14,7 @@ use crate::{
         amount::{Amount, Total},
         cases::CaseJson,
         subjects::{self, AttemptJson, Detail, HourJson, RuleCheck, Run, Summary},
+        work::{Looks, ModelOperations, Needed},
     },
     app::App,
     view::View,
@@ -144,7 +145,7 @@ pub(super) fn subject(detail: &Detail, hours_measured: &[HourJson], cases: &[Cas
                 }
             }
         }
-        (totals(&summary.total, &detail.rules))
+        (totals(&summary.total, &detail.model_operations, &detail.rules))
         (against(&detail.rules))
         @if !hours_measured.is_empty() {
             section {
@@ -180,7 +181,7 @@ fn identity(fields: &BTreeMap<&'static str, &'static str>) -> Markup {
     }
 }
 
-fn totals(total: &Total, checks: &[RuleCheck]) -> Markup {
+fn totals(total: &Total, model: &ModelOperations, checks: &[RuleCheck]) -> Markup {
     let scale = Scale::over([&total.measured, &total.with_gaps], checks);
     html! {
         section {
@@ -191,11 +192,18 @@ fn totals(total: &Total, checks: &[RuleCheck]) -> Markup {
                     th.n scope="col" { "Calibrated, 5–95 %" } th.wide scope="col" { "On a scale" }
                 } }
                 tbody {
-                    (amount_row("Measured", &total.measured, &scale))
-                    (amount_row("With gaps", &total.with_gaps, &scale))
+                    (amount_row("Executed, measured", &total.measured, &scale))
+                    (amount_row("Executed, with gaps", &total.with_gaps, &scale))
+                    (needed_row("Needed by the model, measured", &model.measured))
+                    (needed_row("Needed by the model, with gaps", &model.with_gaps))
                 }
             } }
             (scale.key())
+            p {
+                "Executed is what the hardware did, and what rules are compared with here; needed by the model is the part "
+                "of it that the model's own arithmetic asks for, without recomputation, padding and other overhead: an "
+                "estimate by data of the past, not a bound."
+            }
             (how(total))
         }
     }
@@ -210,6 +218,29 @@ fn amount_row(what: &str, amount: &Amount, scale: &Scale) -> Markup {
             td.n { (ops(amount.high_tera)) }
             td.n { (range(amount.calibrated_low_tera, amount.calibrated_high_tera)) }
             td.wide { (scale.bar(amount)) }
+        }
+    }
+}
+
+fn needed_row(what: &str, needed: &Needed) -> Markup {
+    html! {
+        tr {
+            th scope="row" { (what) }
+            td.n { "–" }
+            td.n { (ops(needed.best_tera)) }
+            td.n { "–" }
+            td.n { (range(needed.calibrated_low_tera, needed.calibrated_high_tera)) }
+            td.wide {}
+        }
+    }
+}
+
+/// `looks like training (0.93)`: evidence, and said to be no more.
+fn looks_like(looks: &Looks) -> Markup {
+    html! {
+        @match looks.class {
+            Class::Undetermined => "not determined",
+            class => { "looks like " (class) " (" (format!("{:.2}", looks.likelihood)) ")" },
         }
     }
 }
@@ -287,7 +318,7 @@ fn runs_table(runs: &[AttemptJson]) -> Markup {
             thead { tr {
                 th scope="col" { "Run" } th scope="col" { "Customer" } th scope="col" { "Accelerators" }
                 th.n scope="col" { "Best, with gaps" } th.wide scope="col" { "Bound and calibrated" } th.n scope="col" { "Seen" }
-                th scope="col" { "From, to" }
+                th scope="col" { "Evidence" } th scope="col" { "From, to" }
             } }
             tbody {
                 @for run in runs {
@@ -298,12 +329,14 @@ fn runs_table(runs: &[AttemptJson]) -> Markup {
                         td.n { (ops(run.total.with_gaps.best_tera)) }
                         td.wide { (scale.bar(&run.total.with_gaps)) }
                         td.n { (percent(run.total.measured_ms + run.total.interpolated_ms, run.total.held_ms)) }
+                        td { (looks_like(&run.looks)) }
                         td { (when(run.started)) @if let Some(end) = run.lease_end { br; (when(end)) } }
                     }
                 }
             }
         } }
         (scale.key())
+        p { "What a run looks like is evidence from counters, and no determination: nothing is counted less because of it." }
     }
 }
 
@@ -334,7 +367,7 @@ pub(super) fn run(run: &Run, hours_measured: &[HourJson]) -> Markup {
             p.notice { (run.attempts.len()) " principals use this name. They are shown one after the other and are not added up." }
         }
         @for attempt in &run.attempts {
-            @let (rules, attempt) = (&attempt.rules, &attempt.attempt);
+            @let (rules, model_operations, attempt) = (&attempt.rules, &attempt.model_operations, &attempt.attempt);
             section {
                 h2 { "Whose" }
                 dl {
@@ -346,9 +379,13 @@ pub(super) fn run(run: &Run, hours_measured: &[HourJson]) -> Markup {
                         (grouped(attempt.devices)) " held now" @if attempt.never_seen > 0 { ", of these " (grouped(attempt.never_seen)) " never reported by any agent" }
                         br; (models(attempt))
                     }
+                    dt { "Kind of work" } dd {
+                        (looks_like(&attempt.looks)) ": " (attempt.looks.because) ". "
+                        small { "Evidence from counters, and no determination: nothing is counted less because of it." }
+                    }
                 }
             }
-            (totals(&attempt.total, rules))
+            (totals(&attempt.total, model_operations, rules))
             (parts(&attempt.total))
             (against(rules))
         }

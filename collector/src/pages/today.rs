@@ -2,17 +2,21 @@
 
 use maud::{Markup, html};
 use weighbridge_casework::State;
+use weighbridge_meter::Condition;
 
 use super::{
     casework,
-    fleet::{agent_state, never_seen, no_agents},
+    fleet::{accelerator_link, agent_state, never_seen, no_agents, told},
     show::{
         counted, coverage_parts, duration, encoded, grouped, held_parts, hours, legend, ops, percent, strip,
+        when,
     },
 };
 use crate::api::{
     cases::{CaseJson, FindingJson},
+    device::ConditionJson,
     fleet::Fleet,
+    integrity::Disagreement,
     subjects::{AttemptJson, Summary},
 };
 
@@ -82,6 +86,12 @@ fn tiles(seen: &Seen, open: &[CaseJson]) -> Markup {
     }
 }
 
+/// Whether somebody can do something about it: the rest is as it is.
+fn needs_a_hand(condition: Condition) -> bool {
+    use Condition::{NoMigMonitor, StreamingOff, UnknownArchitecture, UnknownLayout};
+    [StreamingOff, NoMigMonitor, UnknownArchitecture, UnknownLayout].contains(&condition)
+}
+
 /// What only a person can mend.
 fn needs(seen: &Seen) -> Markup {
     let fleet = &seen.fleet;
@@ -94,7 +104,12 @@ fn needs(seen: &Seen) -> Markup {
     let disputed = state(weighbridge_store::hour::HeldState::Disputed);
     let untabled = fleet.accelerators.iter().filter(|accelerator| accelerator.model.is_none()).count();
     let missing: Vec<&AttemptJson> = seen.runs.iter().filter(|run| run.never_seen > 0).collect();
-    let nothing = silent.is_empty()
+    let disagreeing: Vec<&Disagreement> = fleet.integrity.of_last_day().collect();
+    let worse: Vec<_> =
+        fleet.totals.by_condition.iter().filter(|(condition, _)| needs_a_hand(**condition)).collect();
+    let nothing = disagreeing.is_empty()
+        && worse.is_empty()
+        && silent.is_empty()
         && troubled.is_empty()
         && unattributed == 0
         && disputed == 0
@@ -118,6 +133,22 @@ fn needs(seen: &Seen) -> Markup {
                         } }
                         @if silent.len() > 20 { a href="/fleet" { "and " (silent.len() - 20) " more" } }
                     }
+                }
+                @if !disagreeing.is_empty() {
+                    li {
+                        strong { (counted(fleet.integrity.hours_last_day, "accelerator hour")) " in disagreement" }
+                        ": two sources of one accelerator said what cannot both be true, in the last 24 h. A broken sensor, a wrong clock, or somebody's hand."
+                        ul.plain { @for one in disagreeing.iter().take(5) {
+                            @if let Some(said) = one.said() {
+                                li { (accelerator_link(&one.accelerator)) " " (when(one.hour)) ": counted " (told(&said.counted)) "; against it " (told(&said.witness)) }
+                            }
+                        } }
+                        a href="/fleet#integrity" { "All of them" }
+                    }
+                }
+                @for (condition, count) in worse {
+                    @let words = ConditionJson::from(*condition);
+                    li { strong { (counted(*count, "accelerator")) } ": " (words.means) ". " a href="/fleet#conditions" { "To do" } ": " (words.to_do) "." }
                 }
                 @for agent in troubled.iter().take(20) {
                     li { strong { "Host " a href=(format!("/host?name={}", encoded(&agent.host))) { (agent.host) } } ": " (agent_state(agent)) }

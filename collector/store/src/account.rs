@@ -16,7 +16,7 @@ use crate::{
     CoverageSum, UsageSum,
     entry::Selector,
     holders,
-    hour::{HeldState, Sums},
+    hour::{HeldState, Spans, Sums},
     state::State,
 };
 
@@ -228,6 +228,8 @@ struct Attempt {
     peak_ops_per_ms: u128,
     /// What agents have shown of each kind on each host, for what a lease by count has not shown.
     shown: BTreeMap<(Box<str>, String), Shown>,
+    /// When any part of a divided device was held, and whether one is now.
+    parts: BTreeMap<AcceleratorId, (Spans, bool)>,
 }
 
 /// Accelerators of one kind on one host that a holder was seen to hold.
@@ -239,6 +241,14 @@ struct Shown {
     now: u64,
     /// At any time.
     ever: u64,
+}
+
+impl Shown {
+    fn add(&mut self, millis: u64, first: bool, now: bool) {
+        self.millis += millis;
+        self.ever += u64::from(first);
+        self.now += u64::from(now);
+    }
 }
 
 impl Maker<'_> {
@@ -257,16 +267,21 @@ impl Maker<'_> {
         let mut measured = Sums::default();
         sums.iter().for_each(|sum| measured.merge(&sum.sums));
         let mut time = TimeAccount::default();
-        let Some(present) = accelerator.present(self.as_of).and_then(|present| self.clip(present)) else {
-            return AcceleratorAccount { accelerator: id.clone(), time, measured };
-        };
-        time.wall_ms = present.millis();
+        let present = accelerator.present(self.as_of).into_iter();
+        let present: Vec<Span> = present.filter_map(|present| self.clip(present)).collect();
+        time.wall_ms = present.iter().map(Span::millis).sum();
         let hardware = accelerator.hardware(self.estimator.table());
         let peak = self.estimator.peak_ops_per_ms(hardware);
-        let model_name = hardware.model.map_or("not in the table", |model| &model.name);
+        let parent = accelerator.parent();
+        let model_name = match (hardware.model, parent) {
+            (Some(model), Some(_)) => format!("part of {}", model.name),
+            (Some(model), None) => model.name.clone(),
+            (None, _) => "not in the table".into(),
+        };
         let pci_device = accelerator.report().map_or("", |report| &report.pci_device).to_ascii_lowercase();
         let mut held: BTreeMap<(Principal, AttemptId), u64> = BTreeMap::new();
-        for segment in holders::segments(self.state, id, present) {
+        let segments = present.iter().flat_map(|present| holders::segments(self.state, id, *present));
+        for segment in segments {
             let millis = segment.span.millis();
             *time.held_ms.entry(segment.state(false)).or_default() += millis;
             let holders = segment.holders.len() as u64;
@@ -278,12 +293,21 @@ impl Maker<'_> {
                 let attempt = self.attempts.entry(holder).or_default();
                 let since = segment.span.start();
                 attempt.started = Some(attempt.started.map_or(since, |started| started.min(since)));
-                attempt.models.entry(model_name.into()).or_default().insert(id.clone());
+                attempt.models.entry(model_name.clone()).or_default().insert(id.clone());
                 let shown = attempt.shown.entry((accelerator.host().into(), pci_device.clone())).or_default();
-                shown.millis += millis;
-                shown.ever += u64::from(so_far.is_none());
+                match parent {
+                    None => shown.add(millis, so_far.is_none(), now),
+                    // All parts of a device show one device, however many they are.
+                    Some(parent) => {
+                        let (seen, seen_now) = attempt.parts.entry(parent.clone()).or_default();
+                        let first = seen.pairs().is_empty();
+                        let new = seen.missing(segment.span).iter().map(Span::millis).sum();
+                        seen.insert(segment.span);
+                        shown.add(new, first, now && !*seen_now);
+                        *seen_now |= now;
+                    }
+                }
                 if now {
-                    shown.now += 1;
                     attempt.devices += 1;
                     attempt.peak_ops_per_ms += peak;
                 }

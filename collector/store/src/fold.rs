@@ -7,20 +7,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use weighbridge_meter::{
-    AcceleratorId, AgentId, Estimator, Evidence, Gap, Span, Tier, Trust, UtcMillis, Window, window::Coverage,
-};
-use weighbridge_wire::{Batch, DeviceRecord, Envelope};
+use weighbridge_meter::{AcceleratorId, AgentId, Estimator, Evidence, Span, UtcMillis};
+use weighbridge_wire::{Batch, Envelope};
 
 use crate::{
     Place, RecordRow,
     entry::{Body, Entry, EntryError, Fact, LeaseFact},
     holders,
-    hour::{Hour, HourKey, HourRow, UsageKey},
-    state::{
-        Accelerator, AgentSeen, CursorRow, HeldKey, PlaceRow, Report, State, StateRow, held_row, lease_row,
-    },
+    hour::{Hour, HourKey, HourRow},
+    state::{Accelerator, AgentSeen, CursorRow, HeldKey, PlaceRow, State, StateRow, lease_row},
 };
+
+mod devices;
+mod hours;
 
 /// What a piece of the ledger changes in SQL: rows as they are now, so that writing them twice changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,15 +139,6 @@ struct Cursor {
     sparse: BTreeMap<u64, String>,
 }
 
-/// A window or gap of one hour with what decides which comes first.
-struct Candidate {
-    trust: Trust,
-    tier: Tier,
-    agent: AgentId,
-    index: u64,
-    window: Window,
-}
-
 impl Fold {
     /// Goes on from stored state.
     pub fn new(estimator: Estimator, state: State, cursors: Vec<CursorRow>) -> Self {
@@ -185,6 +175,12 @@ impl Fold {
             }
         }
         let mut keys = BTreeSet::new();
+        let mut need = |accelerator: &AcceleratorId, hour: UtcMillis| {
+            let key = HourKey { accelerator: accelerator.clone(), hour };
+            if !self.hours.contains_key(&key) {
+                keys.insert(key);
+            }
+        };
         for entry in entries {
             let What::Batch(batch) = &entry.what else { continue };
             let mut minutes = vec![self.state.offset_minutes(&batch.agent, batch.boot, entry.place.index)];
@@ -194,11 +190,17 @@ impl Fold {
             for (accelerator, span) in windows.chain(gaps) {
                 for &minutes in &minutes {
                     for hour in hours(shifted(span, minutes)) {
-                        let key = HourKey { accelerator: accelerator.clone(), hour };
-                        if !self.hours.contains_key(&key) {
-                            keys.insert(key);
-                        }
+                        need(accelerator, hour);
                     }
+                }
+            }
+            // A word that a device is gone may be late: what was measured after it says since when it was back.
+            for device in batch.inventory.iter().filter(|device| !device.present) {
+                let id = &device.accelerator;
+                let Some(accelerator) = self.state.accelerators.get(id) else { continue };
+                for &minutes in &minutes {
+                    let gone_at = corrected(device.at, minutes);
+                    accelerator.presence.asks_for(gone_at).for_each(|hour| need(id, hour));
                 }
             }
         }
@@ -323,7 +325,7 @@ impl Fold {
         for mut window in batch.windows {
             window.span = shifted(window.span, minutes);
             self.known(&window.accelerator, &batch.agent, window.span);
-            self.present(&window.accelerator, window.span.start());
+            self.measured(&window.accelerator, window.span);
             self.note_place(&batch.agent, window.span, place);
             self.window(&batch.agent, window);
         }
@@ -365,148 +367,6 @@ impl Fold {
         self.changed.cursors.insert(key);
     }
 
-    fn device(&mut self, agent: &AgentId, device: &DeviceRecord, minutes: i64) {
-        let at = corrected(device.at, minutes);
-        let id = &device.accelerator;
-        let accelerator = self.state.accelerators.entry(id.clone()).or_insert_with(|| Accelerator {
-            first_seen: at,
-            last_end: at,
-            told_at: at,
-            removed_at: None,
-            reports: BTreeMap::new(),
-        });
-        accelerator.first_seen = accelerator.first_seen.min(at);
-        if at >= accelerator.told_at {
-            accelerator.told_at = at;
-            accelerator.removed_at = if device.present { None } else { Some(at) };
-        }
-        self.changed.accelerators.insert(id.clone());
-        if let Some(report) = accelerator.reports.get_mut(agent).filter(|report| !report.is_unknown()) {
-            if at >= accelerator.told_at {
-                report.conditions.clone_from(&device.conditions);
-            }
-            return;
-        }
-        let before = accelerator.report().cloned();
-        let report = Report {
-            host: device.host.clone(),
-            name: device.name.clone(),
-            pci_device: device.pci_device.clone(),
-            pci_address: device.pci_address.clone(),
-            source: device.source,
-            tier: device.tier,
-            trust: device.trust,
-            driver: device.driver.clone(),
-            parent: device.parent.clone(),
-            units: device.units,
-            max_sm_clock_mhz: device.max_sm_clock_mhz,
-            sample_ms: device.sample_ms,
-            conditions: device.conditions.clone(),
-        };
-        accelerator.reports.insert(agent.clone(), report);
-        let now = accelerator.report();
-        let what = |report: Option<&Report>| {
-            report.map(|report| {
-                let name = (report.host.clone(), report.name.clone(), report.pci_device.clone());
-                (name, report.units, report.max_sm_clock_mhz)
-            })
-        };
-        let other_device = what(before.as_ref()) != what(now);
-        if other_device {
-            let host = |report: Option<&Report>| report.map_or("", |report| &report.host).into();
-            let (before, now): (Box<str>, Box<str>) = (host(before.as_ref()), host(now));
-            if let Some(of_host) = self.by_host.get_mut(&before) {
-                of_host.remove(id);
-            }
-            self.by_host.entry(now).or_default().insert(id.clone());
-        }
-        // What it is decides the estimates, whom the agent is trusted before decides which window counts.
-        let (first, last) = (accelerator.first_seen, accelerator.last_end);
-        if (other_device || self.state.seen.contains_key(agent))
-            && let Some(summed) = Span::new(first, last)
-        {
-            self.mark(id, summed);
-        }
-    }
-
-    /// An accelerator that no inventory announced is still one: nothing measured may fall away.
-    fn known(&mut self, id: &AcceleratorId, agent: &AgentId, span: Span) {
-        let host = || {
-            self.state.agents.get(agent).and_then(|entries| entries.last()).map(|entry| entry.host.clone())
-        };
-        if !self.state.accelerators.contains_key(id) {
-            let report = Report::unknown(host().unwrap_or_default());
-            self.by_host.entry(report.host.as_str().into()).or_default().insert(id.clone());
-            let accelerator = Accelerator {
-                first_seen: span.start(),
-                last_end: span.start(),
-                told_at: span.start(),
-                removed_at: None,
-                reports: BTreeMap::from([(agent.clone(), report)]),
-            };
-            self.state.accelerators.insert(id.clone(), accelerator);
-        }
-        let accelerator = self.state.accelerators.get_mut(id).expect("inserted above if it was missing");
-        if span.end() > accelerator.last_end || span.start() < accelerator.first_seen {
-            accelerator.last_end = accelerator.last_end.max(span.end());
-            accelerator.first_seen = accelerator.first_seen.min(span.start());
-            self.changed.accelerators.insert(id.clone());
-        }
-    }
-
-    /// What was measured was there, whatever an inventory said before.
-    fn present(&mut self, id: &AcceleratorId, at: UtcMillis) {
-        let Some(accelerator) = self.state.accelerators.get_mut(id) else { return };
-        if accelerator.told_at < at {
-            accelerator.told_at = at;
-            accelerator.removed_at = None;
-            self.changed.accelerators.insert(id.clone());
-        }
-    }
-
-    fn held(&mut self, id: &AcceleratorId, key: HeldKey, span: Span) {
-        if key.evidence == Evidence::LeaseFile {
-            self.replace_lease(id, &key, span);
-        }
-        let held = self.state.held.entry(id.clone()).or_default();
-        // A confirmation that goes on where the last one ended, or overlaps it, is the same holding.
-        let same = held.range(..=&key).next_back().filter(|(other, end)| {
-            other.principal == key.principal
-                && other.attempt == key.attempt
-                && other.evidence == key.evidence
-                && span.start() <= **end
-        });
-        let (key, end) = match same {
-            Some((other, end)) => (other.clone(), (*end).max(span.end())),
-            None => (key, span.end()),
-        };
-        let before = held.insert(key.clone(), end);
-        self.changed.state.push(held_row(id, &key, end));
-        if let Some(new) = Span::new(before.unwrap_or(key.start), end) {
-            self.mark(id, new);
-        }
-    }
-
-    /// A lease says its whole span each time: what the same lease said before no longer holds.
-    fn replace_lease(&mut self, id: &AcceleratorId, key: &HeldKey, span: Span) {
-        let mut gone = Vec::new();
-        for (other, end) in self.state.held.entry(id.clone()).or_default().iter_mut() {
-            let same = other.principal == key.principal
-                && other.attempt == key.attempt
-                && other.evidence == key.evidence
-                && (other.start, *end) != (span.start(), span.end());
-            if let Some(before) = Span::new(other.start, *end).filter(|_| same) {
-                // An empty span stays as a mark, so that the row in SQL is overwritten too.
-                *end = other.start;
-                gone.push((other.clone(), before));
-            }
-        }
-        for (other, before) in gone {
-            self.changed.state.push(held_row(id, &other, other.start));
-            self.mark(id, before);
-        }
-    }
-
     fn note_place(&mut self, agent: &AgentId, span: Span, place: Place) {
         for hour in hours(span) {
             let row = self.changed.places.entry((agent.clone(), hour, place.segment)).or_insert(PlaceRow {
@@ -516,34 +376,6 @@ impl Fold {
                 last_index: place.index,
             });
             row.last_index = row.last_index.max(place.index);
-        }
-    }
-
-    fn window(&mut self, agent: &AgentId, window: Window) {
-        for hour in hours(window.span) {
-            let key = HourKey { accelerator: window.accelerator.clone(), hour };
-            let within = Span::new(hour, hour.plus(UtcMillis::HOUR)).expect("an hour is not empty");
-            let Some(piece) = window.span.overlap(&within) else { continue };
-            let slot = self.hours.entry(key.clone()).or_default();
-            slot.agents.insert(agent.clone());
-            self.changed.hours.insert(key.clone());
-            if slot.covered.touches(piece) {
-                self.changed.refold.insert(key);
-            } else {
-                add(&self.estimator, &self.state, slot, &window, piece);
-            }
-        }
-    }
-
-    fn gap(&mut self, agent: &AgentId, gap: &Gap) {
-        for hour in hours(gap.span) {
-            let key = HourKey { accelerator: gap.accelerator.clone(), hour };
-            let within = Span::new(hour, hour.plus(UtcMillis::HOUR)).expect("an hour is not empty");
-            let Some(piece) = gap.span.overlap(&within) else { continue };
-            let slot = self.hours.entry(key.clone()).or_default();
-            slot.agents.insert(agent.clone());
-            slot.gaps.entry(gap.cause).or_default().insert(piece);
-            self.changed.hours.insert(key);
         }
     }
 
@@ -566,45 +398,6 @@ impl Fold {
     pub fn pending_places(&self, agent: &AgentId, hour: UtcMillis) -> Vec<PlaceRow> {
         let range = (agent.clone(), hour, 0)..=(agent.clone(), hour, u64::MAX);
         self.changed.places.range(range).map(|(_, row)| *row).collect()
-    }
-
-    /// Makes an hour anew from all batches that touch it. Each accelerator-second counts from one source:
-    /// by trust, tier, agent id, and first in the ledger.
-    pub fn refold<'a>(&mut self, key: &HourKey, batches: impl IntoIterator<Item = &'a Opened>) {
-        let within = Span::new(key.hour, key.hour.plus(UtcMillis::HOUR)).expect("an hour is not empty");
-        self.changed.refold.remove(key);
-        // Between the first and the last window there may be hours that no batch touches.
-        let Some(old) = self.hours.remove(key) else { return };
-        let mut slot = Hour { agents: old.agents, gaps: old.gaps, ..Hour::default() };
-        let mut candidates = Vec::new();
-        for entry in batches {
-            let What::Batch(batch) = &entry.what else { continue };
-            let minutes = self.state.offset_minutes(&batch.agent, batch.boot, entry.place.index);
-            let accelerator = self.state.accelerators.get(&key.accelerator);
-            let report = accelerator.and_then(|accelerator| accelerator.reports.get(&batch.agent));
-            for window in &batch.windows {
-                let span = shifted(window.span, minutes);
-                if window.accelerator == key.accelerator && span.overlap(&within).is_some() {
-                    candidates.push(Candidate {
-                        trust: report.map_or(Trust::Guest, |report| report.trust),
-                        tier: window.tier,
-                        agent: batch.agent.clone(),
-                        index: entry.place.index,
-                        window: Window { span, ..window.clone() },
-                    });
-                }
-            }
-        }
-        candidates
-            .sort_by(|a, b| (a.trust, a.tier, &a.agent, a.index).cmp(&(b.trust, b.tier, &b.agent, b.index)));
-        for candidate in &candidates {
-            let Some(piece) = candidate.window.span.overlap(&within) else { continue };
-            for piece in slot.covered.missing(piece) {
-                add(&self.estimator, &self.state, &mut slot, &candidate.window, piece);
-            }
-        }
-        self.hours.insert(key.clone(), slot);
-        self.changed.hours.insert(key.clone());
     }
 
     /// What has changed since the last call; `None` if nothing was applied.
@@ -659,43 +452,6 @@ impl Fold {
         }
         let newest = self.hours.keys().map(|key| key.hour).max().unwrap_or_default();
         self.hours.retain(|key, _| newest.since(key.hour) <= UtcMillis::HOUR);
-    }
-}
-
-/// Adds the `piece` of a window that nothing covers yet.
-fn add(estimator: &Estimator, state: &State, slot: &mut Hour, window: &Window, piece: Span) {
-    slot.covered.insert(piece);
-    let device = state.accelerators.get(&window.accelerator);
-    let hardware = device.map(|device| device.hardware(estimator.table())).unwrap_or_default();
-    let estimate = estimator.estimate(hardware, window);
-    let idle = window.counters.idle();
-    let whole = window.span.millis();
-    let interpolated_of = |from: u64, to: u64| match window.coverage {
-        Coverage::Measured => 0,
-        Coverage::Interpolated { missing_ms } => missing_ms * to / whole - missing_ms * from / whole,
-    };
-    for segment in holders::segments(state, &window.accelerator, piece) {
-        let from = segment.span.start().since(window.span.start()).unsigned_abs();
-        let to = from + segment.span.millis();
-        let part = estimate.piece(from, to, whole);
-        let held = segment.state(idle);
-        let interpolated = interpolated_of(from, to);
-        let measured = (to - from) - interpolated;
-        if segment.holders.is_empty() {
-            let key = UsageKey { holder: None, state: held };
-            slot.usage.entry(key).or_default().add(&part, measured, interpolated);
-            continue;
-        }
-        let holders = segment.holders.len() as u64;
-        for (index, holder) in (0..).zip(segment.holders) {
-            let share = |millis: u64| millis * (index + 1) / holders - millis * index / holders;
-            let key = UsageKey { holder: Some(holder), state: held };
-            slot.usage.entry(key).or_default().add(
-                &part.shared(index, holders),
-                share(measured),
-                share(interpolated),
-            );
-        }
     }
 }
 

@@ -117,7 +117,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::state::{Accelerator, HeldKey, Report};
+    use crate::{
+        presence::Presence,
+        state::{Accelerator, HeldKey, Report},
+    };
 
     fn span(start: i64, length: i64) -> Span {
         Span::new(UtcMillis(start), UtcMillis(start + length)).expect("not empty")
@@ -134,9 +137,9 @@ mod tests {
         let id: AcceleratorId = "GPU-0".parse().expect("valid");
         let mut state = State::default();
         let zero = UtcMillis(0);
-        let reports = [("agent-0".parse().expect("valid"), Report::unknown("host".into()))].into();
+        let reports = [("agent-0".parse().expect("valid"), Report::unknown("host".into(), zero))].into();
         let accelerator =
-            Accelerator { first_seen: zero, last_end: zero, told_at: zero, removed_at: None, reports };
+            Accelerator { first_seen: zero, last_end: zero, presence: Presence::default(), reports };
         state.accelerators.insert(id.clone(), accelerator);
         for (index, &(who, evidence, start, length)) in words.iter().enumerate() {
             let (principal, span) = (principal(who), span(start, length));

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use weighbridge_meter::{
-    AcceleratorId, AgentId, AttemptId, Calibrated, Estimate, GapCause, Interval, Operations, Principal, Span,
-    UtcMillis,
+    AcceleratorId, AgentId, AttemptId, Calibrated, Estimate, GapCause, Interval, Operations, Principal,
+    Signs, Span, UtcMillis,
 };
+
+use crate::witness::Witness;
 
 /// Names an hour of an accelerator.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +20,7 @@ pub struct HourKey {
 }
 
 /// How a piece of time was held. Together they make up all of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeldState {
     /// By one holder, who used it.
@@ -77,13 +80,16 @@ pub struct Sums {
     pub measured_ms: u64,
     /// Milliseconds bounded by a cumulative counter.
     pub interpolated_ms: u64,
+    /// Evidence of what kind of work it was, which changes none of the above.
+    pub signs: Signs,
 }
 
 impl Sums {
-    /// Adds an estimate over so much time.
-    pub fn add(&mut self, estimate: &Estimate, measured_ms: u64, interpolated_ms: u64) {
+    /// Adds an estimate over so much time, with what it speaks for.
+    pub fn add(&mut self, estimate: &Estimate, signs: &Signs, measured_ms: u64, interpolated_ms: u64) {
         self.bound = self.bound.saturating_add(estimate.bound);
         self.calibrated = self.calibrated.saturating_add(estimate.calibrated);
+        self.signs.merge(signs);
         self.measured_ms += measured_ms;
         self.interpolated_ms += interpolated_ms;
     }
@@ -92,6 +98,7 @@ impl Sums {
     pub fn merge(&mut self, other: &Self) {
         self.bound = self.bound.saturating_add(other.bound);
         self.calibrated = self.calibrated.saturating_add(other.calibrated);
+        self.signs.merge(&other.signs);
         self.measured_ms += other.measured_ms;
         self.interpolated_ms += other.interpolated_ms;
     }
@@ -141,6 +148,12 @@ impl Spans {
         self.0.splice(first..last, [(start, end)]);
     }
 
+    /// The first moment inside that is not before `moment`.
+    pub fn first_from(&self, moment: UtcMillis) -> Option<UtcMillis> {
+        let after = self.0.partition_point(|(_, end)| *end <= moment.0);
+        self.0.get(after).map(|(start, _)| moment.max(UtcMillis(*start)))
+    }
+
     /// The parts of `span` that are not inside, in order.
     pub fn missing(&self, span: Span) -> Vec<Span> {
         let mut parts = Vec::new();
@@ -158,6 +171,18 @@ impl Spans {
     }
 }
 
+impl Serialize for Spans {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Spans {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(Self::from_pairs)
+    }
+}
+
 /// An hour in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hour {
@@ -169,6 +194,8 @@ pub struct Hour {
     pub agents: BTreeSet<AgentId>,
     /// The sums.
     pub usage: BTreeMap<UsageKey, Sums>,
+    /// What sources said that did not count, beside what did.
+    pub witnesses: Vec<Witness>,
 }
 
 /// An hour as a store keeps it.
@@ -231,6 +258,8 @@ mod tests {
             let expected: BTreeSet<i64> = (asked.start().0..asked.end().0).filter(|ms| !set.contains(ms)).collect();
             prop_assert_eq!(missing.len() as u64, spans.missing(asked).iter().map(Span::millis).sum::<u64>());
             prop_assert_eq!(spans.touches(asked), expected.len() as u64 != asked.millis());
+            let first = set.range(asked.start().0..).next().map(|ms| UtcMillis(*ms));
+            prop_assert_eq!(spans.first_from(asked.start()), first);
             prop_assert_eq!(missing, expected);
         }
     }

@@ -14,9 +14,11 @@ pub mod follow;
 pub mod holders;
 pub mod hour;
 pub mod ledger;
+pub mod presence;
 pub mod sql;
 pub mod state;
 pub mod verify;
+pub mod witness;
 
 use async_trait::async_trait;
 use weighbridge_meter::{AcceleratorId, AgentId, AttemptId, Principal, UtcMillis};
@@ -31,6 +33,7 @@ pub use weighbridge_journal::Place;
 use crate::{
     hour::{HeldState, HourKey, HourRow, Sums},
     state::{CursorRow, PlaceRow, StateRow},
+    witness::WitnessedHour,
 };
 
 /// Where derived sums live.
@@ -65,6 +68,9 @@ pub trait UsageStore: Send + Sync {
 
     /// Coverage by accelerator over whole hours of `from..to`.
     async fn coverage(&self, filter: &Filter) -> Result<Vec<CoverageSum>, StoreError>;
+
+    /// Hours of `from..to` in which two sources said what cannot both be true, in their order.
+    async fn disagreements(&self, filter: &Filter) -> Result<Vec<WitnessedHour>, StoreError>;
 
     /// All records of a kind, in order of the ledger.
     async fn records(&self, kind: &str) -> Result<Vec<RecordRow>, StoreError>;

@@ -6,20 +6,25 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use async_trait::async_trait;
-use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use sqlx::{
-    QueryBuilder, Row, Sqlite, SqlitePool,
+    QueryBuilder, Sqlite, SqlitePool,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
-use weighbridge_meter::{AcceleratorId, AgentId, Calibrated, GapCause, Interval, Operations, UtcMillis};
+use weighbridge_meter::{AcceleratorId, AgentId, GapCause, UtcMillis};
 
 use crate::{
     Applied, CoverageSum, Filter, Folded, HourlySum, Place, RecordRow, StoreError, UsageStore, UsageSum,
-    hour::{HeldState, Hour, HourKey, HourRow, Spans, Sums, UsageKey},
+    hour::{Hour, HourKey, HourRow},
     state::{CursorRow, PlaceRow, StateRow, kind},
+    witness::{Witness, WitnessedHour},
 };
+
+mod rows;
+mod write;
+
+use rows::{Cells, hour_key, nonsense, place, usage_sum};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -107,75 +112,10 @@ fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
     }
 }
 
-fn nonsense(table: &'static str, column: &'static str, value: impl ToString) -> StoreError {
-    StoreError::Nonsense { table, column, value: value.to_string() }
-}
-
-/// A column of a row, with the error naming both.
-struct Cells<'a> {
-    table: &'static str,
-    row: &'a SqliteRow,
-}
-
-impl Cells<'_> {
-    fn int(&self, column: &'static str) -> Result<i64, StoreError> {
-        self.row.try_get(column).map_err(|error| nonsense(self.table, column, error))
-    }
-
-    fn count(&self, column: &'static str) -> Result<u64, StoreError> {
-        let value = self.int(column)?;
-        u64::try_from(value).map_err(|_| nonsense(self.table, column, value))
-    }
-
-    fn text(&self, column: &'static str) -> Result<String, StoreError> {
-        self.row.try_get(column).map_err(|error| nonsense(self.table, column, error))
-    }
-
-    fn name<T: std::str::FromStr>(&self, column: &'static str) -> Result<T, StoreError> {
-        let text = self.text(column)?;
-        text.parse().map_err(|_| nonsense(self.table, column, text))
-    }
-
-    fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, StoreError> {
-        let text = self.text(column)?;
-        serde_json::from_str(&text).map_err(|_| nonsense(self.table, column, text))
-    }
-
-    fn operations(&self, column: &'static str) -> Result<Operations, StoreError> {
-        let value = self.count(column)?;
-        Operations::from_tera(value).map_err(|_| nonsense(self.table, column, value))
-    }
-
-    fn sums(&self) -> Result<Sums, StoreError> {
-        let (low, best, high) =
-            (self.operations("low_tera")?, self.operations("best_tera")?, self.operations("high_tera")?);
-        let (from, to) = (self.operations("calibrated_low_tera")?, self.operations("calibrated_high_tera")?);
-        Ok(Sums {
-            bound: Interval::new(low, best, high)
-                .map_err(|_| nonsense(self.table, "best_tera", best.tera()))?,
-            calibrated: Calibrated::new(from, to)
-                .map_err(|_| nonsense(self.table, "calibrated_low_tera", from.tera()))?,
-            measured_ms: self.count("measured_ms")?,
-            interpolated_ms: self.count("interpolated_ms")?,
-        })
-    }
-
-    fn usage_key(&self) -> Result<UsageKey, StoreError> {
-        let state = self.text("state")?;
-        let holder = match self.text("principal")?.as_str() {
-            "" => None,
-            _ => Some((self.name("principal")?, self.name("attempt")?)),
-        };
-        Ok(UsageKey {
-            holder,
-            state: HeldState::from_name(&state).ok_or_else(|| nonsense(self.table, "state", state))?,
-        })
-    }
-}
-
 const USAGE_SUMS: &str = "SUM(low_tera) AS low_tera, SUM(best_tera) AS best_tera, SUM(high_tera) AS high_tera, \
      SUM(calibrated_low_tera) AS calibrated_low_tera, SUM(calibrated_high_tera) AS calibrated_high_tera, \
-     SUM(measured_ms) AS measured_ms, SUM(interpolated_ms) AS interpolated_ms FROM usage";
+     SUM(measured_ms) AS measured_ms, SUM(interpolated_ms) AS interpolated_ms, \
+     string_agg(signs, ' ') AS signs FROM usage";
 
 fn index_i64(value: u64) -> i64 {
     // Entries, offsets and segments are far below 2^63.
@@ -205,7 +145,7 @@ impl UsageStore for SqliteStore {
         if piece.begins.index > stands {
             return Err(StoreError::Hole { stands, begins: piece.begins.index });
         }
-        for query in statements(piece) {
+        for query in write::statements(piece) {
             let mut query = query;
             query.build().execute(&mut *transaction).await.map_err(StoreError::Unavailable)?;
         }
@@ -271,20 +211,18 @@ impl UsageStore for SqliteStore {
                 }
                 query.push(")");
             };
-            let mut query =
-                QueryBuilder::<Sqlite>::new("SELECT accelerator, hour_ms, covered, gaps, agents FROM hour");
+            let mut query = QueryBuilder::<Sqlite>::new(
+                "SELECT accelerator, hour_ms, covered, gaps, agents, witnesses FROM hour",
+            );
             wanted(&mut query);
             for row in query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)? {
                 let cells = Cells { table: "hour", row: &row };
                 let hour = Hour {
-                    covered: Spans::from_pairs(cells.json::<Vec<(i64, i64)>>("covered")?),
-                    gaps: cells
-                        .json::<BTreeMap<GapCause, Vec<(i64, i64)>>>("gaps")?
-                        .into_iter()
-                        .map(|(cause, pairs)| (cause, Spans::from_pairs(pairs)))
-                        .collect(),
+                    covered: cells.json("covered")?,
+                    gaps: cells.json("gaps")?,
                     agents: cells.json("agents")?,
                     usage: BTreeMap::new(),
+                    witnesses: cells.witnesses()?,
                 };
                 found.insert(hour_key(&cells)?, hour);
             }
@@ -337,7 +275,7 @@ impl UsageStore for SqliteStore {
     async fn hourly(&self, filter: &Filter) -> Result<Vec<HourlySum>, StoreError> {
         self.sum_rows(
             "accelerator, hour_ms, principal, attempt, state, low_tera, best_tera, high_tera, \
-             calibrated_low_tera, calibrated_high_tera, measured_ms, interpolated_ms FROM usage",
+             calibrated_low_tera, calibrated_high_tera, measured_ms, interpolated_ms, signs FROM usage",
             filter,
             " ORDER BY hour_ms, accelerator, principal, attempt, state",
             |row| {
@@ -392,6 +330,25 @@ impl UsageStore for SqliteStore {
         Ok(found.into_values().collect())
     }
 
+    async fn disagreements(&self, filter: &Filter) -> Result<Vec<WitnessedHour>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT accelerator, hour_ms, witnesses FROM hour");
+        push_filter(&mut query, &Filter { principal: None, ..filter.clone() });
+        query.push(" AND disagreeing > 0 ORDER BY hour_ms, accelerator");
+        let rows = query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)?;
+        let mut found = Vec::new();
+        for row in &rows {
+            let cells = Cells { table: "hour", row };
+            let HourKey { accelerator, hour } = hour_key(&cells)?;
+            let witnesses = cells.witnesses()?.into_iter().filter(Witness::disagrees);
+            found.extend(witnesses.map(|witness| WitnessedHour {
+                accelerator: accelerator.clone(),
+                hour,
+                witness,
+            }));
+        }
+        Ok(found)
+    }
+
     async fn records(&self, kind: &str) -> Result<Vec<RecordRow>, StoreError> {
         let rows = sqlx::query(
             "SELECT name, entry_index, received_ms, body FROM record WHERE kind = $1 ORDER BY entry_index",
@@ -419,12 +376,14 @@ impl UsageStore for SqliteStore {
                 "usage",
                 "SELECT accelerator || ' ' || hour_ms || ' ' || principal || ' ' || attempt || ' ' || state || ' ' || \
                  low_tera || ' ' || best_tera || ' ' || high_tera || ' ' || calibrated_low_tera || ' ' || \
-                 calibrated_high_tera || ' ' || measured_ms || ' ' || interpolated_ms AS line FROM usage ORDER BY line",
+                 calibrated_high_tera || ' ' || measured_ms || ' ' || interpolated_ms || ' ' || signs AS line \
+                 FROM usage ORDER BY line",
             ),
             (
                 "hour",
                 "SELECT accelerator || ' ' || hour_ms || ' ' || covered || ' ' || gaps || ' ' || agents || ' ' || \
-                 measured_ms || ' ' || interpolated_ms AS line FROM hour ORDER BY line",
+                 measured_ms || ' ' || interpolated_ms || ' ' || witnesses || ' ' || disagreeing AS line \
+                 FROM hour ORDER BY line",
             ),
             (
                 "gap",
@@ -463,181 +422,4 @@ impl UsageStore for SqliteStore {
         }
         Ok(prints)
     }
-}
-
-fn place(row: &SqliteRow) -> Result<Place, StoreError> {
-    let cells = Cells { table: "position", row };
-    Ok(Place {
-        index: cells.count("entry_index")?,
-        segment: cells.count("segment")?,
-        offset: cells.count("byte_offset")?,
-    })
-}
-
-fn hour_key(cells: &Cells<'_>) -> Result<HourKey, StoreError> {
-    Ok(HourKey { accelerator: cells.name("accelerator")?, hour: UtcMillis(cells.int("hour_ms")?) })
-}
-
-fn usage_sum(row: &SqliteRow) -> Result<UsageSum, StoreError> {
-    let cells = Cells { table: "usage", row };
-    let key = cells.usage_key()?;
-    Ok(UsageSum {
-        accelerator: cells.name("accelerator")?,
-        holder: key.holder,
-        state: key.state,
-        sums: cells.sums()?,
-    })
-}
-
-fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("plain data with string keys")
-}
-
-/// The statements that write a piece. An hour is written whole: its old sums go first.
-fn statements(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
-    let mut statements = Vec::new();
-    for rows in piece.hours.chunks(ROWS) {
-        for table in ["DELETE FROM usage", "DELETE FROM gap"] {
-            let mut query = QueryBuilder::new(table);
-            query.push(" WHERE (cell, accelerator, hour_ms) IN (VALUES ");
-            let mut list = query.separated(", ");
-            for row in rows {
-                list.push("(").push_bind_unseparated(cell(row.key.accelerator.as_str()));
-                list.push_unseparated(", ").push_bind_unseparated(row.key.accelerator.as_str().to_owned());
-                list.push_unseparated(", ").push_bind_unseparated(row.key.hour.0).push_unseparated(")");
-            }
-            query.push(")");
-            statements.push(query);
-        }
-        statements.push(hours(rows));
-    }
-    let usage: Vec<_> = piece
-        .hours
-        .iter()
-        .flat_map(|row| row.hour.usage.iter().map(move |(key, sums)| (row, key, sums)))
-        .collect();
-    statements.extend(usage.chunks(ROWS).map(usages));
-    let gaps: Vec<_> = piece
-        .hours
-        .iter()
-        .flat_map(|row| {
-            row.hour.gap_millis().into_iter().map(move |(cause, millis)| (&row.key, cause, millis))
-        })
-        .collect();
-    for rows in gaps.chunks(ROWS) {
-        let mut query = QueryBuilder::new("INSERT INTO gap (cell, accelerator, hour_ms, cause, millis) ");
-        query.push_values(rows, |mut b, (key, cause, millis)| {
-            b.push_bind(cell(key.accelerator.as_str())).push_bind(key.accelerator.as_str().to_owned());
-            b.push_bind(key.hour.0).push_bind(cause.as_str()).push_bind(index_i64(*millis));
-        });
-        statements.push(query);
-    }
-    statements.extend(others(piece));
-    statements
-}
-
-fn hours(rows: &[HourRow]) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new(
-        "INSERT INTO hour (cell, accelerator, hour_ms, covered, gaps, agents, measured_ms, interpolated_ms) ",
-    );
-    query.push_values(rows, |mut b, row| {
-        let interpolated: u64 = row.hour.usage.values().map(|sums| sums.interpolated_ms).sum();
-        let gaps: BTreeMap<_, _> =
-            row.hour.gaps.iter().map(|(cause, spans)| (cause, spans.pairs())).collect();
-        b.push_bind(cell(row.key.accelerator.as_str()))
-            .push_bind(row.key.accelerator.as_str().to_owned())
-            .push_bind(row.key.hour.0)
-            .push_bind(json(&row.hour.covered.pairs()))
-            .push_bind(json(&gaps))
-            .push_bind(json(&row.hour.agents))
-            .push_bind(index_i64(row.hour.covered.millis() - interpolated))
-            .push_bind(index_i64(interpolated));
-    });
-    query.push(
-        " ON CONFLICT (cell, accelerator, hour_ms) DO UPDATE SET covered = excluded.covered, gaps = excluded.gaps, \
-         agents = excluded.agents, measured_ms = excluded.measured_ms, interpolated_ms = excluded.interpolated_ms",
-    );
-    query
-}
-
-fn usages(rows: &[(&HourRow, &UsageKey, &Sums)]) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new(
-        "INSERT INTO usage (cell, accelerator, hour_ms, principal, attempt, state, low_tera, best_tera, high_tera, \
-         calibrated_low_tera, calibrated_high_tera, measured_ms, interpolated_ms) ",
-    );
-    query.push_values(rows, |mut b, (row, key, sums)| {
-        let (principal, attempt) = key
-            .holder
-            .as_ref()
-            .map_or(("", ""), |(principal, attempt)| (principal.as_str(), attempt.as_str()));
-        b.push_bind(cell(row.key.accelerator.as_str()))
-            .push_bind(row.key.accelerator.as_str().to_owned())
-            .push_bind(row.key.hour.0)
-            .push_bind(principal.to_owned())
-            .push_bind(attempt.to_owned())
-            .push_bind(key.state.as_str())
-            .push_bind(sums.bound.low().tera_i64())
-            .push_bind(sums.bound.best().tera_i64())
-            .push_bind(sums.bound.high().tera_i64())
-            .push_bind(sums.calibrated.low().tera_i64())
-            .push_bind(sums.calibrated.high().tera_i64())
-            .push_bind(index_i64(sums.measured_ms))
-            .push_bind(index_i64(sums.interpolated_ms));
-    });
-    query
-}
-
-fn others(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
-    let mut statements = Vec::new();
-    for rows in piece.state.chunks(ROWS) {
-        let mut query = QueryBuilder::new("INSERT INTO state (cell, kind, name, body) ");
-        query.push_values(rows, |mut b, row| {
-            b.push_bind(cell(&row.key))
-                .push_bind(row.kind)
-                .push_bind(row.key.clone())
-                .push_bind(row.body.clone());
-        });
-        query.push(" ON CONFLICT (cell, kind, name) DO UPDATE SET body = excluded.body");
-        statements.push(query);
-    }
-    for rows in piece.cursors.chunks(ROWS) {
-        let mut query =
-            QueryBuilder::new("INSERT INTO agent_cursor (cell, agent, epoch, floor, sparse, floor_hash) ");
-        query.push_values(rows, |mut b, row| {
-            b.push_bind(cell(row.agent.as_str())).push_bind(row.agent.as_str().to_owned());
-            b.push_bind(row.epoch.to_string()).push_bind(index_i64(row.floor));
-            b.push_bind(json(&row.sparse)).push_bind(row.floor_hash.clone());
-        });
-        query.push(
-            " ON CONFLICT (cell, agent, epoch) DO UPDATE SET floor = excluded.floor, sparse = excluded.sparse, \
-             floor_hash = excluded.floor_hash",
-        );
-        statements.push(query);
-    }
-    for rows in piece.places.chunks(ROWS) {
-        let mut query = QueryBuilder::new(
-            "INSERT INTO place (cell, agent, hour_ms, segment, first_index, first_offset, last_index) ",
-        );
-        query.push_values(rows, |mut b, (agent, hour, row)| {
-            b.push_bind(cell(agent.as_str())).push_bind(agent.as_str().to_owned()).push_bind(hour.0);
-            b.push_bind(index_i64(row.segment)).push_bind(index_i64(row.first_index));
-            b.push_bind(index_i64(row.first_offset)).push_bind(index_i64(row.last_index));
-        });
-        query.push(
-            " ON CONFLICT (cell, agent, hour_ms, segment) DO UPDATE SET last_index = \
-             CASE WHEN place.last_index > excluded.last_index THEN place.last_index ELSE excluded.last_index END",
-        );
-        statements.push(query);
-    }
-    for rows in piece.records.chunks(ROWS) {
-        let mut query =
-            QueryBuilder::new("INSERT INTO record (cell, kind, name, entry_index, received_ms, body) ");
-        query.push_values(rows, |mut b, (kind, row)| {
-            b.push_bind(cell(&row.key)).push_bind(kind.clone()).push_bind(row.key.clone());
-            b.push_bind(index_i64(row.index)).push_bind(row.received.0).push_bind(row.body.to_string());
-        });
-        query.push(" ON CONFLICT (cell, kind, name, entry_index) DO NOTHING");
-        statements.push(query);
-    }
-    statements
 }

@@ -13,6 +13,7 @@ use weighbridge_meter::{
 use crate::{
     StoreError,
     entry::{AgentFact, LeaseFact, MappingFact, Selector},
+    presence::Presence,
 };
 
 /// The state.
@@ -56,10 +57,8 @@ pub struct Accelerator {
     pub first_seen: UtcMillis,
     /// End of the last window or gap that was reported.
     pub last_end: UtcMillis,
-    /// From when the last word on its presence is; what arrives late and is older does not change it.
-    pub told_at: UtcMillis,
-    /// When it was taken out, if it was.
-    pub removed_at: Option<UtcMillis>,
+    /// When it was there.
+    pub presence: Presence,
     /// What each agent said it is, when it first said so: later words do not change past estimates.
     pub reports: BTreeMap<AgentId, Report>,
 }
@@ -75,14 +74,12 @@ pub struct Report {
     pub pci_device: String,
     /// PCI address.
     pub pci_address: String,
-    /// Where readings come from.
+    /// Where readings came from at first.
     pub source: Source,
-    /// How good they are.
+    /// How good they were then: with the trust it says whose word on the device counts.
     pub tier: Tier,
     /// Who could have changed them.
     pub trust: Trust,
-    /// Driver version.
-    pub driver: String,
     /// The device that it is a part of.
     #[serde(default)]
     pub parent: Option<AcceleratorId>,
@@ -92,17 +89,31 @@ pub struct Report {
     /// Highest SM clock that its driver allows.
     #[serde(default)]
     pub max_sm_clock_mhz: Option<u32>,
-    /// Milliseconds between its readings, where they come less often than the agent looks.
-    #[serde(default)]
+    /// The last word on what changes no estimate of the past.
+    pub latest: Latest,
+}
+
+/// How a device is read, by the last word on it; of two words of one moment the greater in this order, so that
+/// it does not matter which came first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Latest {
+    /// Since when.
+    pub at: UtcMillis,
+    /// Where readings come from.
+    pub source: Source,
+    /// How good they are.
+    pub tier: Tier,
+    /// Milliseconds between its readings, where they come less often than the agent looks; 0 if not.
     pub sample_ms: u32,
-    /// What makes its readings worse than they could be: the last word, which changes no estimate.
-    #[serde(default)]
+    /// What makes its readings worse than they could be.
     pub conditions: Vec<Condition>,
+    /// Driver version.
+    pub driver: String,
 }
 
 impl Report {
     /// Of a device that was measured before any inventory named it.
-    pub(crate) fn unknown(host: String) -> Self {
+    pub(crate) fn unknown(host: String, at: UtcMillis) -> Self {
         Self {
             host,
             name: String::new(),
@@ -111,12 +122,17 @@ impl Report {
             source: Source::Allocation,
             tier: Tier::E,
             trust: Trust::Guest,
-            driver: String::new(),
             parent: None,
             units: None,
             max_sm_clock_mhz: None,
-            sample_ms: 0,
-            conditions: Vec::new(),
+            latest: Latest {
+                at,
+                source: Source::Allocation,
+                tier: Tier::E,
+                sample_ms: 0,
+                conditions: Vec::new(),
+                driver: String::new(),
+            },
         }
     }
 
@@ -159,9 +175,20 @@ impl Accelerator {
         self.report().map_or("", |report| &report.host)
     }
 
-    /// The time in which it was present, up to `as_of`.
-    pub fn present(&self, as_of: UtcMillis) -> Option<Span> {
-        Span::new(self.first_seen, self.removed_at.unwrap_or(as_of).min(as_of))
+    /// The spans in which it was present, up to `as_of`, in order.
+    pub fn present(&self, as_of: UtcMillis) -> Vec<Span> {
+        let known = Span::new(self.first_seen, as_of);
+        known.map(|known| self.presence.within(known)).unwrap_or_default()
+    }
+
+    /// Since when it is away, if it is.
+    pub fn removed_at(&self) -> Option<UtcMillis> {
+        self.presence.away_since()
+    }
+
+    /// The device that it is a part of.
+    pub fn parent(&self) -> Option<&AcceleratorId> {
+        self.report()?.parent.as_ref()
     }
 }
 

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use weighbridge_meter::{Calibrated, EpochId, GapCause, Interval, Operations, Principal, UtcMillis};
+use weighbridge_meter::{
+    Calibrated, EpochId, GapCause, Interval, Operations, Principal, Signs, Source, UtcMillis,
+};
 use weighbridge_store::{
     Applied, CoverageSum, Filter, Folded, Place, RecordRow, SqliteStore, StoreError, UsageStore, UsageSum,
     hour::{HeldState, Hour, HourKey, HourRow, Spans, Sums, UsageKey},
     state::{CursorRow, PlaceRow, StateRow, kind},
+    witness::{Teller, Witness, WitnessedHour},
 };
 
 use crate::support::{agent, at, gpu, span};
@@ -40,6 +43,7 @@ macro_rules! usage_store_contract {
             sums_add_up_over_hours_by_holder_and_state,
             filters_cut_by_hour_accelerator_and_principal,
             coverage_counts_each_millisecond_of_a_gap_once,
+            witnesses_read_back_and_those_that_disagree_are_found,
             more_rows_than_one_statement_takes_are_written_and_read,
             the_largest_amounts_fit,
             equal_content_has_equal_fingerprints_and_other_content_has_not,
@@ -80,6 +84,26 @@ fn sums(tera: u64, measured_ms: u64, interpolated_ms: u64) -> Sums {
         calibrated: Calibrated::new(operations(tera / 2 + 1), operations(tera + 1)).unwrap(),
         measured_ms,
         interpolated_ms,
+        signs: signs(measured_ms + interpolated_ms),
+    }
+}
+
+/// As of a window so long.
+fn signs(millis: u64) -> Signs {
+    let length = millis.clamp(1, 3_600_000).cast_signed();
+    Signs::of(&Default::default(), &crate::support::window(0, span(0, length), 500))
+}
+
+fn witness(says: u64) -> Witness {
+    let operations = |tera| Operations::from_tera(tera).unwrap();
+    let bound = |tera| Interval::new(operations(tera), operations(tera + 1), operations(tera + 2)).unwrap();
+    let teller = |number, source| Teller { agent: agent(number), source };
+    Witness {
+        counted: teller(1, Source::Redfish),
+        witness: teller(0, Source::Nvml),
+        compared_ms: 1_800_000,
+        counted_bound: bound(10),
+        witness_bound: bound(says),
     }
 }
 
@@ -354,6 +378,33 @@ async fn coverage_counts_each_millisecond_of_a_gap_once(store: impl UsageStore) 
     assert_eq!(found, [of(0, 119_800, 200, &gaps), of(1, 59_900, 100, &[])]);
 }
 
+async fn witnesses_read_back_and_those_that_disagree_are_found(store: impl UsageStore) {
+    let mut piece = piece(1, 2);
+    piece.hours = (0..3).map(|hours| hour(0, hours, "", 60, 1)).collect();
+    piece.hours.push(hour(1, 1, "", 60, 1));
+    // 10 to 12 counted: what says up to 9, or from 13 on, cannot be true too.
+    piece.hours[0].hour.witnesses = vec![witness(8)];
+    piece.hours[1].hour.witnesses = vec![witness(8), witness(7)];
+    piece.hours[3].hour.witnesses = vec![witness(12), witness(13)];
+    store.apply(&piece).await.unwrap();
+    assert_eq!(store.hours(&keys(&piece.hours)).await.unwrap(), piece.hours);
+    let said = |number, hours, says| WitnessedHour {
+        accelerator: gpu(number),
+        hour: at(hours * HOUR),
+        witness: witness(says),
+    };
+    let all = Filter::default();
+    assert_eq!(store.disagreements(&all).await.unwrap(), [said(0, 1, 7), said(1, 1, 13)]);
+    let of_one = Filter { accelerator: Some(gpu(1)), ..all.clone() };
+    assert_eq!(store.disagreements(&of_one).await.unwrap(), [said(1, 1, 13)]);
+    assert_eq!(store.disagreements(&Filter { to: Some(at(HOUR)), ..all.clone() }).await.unwrap(), []);
+    // Made anew without its witnesses, an hour has none.
+    let mut anew = self::piece(2, 3);
+    anew.hours.push(hour(1, 1, "", 60, 1));
+    store.apply(&anew).await.unwrap();
+    assert_eq!(store.disagreements(&all).await.unwrap(), [said(0, 1, 7)]);
+}
+
 async fn more_rows_than_one_statement_takes_are_written_and_read(store: impl UsageStore) {
     let mut piece = piece(1, 5000);
     for number in 0..1_300_u64 {
@@ -394,6 +445,7 @@ async fn the_largest_amounts_fit(store: impl UsageStore) {
         calibrated: Calibrated::new(Operations::MAX, Operations::MAX).unwrap(),
         measured_ms: 3_600_000,
         interpolated_ms: 0,
+        signs: Signs::default(),
     };
     piece.hours[0].hour.usage = [(usage_key("", HeldState::Free), most)].into();
     piece.ends = Place { index: i64::MAX.unsigned_abs(), segment: 1 << 62, offset: 1 << 62 };
@@ -408,10 +460,18 @@ async fn equal_content_has_equal_fingerprints_and_other_content_has_not(store: i
     let mut prints = vec![store.fingerprint().await.unwrap()];
     store.apply(&full(1)).await.unwrap();
     prints.push(store.fingerprint().await.unwrap());
-    let changes: [fn(&mut Folded); 7] = [
+    let changes: [fn(&mut Folded); 9] = [
         |piece| piece.hours.push(hour(0, 0, "uid:gpu/1000", 60, 8)),
         |piece| piece.hours.push(hour(0, 0, "uid:gpu/1000", 61, 8)),
         |piece| piece.hours.push(hour(0, 0, "", 61, 8)),
+        |piece| {
+            piece.hours.push(hour(0, 0, "", 61, 8));
+            piece.hours[0].hour.witnesses.push(witness(8));
+        },
+        |piece| {
+            piece.hours.push(hour(0, 0, "", 61, 8));
+            piece.hours[0].hour.usage.values_mut().for_each(|sums| sums.signs.merge(&signs(5)));
+        },
         |piece| piece.state = vec![StateRow { kind: kind::METHOD, key: String::new(), body: "[]".into() }],
         |piece| {
             let (agent, epoch, sparse) = (agent(0), EpochId([1; 16]), Vec::new());
@@ -467,6 +527,7 @@ mod by_hand {
         store.sums(&Filter::default()).await?;
         store.hourly(&Filter::default()).await?;
         store.coverage(&Filter::default()).await?;
+        store.disagreements(&Filter::default()).await?;
         store.records("customer").await.map(drop)
     }
 
@@ -480,6 +541,7 @@ mod by_hand {
             ("hour", "agents", "'[\"with blank \"]'"),
             ("hour", "measured_ms", "-1"),
             ("hour", "interpolated_ms", "-5"),
+            ("hour", "witnesses", "'[{}]'"),
             ("gap", "cause", "'no such cause'"),
             ("gap", "millis", "-1"),
             ("usage", "low_tera", "-1"),
@@ -489,6 +551,7 @@ mod by_hand {
             ("usage", "principal", "'nobody'"),
             ("usage", "attempt", "''"),
             ("usage", "measured_ms", "-1"),
+            ("usage", "signs", "'[1,'"),
             ("state", "kind", "'no such kind'"),
             ("state", "body", "'not json'"),
             ("agent_cursor", "epoch", "'short'"),

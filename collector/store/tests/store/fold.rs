@@ -94,7 +94,7 @@ proptest! {
                 let gaps: u64 = time.gap_ms.values().sum();
                 prop_assert_eq!(time.measured_ms + time.interpolated_ms + gaps, time.wall_ms, "{}", id);
                 prop_assert_eq!(time.held_ms.values().sum::<u64>(), time.wall_ms, "{}", id);
-                if state.accelerators[id].removed_at.is_none() {
+                if state.accelerators[id].presence.absences().is_empty() {
                     let expected = covered.get(id).copied().unwrap_or(0);
                     prop_assert_eq!(time.measured_ms + time.interpolated_ms, expected, "{}", id);
                     prop_assert_eq!(time.wall_ms, as_of.since(state.accelerators[id].first_seen).unsigned_abs());
@@ -179,20 +179,20 @@ async fn an_old_word_that_arrives_late_does_not_take_a_device_out() {
     book.batch(&back);
     book.batch(&gone);
     let accelerators = state(&*book.folded().await).await.accelerators;
-    assert_eq!(accelerators[&gpu(0)].removed_at, None);
+    assert_eq!(accelerators[&gpu(0)].removed_at(), None);
     assert_eq!(accelerators[&gpu(0)].first_seen, at(10 * MINUTE), "but it was known earlier");
 
     let mut later = batch(0, 3);
     later.inventory.push(weighbridge_wire::DeviceRecord { present: false, ..device(0, 0, at(30 * MINUTE)) });
     book.batch(&later);
     let accelerators = state(&*book.folded().await).await.accelerators;
-    assert_eq!(accelerators[&gpu(0)].removed_at, Some(at(30 * MINUTE)));
+    assert_eq!(accelerators[&gpu(0)].removed_at(), Some(at(30 * MINUTE)));
 
     let mut measured = batch(0, 4);
     measured.windows.push(window(0, minutes(31, 32), 0));
     book.batch(&measured);
     let accelerators = state(&*book.folded().await).await.accelerators;
-    assert_eq!(accelerators[&gpu(0)].removed_at, None, "what is measured is there");
+    assert_eq!(accelerators[&gpu(0)].removed_at(), None, "what is measured is there");
 }
 
 #[tokio::test]

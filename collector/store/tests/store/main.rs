@@ -18,6 +18,10 @@ mod order;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod upgrade;
+#[cfg(test)]
 mod verify;
+#[cfg(test)]
+mod witness;
 #[cfg(test)]
 mod world;

@@ -1,12 +1,13 @@
 //! The sums do not depend on when a lease, a holding or an inventory arrived, and nothing is lost in dividing.
 
 use proptest::prelude::*;
-use weighbridge_meter::{Estimator, Span, window::Coverage};
+use weighbridge_meter::{Estimator, Signs, Span, window::Coverage};
 use weighbridge_store::{Filter, SqliteStore, UsageStore};
+use weighbridge_wire::DeviceRecord;
 
 use crate::{
     fold::{state, wait},
-    support::{Book, ONE_SEGMENT, at, window},
+    support::{Book, MINUTE, ONE_SEGMENT, at, device, window},
     world::{Part, Step, any_device, any_gap, any_holding, any_lease, any_window, batch_of, written},
 };
 
@@ -22,6 +23,13 @@ fn any_measured() -> impl Strategy<Value = Step> {
 
 fn any_claim() -> impl Strategy<Value = Step> {
     prop_oneof![2 => any_lease(), 2 => batch_of(any_holding()), 1 => batch_of(any_device())]
+}
+
+/// That a device is there, or gone.
+fn any_presence() -> impl Strategy<Value = Part> {
+    (0_u8..3, 0_u8..3, 0_i64..240, any::<bool>()).prop_map(|(number, host, minute, present)| {
+        Part::Device(DeviceRecord { present, ..device(number, host, at(minute * MINUTE)) })
+    })
 }
 
 /// One accelerator, one agent, windows that follow each other with or without holes.
@@ -40,7 +48,7 @@ fn any_tape() -> impl Strategy<Value = Vec<Step>> {
             if matches!(window.coverage, Coverage::Interpolated { missing_ms: 0 }) {
                 window.coverage = Coverage::Measured;
             }
-            steps.push(Step::Batch { agent: 0, epoch: 0, parts: vec![Part::Window(window)] });
+            steps.push(Step::Batch { agent: 0, epoch: 0, parts: vec![Part::Window(Box::new(window))] });
         }
         steps
     })
@@ -80,6 +88,30 @@ proptest! {
     }
 
     #[test]
+    fn words_on_presence_and_windows_in_any_order_give_the_same_presence(
+        (told, shuffled) in prop::collection::vec(batch_of(prop_oneof![any_window(), any_presence()]), 1..12)
+            .prop_flat_map(|told| (Just(told.clone()), Just(told).prop_shuffle())),
+        pieces in any::<bool>(),
+    ) {
+        wait(async {
+            let expected = state(&*written(&told, false, ONE_SEGMENT).folded().await).await.accelerators;
+            let mut book = written(&shuffled, false, ONE_SEGMENT);
+            let store = std::sync::Arc::new(SqliteStore::in_memory().await.unwrap());
+            // Each piece by a fold that remembers nothing: hours come back from SQL.
+            for end in if pieces { book.ends.clone() } else { vec![book.end()] } {
+                book.follower(&store).await.catch_up(end).await.unwrap();
+            }
+            let found = state(&store).await.accelerators;
+            prop_assert_eq!(found.len(), expected.len());
+            for (id, accelerator) in &found {
+                prop_assert_eq!(&accelerator.presence, &expected[id].presence, "{}", id);
+                prop_assert_eq!(accelerator.first_seen, expected[id].first_seen, "{}", id);
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
     fn however_it_is_divided_the_best_of_a_device_is_that_of_its_windows(
         tape in any_tape(), claims in prop::collection::vec(any_claim(), 0..10),
     ) {
@@ -92,7 +124,8 @@ proptest! {
             let id = crate::support::gpu(0);
             let estimator = Estimator::shipped();
             let model = state.accelerators[&id].model(estimator.table());
-            let mut expected = (0, 0, 0);
+            let hardware = state.accelerators[&id].hardware(estimator.table());
+            let (mut expected, mut signs) = ((0, 0, 0), Signs::default());
             for step in &tape {
                 let Step::Batch { parts, .. } = step else { continue };
                 for part in parts {
@@ -104,18 +137,21 @@ proptest! {
                     expected.0 += estimator.estimate(model, window).bound.best().tera();
                     expected.1 += window.span.millis() - missing;
                     expected.2 += missing;
+                    signs.merge(&Signs::of(&hardware, window));
                 }
             }
-            let mut found = (0, 0, 0);
+            let (mut found, mut found_signs) = ((0, 0, 0), Signs::default());
             for sum in store.sums(&Filter { accelerator: Some(id), ..Filter::default() }).await.unwrap() {
                 found.0 += sum.sums.bound.best().tera();
                 found.1 += sum.sums.measured_ms;
                 found.2 += sum.sums.interpolated_ms;
+                found_signs.merge(&sum.sums.signs);
             }
             prop_assert_eq!(found.0, expected.0);
             // Shares of a millisecond go to one holder or another, measured or interpolated, but none is lost.
             prop_assert_eq!(found.1 + found.2, expected.1 + expected.2);
             prop_assert_eq!(found.1, expected.1);
+            prop_assert_eq!(found_signs, signs, "evidence is divided as time is");
             Ok(())
         })?;
     }

@@ -31,7 +31,7 @@ pub(crate) enum Step {
 /// One record of a batch.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
-    Window(Window),
+    Window(Box<Window>),
     Gap(Gap),
     Holding(Holding),
     Device(DeviceRecord),
@@ -62,7 +62,7 @@ pub(crate) fn any_window() -> impl Strategy<Value = Part> {
                 _ => Counters::default(),
             };
             let missing_ms = missing.map(|missing| span.millis() * missing / 1000).filter(|ms| *ms > 0);
-            Part::Window(Window {
+            Part::Window(Box::new(Window {
                 accelerator,
                 span,
                 boot_start_ms: 1,
@@ -73,7 +73,7 @@ pub(crate) fn any_window() -> impl Strategy<Value = Part> {
                 ticks: 60,
                 counters,
                 features: Default::default(),
-            })
+            }))
         },
     )
 }
@@ -176,7 +176,7 @@ pub(crate) fn written(steps: &[Step], swapped: bool, segment_bytes: u64) -> Book
                 sent.epoch = EpochId([*epoch; 16]);
                 for part in parts.iter().cloned() {
                     match part {
-                        Part::Window(window) => sent.windows.push(window),
+                        Part::Window(window) => sent.windows.push(*window),
                         Part::Gap(gap) => sent.gaps.push(gap),
                         Part::Holding(holding) => sent.holdings.push(holding),
                         Part::Device(device) => sent.inventory.push(device),

@@ -1,0 +1,163 @@
+//! What agents say of devices and of who holds them, taken into the state of the fold.
+
+use std::collections::BTreeMap;
+
+use weighbridge_meter::{AcceleratorId, AgentId, Evidence, Span};
+use weighbridge_wire::DeviceRecord;
+
+use super::{Fold, corrected};
+use crate::{
+    hour::HourKey,
+    presence::Presence,
+    state::{Accelerator, HeldKey, Latest, Report, held_row},
+};
+
+impl Fold {
+    pub(super) fn device(&mut self, agent: &AgentId, device: &DeviceRecord, minutes: i64) {
+        let at = corrected(device.at, minutes);
+        let id = &device.accelerator;
+        let accelerator = self.state.accelerators.entry(id.clone()).or_insert_with(|| Accelerator {
+            first_seen: at,
+            last_end: at,
+            presence: Presence::default(),
+            reports: BTreeMap::new(),
+        });
+        accelerator.first_seen = accelerator.first_seen.min(at);
+        if device.present {
+            accelerator.presence.here(at);
+        } else {
+            let hours = &self.hours;
+            accelerator.presence.gone(at, |hour| {
+                hours.get(&HourKey { accelerator: id.clone(), hour }).map(|hour| &hour.covered)
+            });
+        }
+        self.changed.accelerators.insert(id.clone());
+        let latest = Latest {
+            at,
+            source: device.source,
+            tier: device.tier,
+            sample_ms: device.sample_ms,
+            conditions: device.conditions.clone(),
+            driver: device.driver.clone(),
+        };
+        if let Some(report) = accelerator.reports.get_mut(agent).filter(|report| !report.is_unknown()) {
+            if latest > report.latest {
+                report.latest = latest;
+            }
+            return;
+        }
+        let before = accelerator.report().cloned();
+        let report = Report {
+            host: device.host.clone(),
+            name: device.name.clone(),
+            pci_device: device.pci_device.clone(),
+            pci_address: device.pci_address.clone(),
+            source: device.source,
+            tier: device.tier,
+            trust: device.trust,
+            parent: device.parent.clone(),
+            units: device.units,
+            max_sm_clock_mhz: device.max_sm_clock_mhz,
+            latest,
+        };
+        accelerator.reports.insert(agent.clone(), report);
+        let now = accelerator.report();
+        let what = |report: Option<&Report>| {
+            report.map(|report| {
+                let name = (report.host.clone(), report.name.clone(), report.pci_device.clone());
+                (name, report.units, report.max_sm_clock_mhz)
+            })
+        };
+        let other_device = what(before.as_ref()) != what(now);
+        if other_device {
+            let host = |report: Option<&Report>| report.map_or("", |report| &report.host).into();
+            let (before, now): (Box<str>, Box<str>) = (host(before.as_ref()), host(now));
+            if let Some(of_host) = self.by_host.get_mut(&before) {
+                of_host.remove(id);
+            }
+            self.by_host.entry(now).or_default().insert(id.clone());
+        }
+        // What it is decides the estimates, whom the agent is trusted before decides which window counts.
+        let (first, last) = (accelerator.first_seen, accelerator.last_end);
+        if (other_device || self.state.seen.contains_key(agent))
+            && let Some(summed) = Span::new(first, last)
+        {
+            self.mark(id, summed);
+        }
+    }
+
+    /// An accelerator that no inventory announced is still one: nothing measured may fall away.
+    pub(super) fn known(&mut self, id: &AcceleratorId, agent: &AgentId, span: Span) {
+        let host = || {
+            self.state.agents.get(agent).and_then(|entries| entries.last()).map(|entry| entry.host.clone())
+        };
+        if !self.state.accelerators.contains_key(id) {
+            let report = Report::unknown(host().unwrap_or_default(), span.start());
+            self.by_host.entry(report.host.as_str().into()).or_default().insert(id.clone());
+            let accelerator = Accelerator {
+                first_seen: span.start(),
+                last_end: span.start(),
+                presence: Presence::default(),
+                reports: BTreeMap::from([(agent.clone(), report)]),
+            };
+            self.state.accelerators.insert(id.clone(), accelerator);
+        }
+        let accelerator = self.state.accelerators.get_mut(id).expect("inserted above if it was missing");
+        if span.end() > accelerator.last_end || span.start() < accelerator.first_seen {
+            accelerator.last_end = accelerator.last_end.max(span.end());
+            accelerator.first_seen = accelerator.first_seen.min(span.start());
+            self.changed.accelerators.insert(id.clone());
+        }
+    }
+
+    /// What was measured was there, whatever an inventory says.
+    pub(super) fn measured(&mut self, id: &AcceleratorId, span: Span) {
+        if let Some(accelerator) = self.state.accelerators.get_mut(id) {
+            accelerator.presence.measured(span);
+            self.changed.accelerators.insert(id.clone());
+        }
+    }
+
+    pub(super) fn held(&mut self, id: &AcceleratorId, key: HeldKey, span: Span) {
+        if key.evidence == Evidence::LeaseFile {
+            self.replace_lease(id, &key, span);
+        }
+        let held = self.state.held.entry(id.clone()).or_default();
+        // A confirmation that goes on where the last one ended, or overlaps it, is the same holding.
+        let same = held.range(..=&key).next_back().filter(|(other, end)| {
+            other.principal == key.principal
+                && other.attempt == key.attempt
+                && other.evidence == key.evidence
+                && span.start() <= **end
+        });
+        let (key, end) = match same {
+            Some((other, end)) => (other.clone(), (*end).max(span.end())),
+            None => (key, span.end()),
+        };
+        let before = held.insert(key.clone(), end);
+        self.changed.state.push(held_row(id, &key, end));
+        if let Some(new) = Span::new(before.unwrap_or(key.start), end) {
+            self.mark(id, new);
+        }
+    }
+
+    /// A lease says its whole span each time: what the same lease said before no longer holds.
+    fn replace_lease(&mut self, id: &AcceleratorId, key: &HeldKey, span: Span) {
+        let mut gone = Vec::new();
+        for (other, end) in self.state.held.entry(id.clone()).or_default().iter_mut() {
+            let same = other.principal == key.principal
+                && other.attempt == key.attempt
+                && other.evidence == key.evidence
+                && (other.start, *end) != (span.start(), span.end());
+            if let Some(before) = Span::new(other.start, *end).filter(|_| same) {
+                // An empty span stays as a mark, so that the row in SQL is overwritten too.
+                *end = other.start;
+                gone.push((other.clone(), before));
+            }
+        }
+        for (other, before) in gone {
+            self.changed.state.push(held_row(id, &other, other.start));
+            self.mark(id, before);
+        }
+    }
+}

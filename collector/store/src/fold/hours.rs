@@ -1,0 +1,151 @@
+//! Windows and gaps into hours: added at once where nothing covers their time, and made anew where something does.
+
+use weighbridge_meter::{
+    AgentId, Estimate, Estimator, Gap, Signs, Span, Tier, Trust, UtcMillis, Window, window::Coverage,
+};
+
+use super::{Fold, Opened, What, hours, shifted};
+use crate::{
+    State, holders,
+    hour::{Hour, HourKey, UsageKey},
+    witness::{Teller, Testimony},
+};
+
+/// A window or gap of one hour with what decides which comes first.
+struct Candidate {
+    trust: Trust,
+    tier: Tier,
+    agent: AgentId,
+    index: u64,
+    window: Window,
+}
+
+impl Fold {
+    pub(super) fn window(&mut self, agent: &AgentId, window: Window) {
+        let weighed = Weighed::of(&self.estimator, &self.state, window);
+        let window = &weighed.window;
+        for hour in hours(window.span) {
+            let key = HourKey { accelerator: window.accelerator.clone(), hour };
+            let within = Span::new(hour, hour.plus(UtcMillis::HOUR)).expect("an hour is not empty");
+            let Some(piece) = window.span.overlap(&within) else { continue };
+            let slot = self.hours.entry(key.clone()).or_default();
+            slot.agents.insert(agent.clone());
+            self.changed.hours.insert(key.clone());
+            if slot.covered.touches(piece) {
+                // Its sums wait; that it was measured is known at once.
+                slot.covered.insert(piece);
+                self.changed.refold.insert(key);
+            } else {
+                weighed.add(&self.state, slot, piece);
+            }
+        }
+    }
+
+    pub(super) fn gap(&mut self, agent: &AgentId, gap: &Gap) {
+        for hour in hours(gap.span) {
+            let key = HourKey { accelerator: gap.accelerator.clone(), hour };
+            let within = Span::new(hour, hour.plus(UtcMillis::HOUR)).expect("an hour is not empty");
+            let Some(piece) = gap.span.overlap(&within) else { continue };
+            let slot = self.hours.entry(key.clone()).or_default();
+            slot.agents.insert(agent.clone());
+            slot.gaps.entry(gap.cause).or_default().insert(piece);
+            self.changed.hours.insert(key);
+        }
+    }
+
+    /// Makes an hour anew from all batches that touch it. Each accelerator-second counts from one source:
+    /// by trust, tier, agent id, and first in the ledger. What the others say of it is kept beside it.
+    pub fn refold<'a>(&mut self, key: &HourKey, batches: impl IntoIterator<Item = &'a Opened>) {
+        let within = Span::new(key.hour, key.hour.plus(UtcMillis::HOUR)).expect("an hour is not empty");
+        self.changed.refold.remove(key);
+        // Between the first and the last window there may be hours that no batch touches.
+        let Some(old) = self.hours.remove(key) else { return };
+        let mut slot = Hour { agents: old.agents, gaps: old.gaps, ..Hour::default() };
+        let mut candidates = Vec::new();
+        for entry in batches {
+            let What::Batch(batch) = &entry.what else { continue };
+            let minutes = self.state.offset_minutes(&batch.agent, batch.boot, entry.place.index);
+            let accelerator = self.state.accelerators.get(&key.accelerator);
+            let report = accelerator.and_then(|accelerator| accelerator.reports.get(&batch.agent));
+            for window in &batch.windows {
+                let span = shifted(window.span, minutes);
+                if window.accelerator == key.accelerator && span.overlap(&within).is_some() {
+                    candidates.push(Candidate {
+                        trust: report.map_or(Trust::Guest, |report| report.trust),
+                        tier: window.tier,
+                        agent: batch.agent.clone(),
+                        index: entry.place.index,
+                        window: Window { span, ..window.clone() },
+                    });
+                }
+            }
+        }
+        candidates
+            .sort_by(|a, b| (a.trust, a.tier, &a.agent, a.index).cmp(&(b.trust, b.tier, &b.agent, b.index)));
+        let mut testimony = Testimony::default();
+        for Candidate { agent, window, .. } in candidates {
+            let Some(piece) = window.span.overlap(&within) else { continue };
+            let teller = Teller { agent, source: window.source };
+            let weighed = Weighed::of(&self.estimator, &self.state, window);
+            let counts = slot.covered.missing(piece);
+            testimony.hear(&teller, &weighed.window, &weighed.estimate, piece, &counts);
+            for piece in counts {
+                weighed.add(&self.state, &mut slot, piece);
+            }
+        }
+        slot.witnesses = testimony.witnesses();
+        self.hours.insert(key.clone(), slot);
+        self.changed.hours.insert(key.clone());
+    }
+}
+
+/// A window with all that its sums are made of.
+struct Weighed {
+    window: Window,
+    estimate: Estimate,
+    signs: Signs,
+}
+
+impl Weighed {
+    fn of(estimator: &Estimator, state: &State, window: Window) -> Self {
+        let device = state.accelerators.get(&window.accelerator);
+        let hardware = device.map(|device| device.hardware(estimator.table())).unwrap_or_default();
+        Self { estimate: estimator.estimate(hardware, &window), signs: Signs::of(&hardware, &window), window }
+    }
+
+    /// Adds the `piece` of it that nothing covers yet.
+    fn add(&self, state: &State, slot: &mut Hour, piece: Span) {
+        slot.covered.insert(piece);
+        let window = &self.window;
+        let idle = window.counters.idle();
+        let whole = window.span.millis();
+        let interpolated_of = |from: u64, to: u64| match window.coverage {
+            Coverage::Measured => 0,
+            Coverage::Interpolated { missing_ms } => missing_ms * to / whole - missing_ms * from / whole,
+        };
+        for segment in holders::segments(state, &window.accelerator, piece) {
+            let from = segment.span.start().since(window.span.start()).unsigned_abs();
+            let to = from + segment.span.millis();
+            let (part, signs) = (self.estimate.piece(from, to, whole), self.signs.piece(from, to, whole));
+            let held = segment.state(idle);
+            let interpolated = interpolated_of(from, to);
+            let measured = (to - from) - interpolated;
+            if segment.holders.is_empty() {
+                let key = UsageKey { holder: None, state: held };
+                slot.usage.entry(key).or_default().add(&part, &signs, measured, interpolated);
+                continue;
+            }
+            let holders = segment.holders.len() as u64;
+            for (index, holder) in (0..).zip(segment.holders) {
+                let share = |millis: u64| millis * (index + 1) / holders - millis * index / holders;
+                let key = UsageKey { holder: Some(holder), state: held };
+                slot.usage.entry(key).or_default().add(
+                    &part.shared(index, holders),
+                    &signs.piece(index, index + 1, holders),
+                    share(measured),
+                    share(interpolated),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The statements that write a piece of folded ledger.
+
+use sqlx::{QueryBuilder, Sqlite};
+
+use super::{ROWS, cell, index_i64};
+use crate::{
+    Folded,
+    hour::{HourRow, Sums, UsageKey},
+};
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("plain data with string keys")
+}
+
+/// The statements that write a piece. An hour is written whole: its old sums go first.
+pub(super) fn statements(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
+    let mut statements = Vec::new();
+    for rows in piece.hours.chunks(ROWS) {
+        for table in ["DELETE FROM usage", "DELETE FROM gap"] {
+            let mut query = QueryBuilder::new(table);
+            query.push(" WHERE (cell, accelerator, hour_ms) IN (VALUES ");
+            let mut list = query.separated(", ");
+            for row in rows {
+                list.push("(").push_bind_unseparated(cell(row.key.accelerator.as_str()));
+                list.push_unseparated(", ").push_bind_unseparated(row.key.accelerator.as_str().to_owned());
+                list.push_unseparated(", ").push_bind_unseparated(row.key.hour.0).push_unseparated(")");
+            }
+            query.push(")");
+            statements.push(query);
+        }
+        statements.push(hours(rows));
+    }
+    let usage: Vec<_> = piece
+        .hours
+        .iter()
+        .flat_map(|row| row.hour.usage.iter().map(move |(key, sums)| (row, key, sums)))
+        .collect();
+    statements.extend(usage.chunks(ROWS).map(usages));
+    let gaps: Vec<_> = piece
+        .hours
+        .iter()
+        .flat_map(|row| {
+            row.hour.gap_millis().into_iter().map(move |(cause, millis)| (&row.key, cause, millis))
+        })
+        .collect();
+    for rows in gaps.chunks(ROWS) {
+        let mut query = QueryBuilder::new("INSERT INTO gap (cell, accelerator, hour_ms, cause, millis) ");
+        query.push_values(rows, |mut b, (key, cause, millis)| {
+            b.push_bind(cell(key.accelerator.as_str())).push_bind(key.accelerator.as_str().to_owned());
+            b.push_bind(key.hour.0).push_bind(cause.as_str()).push_bind(index_i64(*millis));
+        });
+        statements.push(query);
+    }
+    statements.extend(others(piece));
+    statements
+}
+
+fn hours(rows: &[HourRow]) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(
+        "INSERT INTO hour (cell, accelerator, hour_ms, covered, gaps, agents, measured_ms, interpolated_ms, \
+         witnesses, disagreeing) ",
+    );
+    query.push_values(rows, |mut b, row| {
+        let interpolated: u64 = row.hour.usage.values().map(|sums| sums.interpolated_ms).sum();
+        let witnesses = &row.hour.witnesses;
+        let disagreeing = witnesses.iter().filter(|witness| witness.disagrees()).count();
+        b.push_bind(cell(row.key.accelerator.as_str()))
+            .push_bind(row.key.accelerator.as_str().to_owned())
+            .push_bind(row.key.hour.0)
+            .push_bind(json(&row.hour.covered))
+            .push_bind(json(&row.hour.gaps))
+            .push_bind(json(&row.hour.agents))
+            .push_bind(index_i64(row.hour.covered.millis() - interpolated))
+            .push_bind(index_i64(interpolated))
+            .push_bind(if witnesses.is_empty() { String::new() } else { json(witnesses) })
+            .push_bind(index_i64(disagreeing as u64));
+    });
+    query.push(
+        " ON CONFLICT (cell, accelerator, hour_ms) DO UPDATE SET covered = excluded.covered, gaps = excluded.gaps, \
+         agents = excluded.agents, measured_ms = excluded.measured_ms, interpolated_ms = excluded.interpolated_ms, \
+         witnesses = excluded.witnesses, disagreeing = excluded.disagreeing",
+    );
+    query
+}
+
+fn usages(rows: &[(&HourRow, &UsageKey, &Sums)]) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(
+        "INSERT INTO usage (cell, accelerator, hour_ms, principal, attempt, state, low_tera, best_tera, high_tera, \
+         calibrated_low_tera, calibrated_high_tera, measured_ms, interpolated_ms, signs) ",
+    );
+    query.push_values(rows, |mut b, (row, key, sums)| {
+        let (principal, attempt) = key
+            .holder
+            .as_ref()
+            .map_or(("", ""), |(principal, attempt)| (principal.as_str(), attempt.as_str()));
+        b.push_bind(cell(row.key.accelerator.as_str()))
+            .push_bind(row.key.accelerator.as_str().to_owned())
+            .push_bind(row.key.hour.0)
+            .push_bind(principal.to_owned())
+            .push_bind(attempt.to_owned())
+            .push_bind(key.state.as_str())
+            .push_bind(sums.bound.low().tera_i64())
+            .push_bind(sums.bound.best().tera_i64())
+            .push_bind(sums.bound.high().tera_i64())
+            .push_bind(sums.calibrated.low().tera_i64())
+            .push_bind(sums.calibrated.high().tera_i64())
+            .push_bind(index_i64(sums.measured_ms))
+            .push_bind(index_i64(sums.interpolated_ms))
+            .push_bind(if sums.signs.is_empty() { String::new() } else { json(&sums.signs) });
+    });
+    query
+}
+
+fn others(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
+    let mut statements = Vec::new();
+    for rows in piece.state.chunks(ROWS) {
+        let mut query = QueryBuilder::new("INSERT INTO state (cell, kind, name, body) ");
+        query.push_values(rows, |mut b, row| {
+            b.push_bind(cell(&row.key))
+                .push_bind(row.kind)
+                .push_bind(row.key.clone())
+                .push_bind(row.body.clone());
+        });
+        query.push(" ON CONFLICT (cell, kind, name) DO UPDATE SET body = excluded.body");
+        statements.push(query);
+    }
+    for rows in piece.cursors.chunks(ROWS) {
+        let mut query =
+            QueryBuilder::new("INSERT INTO agent_cursor (cell, agent, epoch, floor, sparse, floor_hash) ");
+        query.push_values(rows, |mut b, row| {
+            b.push_bind(cell(row.agent.as_str())).push_bind(row.agent.as_str().to_owned());
+            b.push_bind(row.epoch.to_string()).push_bind(index_i64(row.floor));
+            b.push_bind(json(&row.sparse)).push_bind(row.floor_hash.clone());
+        });
+        query.push(
+            " ON CONFLICT (cell, agent, epoch) DO UPDATE SET floor = excluded.floor, sparse = excluded.sparse, \
+             floor_hash = excluded.floor_hash",
+        );
+        statements.push(query);
+    }
+    for rows in piece.places.chunks(ROWS) {
+        let mut query = QueryBuilder::new(
+            "INSERT INTO place (cell, agent, hour_ms, segment, first_index, first_offset, last_index) ",
+        );
+        query.push_values(rows, |mut b, (agent, hour, row)| {
+            b.push_bind(cell(agent.as_str())).push_bind(agent.as_str().to_owned()).push_bind(hour.0);
+            b.push_bind(index_i64(row.segment)).push_bind(index_i64(row.first_index));
+            b.push_bind(index_i64(row.first_offset)).push_bind(index_i64(row.last_index));
+        });
+        query.push(
+            " ON CONFLICT (cell, agent, hour_ms, segment) DO UPDATE SET last_index = \
+             CASE WHEN place.last_index > excluded.last_index THEN place.last_index ELSE excluded.last_index END",
+        );
+        statements.push(query);
+    }
+    for rows in piece.records.chunks(ROWS) {
+        let mut query =
+            QueryBuilder::new("INSERT INTO record (cell, kind, name, entry_index, received_ms, body) ");
+        query.push_values(rows, |mut b, (kind, row)| {
+            b.push_bind(cell(&row.key)).push_bind(kind.clone()).push_bind(row.key.clone());
+            b.push_bind(index_i64(row.index)).push_bind(row.received.0).push_bind(row.body.to_string());
+        });
+        query.push(" ON CONFLICT (cell, kind, name, entry_index) DO NOTHING");
+        statements.push(query);
+    }
+    statements
+}
