@@ -6,6 +6,7 @@
 //! `spool_full` as soon as there is room, so that not even running out of everything is silent.
 
 mod lost;
+mod watch;
 
 use std::collections::VecDeque;
 
@@ -15,7 +16,7 @@ use weighbridge_meter::{
 };
 use weighbridge_wire::DeviceRecord;
 
-use self::lost::Lost;
+use self::{lost::Lost, watch::Watch};
 use crate::source::{Device, Look, SourceState};
 
 /// What an engine has to know about its host.
@@ -86,6 +87,8 @@ pub struct HolderNews {
 pub struct Engine {
     options: EngineOptions,
     devices: Vec<Tracked>,
+    /// In the order of `devices`.
+    watch: Watch,
     source_state: &'static str,
     observed: VecDeque<Observed>,
     holdings: Vec<Holding>,
@@ -110,6 +113,7 @@ impl Engine {
         Self {
             options,
             devices: Vec::new(),
+            watch: Watch::default(),
             source_state: "starting",
             observed: VecDeque::new(),
             holdings: Vec::new(),
@@ -125,18 +129,31 @@ impl Engine {
             SourceState::Ok => SOURCE_OK,
             SourceState::Missing(cause, _) => cause.as_str(),
         };
-        for id in &news.changed {
-            if let Some(device) = self.devices.iter_mut().find(|device| device.meter.accelerator() == id) {
-                device.meter.cut();
-            }
+        let place = |id| self.devices.iter().position(|device| device.meter.accelerator() == id);
+        let changed: Vec<usize> = news.changed.iter().filter_map(place).collect();
+        for &index in &changed {
+            self.devices[index].meter.cut();
+            self.drain(index);
         }
+        // What the next holder does is compared with nothing of this one's.
+        changed.iter().for_each(|&index| self.watch.forget(index));
         self.holdings.extend(news.holdings);
         for device in look.inventory_changed.iter().flatten() {
             self.take_in(now, device, look);
         }
         self.observe(now, look);
-        for device in &mut self.devices {
-            self.observed.extend(device.meter.drain());
+        for index in 0..self.devices.len() {
+            self.drain(index);
+        }
+    }
+
+    /// Takes what a meter has finished, with the features of its windows.
+    fn drain(&mut self, index: usize) {
+        for mut observed in self.devices[index].meter.drain() {
+            if let Observed::Window(window) = &mut observed {
+                self.watch.describe(index, window);
+            }
+            self.observed.push_back(observed);
         }
     }
 
@@ -154,6 +171,7 @@ impl Engine {
                 (None, SourceState::Missing(cause, _)) => DeviceState::Missing(*cause),
                 (None, SourceState::Ok) => DeviceState::Missing(GapCause::ReadFailed),
             };
+            self.watch.see(index, now.boot_ms, &state);
             device.meter.observe(now, state);
         }
         let known = |id: &AcceleratorId| self.devices.iter().any(|device| device.meter.accelerator() == id);
@@ -166,21 +184,25 @@ impl Engine {
     /// A device that appeared or changed.
     fn take_in(&mut self, now: Now, device: &Device, look: &Look) {
         let record = record(device, now.wall, &self.options);
-        let known = self.devices.iter_mut().find(|known| *known.meter.accelerator() == device.id);
-        let Some(known) = known else {
+        let index = self.devices.iter().position(|known| *known.meter.accelerator() == device.id);
+        let Some(index) = index else {
             self.inventory.push(record.clone());
             let meter = Meter::new(device.id.clone(), device.source, device.tier, self.options.pace);
             self.devices.push(Tracked { meter, record, lost: Lost::default() });
+            self.watch.add();
             return;
         };
+        let known = &mut self.devices[index];
         if (DeviceRecord { at: record.at, ..known.record.clone() }) == record {
             return;
         }
         if !record.present || !known.record.present {
             // Gone by design, or back: nothing was missed in between.
             known.meter.cut();
-            self.observed.extend(known.meter.drain());
-            known.meter = Meter::new(device.id.clone(), device.source, device.tier, self.options.pace);
+            self.drain(index);
+            self.watch.forget(index);
+            self.devices[index].meter =
+                Meter::new(device.id.clone(), device.source, device.tier, self.options.pace);
         } else if (known.record.tier, known.record.source) != (record.tier, record.source) {
             // The old meter ends with this reading, and the new one takes the same one for its base.
             let state = look.devices.iter().find(|seen| seen.id == device.id).map(|seen| seen.state);
@@ -188,18 +210,20 @@ impl Engine {
                 known.meter.observe(now, state);
             }
             known.meter.finish(now);
-            self.observed.extend(known.meter.drain());
-            known.meter = Meter::new(device.id.clone(), device.source, device.tier, self.options.pace);
+            self.drain(index);
+            self.watch.forget(index);
+            self.devices[index].meter =
+                Meter::new(device.id.clone(), device.source, device.tier, self.options.pace);
         }
-        known.record = record.clone();
+        self.devices[index].record = record.clone();
         self.inventory.push(record);
     }
 
     /// Ends everything open as of now: the agent stops.
     pub fn finish(&mut self, now: Now) {
-        for device in &mut self.devices {
-            device.meter.finish(now);
-            self.observed.extend(device.meter.drain());
+        for index in 0..self.devices.len() {
+            self.devices[index].meter.finish(now);
+            self.drain(index);
         }
     }
 

@@ -25,6 +25,7 @@ pub struct Now {
 
 /// What a meter has finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a window is what nearly all of them are")]
 pub enum Observed {
     /// A measured span.
     Window(Window),

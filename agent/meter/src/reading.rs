@@ -271,6 +271,7 @@ pub struct Reading {
 
 /// What one look at one accelerator gave: a failed read is evidence too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are readings")]
 pub enum DeviceState {
     /// It answered.
     Read(Reading),

@@ -3,6 +3,7 @@ use std::fmt::Write;
 use expect_test::{Expect, expect};
 use weighbridge_meter::{
     Evidence, Reading, Source,
+    features::Feature,
     reading::{Activity, Ratio},
     window::Counter,
 };
@@ -362,4 +363,48 @@ fn a_device_that_flaps_for_days_does_not_fill_the_memory() {
     let covered: u64 = gaps.iter().map(|gap| gap.span.millis()).sum();
     assert_eq!(covered, 1999 * 60_000, "all of it is covered all the same");
     assert!(gaps.windows(2).all(|pair| pair[0].span.end() == pair[1].span.start()));
+}
+
+#[test]
+fn windows_carry_features_of_their_own_holder_and_short_or_bridged_ones_none() {
+    let mut engine = engine(100);
+    let look = |second: i64, first: bool| {
+        let devices = ["A", "B"].map(|name| {
+            let watts = 300_000 + 100_000 * u32::try_from(second / 5 % 2).expect("small");
+            let reading = Reading { power_mw: Some(watts), ..Reading::default() };
+            DeviceLook { id: id(name), state: DeviceState::Read(reading), pids: None }
+        });
+        Look {
+            devices: devices.into(),
+            source_state: SourceState::Ok,
+            inventory_changed: first.then(|| vec![device("A", Tier::D), device("B", Tier::D)]),
+            unidentified: 0,
+        }
+    };
+    for second in 0..=66 {
+        // Somebody else holds both from the reading before second 64 on.
+        let changed = if second == 64 { vec![id("A"), id("B")] } else { Vec::new() };
+        let news = HolderNews { holdings: Vec::new(), changed };
+        engine.tick(at(second), &look(second, second == 0), news);
+    }
+    engine.finish(at(66));
+    let windows = engine.take().windows;
+    let of_a: Vec<_> = windows
+        .iter()
+        .filter(|window| window.accelerator == id("A"))
+        .map(|window| {
+            let get = |feature| window.features.get(feature);
+            (window.span.millis(), get(Feature::Readings), get(Feature::PowerPeriod), get(Feature::Company))
+        })
+        .collect();
+    assert_eq!(
+        of_a,
+        [
+            (60_000, Some(60), Some(10_000), Some(1)),
+            // It looks back as far as it needs to, which is too little for a rhythm.
+            (3_000, Some(32), None, Some(1)),
+            // And here there is next to nothing to look back at.
+            (3_000, None, None, None),
+        ]
+    );
 }

@@ -1,9 +1,10 @@
 //! Accelerators that do what was recorded of real ones.
 //!
 //! A recording is CSV with a header: `t_s` and `gpu`, and as far as they were recorded `power_w`,
-//! `gpu_util_pct`, `sm_active`, `tensor_active` and `energy_mj`; other columns are ignored. An empty field
-//! means that the counter was not there, which is not zero. A row tells about the time since the row before it
-//! of the same GPU; where that is longer than allowed, nothing is known about it and there is a gap.
+//! `gpu_util_pct`, `sm_active`, `tensor_active`, `dram_active`, `nvlink_tx_Bps`, `nvlink_rx_Bps`, `pcie_tx_Bps`,
+//! `pcie_rx_Bps` and `energy_mj`; other columns are ignored. An empty field means that the counter was not there,
+//! which is not zero. A row tells about the time since the row before it of the same GPU; where that is longer
+//! than allowed, nothing is known about it and there is a gap.
 //!
 //! Recordings carry no clock, so one has to be assumed where there is tensor activity: operations that come of
 //! it are only as good as that.
@@ -12,7 +13,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use weighbridge_meter::{
     AcceleratorTable, AgentId, DeviceState, GapCause, Model, Reading, Source, Tier,
-    reading::{Activity, Ratio},
+    reading::{Activity, Ratio, Traffic},
 };
 
 use super::{AcceleratorSource, Device, DeviceLook, Look, SourceState};
@@ -40,6 +41,8 @@ struct Row {
     busy: Option<Ratio>,
     sm: Option<Ratio>,
     tensor: Option<Ratio>,
+    dram: Option<Ratio>,
+    traffic: Traffic,
     energy_mj: Option<u64>,
 }
 
@@ -76,6 +79,11 @@ struct Columns {
     gpu_util_pct: Option<usize>,
     sm_active: Option<usize>,
     tensor_active: Option<usize>,
+    dram_active: Option<usize>,
+    nvlink_tx: Option<usize>,
+    nvlink_rx: Option<usize>,
+    pcie_tx: Option<usize>,
+    pcie_rx: Option<usize>,
     energy_mj: Option<usize>,
 }
 
@@ -118,6 +126,11 @@ impl Replay {
             gpu_util_pct: find("gpu_util_pct"),
             sm_active: find("sm_active"),
             tensor_active: find("tensor_active"),
+            dram_active: find("dram_active"),
+            nvlink_tx: find("nvlink_tx_Bps"),
+            nvlink_rx: find("nvlink_rx_Bps"),
+            pcie_tx: find("pcie_tx_Bps"),
+            pcie_rx: find("pcie_rx_Bps"),
             energy_mj: find("energy_mj"),
         };
         let mut by_gpu: BTreeMap<String, Vec<Row>> = BTreeMap::new();
@@ -203,13 +216,22 @@ impl Columns {
         let ratio =
             |value: Option<f64>, whole: f64| value.and_then(|value| Ratio::from_fraction(value / whole));
         let power = number(self.power_w, "power_w")?;
+        let rate = |index, column| Ok(number(index, column)?.and_then(whole));
         Ok(Row {
             at_ms: whole(seconds * 1000.0).unwrap_or(0),
             power_mw: power.and_then(|watts| whole(watts * 1000.0)).and_then(|mw| u32::try_from(mw).ok()),
             busy: ratio(number(self.gpu_util_pct, "gpu_util_pct")?, 100.0),
             sm: ratio(number(self.sm_active, "sm_active")?, 1.0),
             tensor: ratio(number(self.tensor_active, "tensor_active")?, 1.0),
-            energy_mj: number(self.energy_mj, "energy_mj")?.and_then(whole),
+            dram: ratio(number(self.dram_active, "dram_active")?, 1.0),
+            traffic: Traffic {
+                nvlink_tx: rate(self.nvlink_tx, "nvlink_tx_Bps")?,
+                nvlink_rx: rate(self.nvlink_rx, "nvlink_rx_Bps")?,
+                pcie_tx: rate(self.pcie_tx, "pcie_tx_Bps")?,
+                pcie_rx: rate(self.pcie_rx, "pcie_rx_Bps")?,
+                infiniband: None,
+            },
+            energy_mj: rate(self.energy_mj, "energy_mj")?,
         })
     }
 }
@@ -288,6 +310,14 @@ impl Series {
             busy: mean.busy.ratio(),
             power_mw: mean.power.value().and_then(|mw| u32::try_from(mw).ok()),
             energy_mj: mean.energy_mj,
+            dram: mean.dram.ratio(),
+            traffic: Traffic {
+                nvlink_tx: mean.nvlink_tx.value(),
+                nvlink_rx: mean.nvlink_rx.value(),
+                pcie_tx: mean.pcie_tx.value(),
+                pcie_rx: mean.pcie_rx.value(),
+                infiniband: None,
+            },
             ..Reading::default()
         })
     }
@@ -301,6 +331,11 @@ struct Mean {
     busy: Weighted,
     sm: Weighted,
     tensor: Weighted,
+    dram: Weighted,
+    nvlink_tx: Weighted,
+    nvlink_rx: Weighted,
+    pcie_tx: Weighted,
+    pcie_rx: Weighted,
     /// The latest.
     energy_mj: Option<u64>,
 }
@@ -315,6 +350,11 @@ impl Mean {
         self.busy.add(billionths(row.busy), weight);
         self.sm.add(billionths(row.sm), weight);
         self.tensor.add(billionths(row.tensor), weight);
+        self.dram.add(billionths(row.dram), weight);
+        self.nvlink_tx.add(row.traffic.nvlink_tx, weight);
+        self.nvlink_rx.add(row.traffic.nvlink_rx, weight);
+        self.pcie_tx.add(row.traffic.pcie_tx, weight);
+        self.pcie_rx.add(row.traffic.pcie_rx, weight);
     }
 }
 
@@ -379,115 +419,4 @@ impl AcceleratorSource for ReplaySource {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fmt::Write;
-
-    use expect_test::{Expect, expect};
-
-    use super::*;
-
-    fn models() -> ReplayModels {
-        ReplayModels {
-            model: "NVIDIA H100 80GB HBM3".into(),
-            of_gpu: BTreeMap::from([("1".to_owned(), "NVIDIA A10".to_owned())]),
-            clock_mhz: None,
-        }
-    }
-
-    fn parsed(text: &str) -> Result<Replay, ReplayError> {
-        Replay::parse(text, &"node1".parse().expect("a name"), &models(), 10_000)
-    }
-
-    /// Looks at the given milliseconds, each from the one before.
-    fn check(text: &str, looks: &[u64], expected: Expect) {
-        let replay = parsed(text).expect("a recording");
-        let mut shown = String::new();
-        for pair in looks.windows(2) {
-            let [from, to] = pair else { continue };
-            write!(shown, "{to}:").expect("string");
-            for device in replay.look_between(*from, *to).devices {
-                match device.state {
-                    DeviceState::Missing(cause) => write!(shown, " {cause}"),
-                    DeviceState::Read(reading) => write!(
-                        shown,
-                        " [{:?} mW, tensor {:?}, busy {:?}, {:?} MHz, {:?} mJ]",
-                        reading.power_mw,
-                        reading.activity.tensor.map(|ratio| ratio.billionths() / 1_000_000),
-                        reading.busy.map(|ratio| ratio.billionths() / 1_000_000),
-                        reading.sm_clock_mhz,
-                        reading.energy_mj,
-                    ),
-                }
-                .expect("string");
-            }
-            shown.push('\n');
-        }
-        expected.assert_eq(&shown.replace("Some", ""));
-    }
-
-    #[test]
-    fn a_look_gives_the_mean_over_its_time_and_an_empty_field_is_not_zero() {
-        check(
-            "t_s,gpu,power_w,tensor_active,gpu_util_pct,energy_mj,other\n\
-             0,0,100,0,,5,x\n\
-             1,0,200,0.5,,,x\n\
-             2,0,300,1,50,7,x\n\
-             4,0,400,0,0,9,x\n",
-            &[0, 2_000, 3_000, 4_000],
-            expect![[r#"
-                2000: [(250000) mW, tensor (750), busy (500), (1830) MHz, (7) mJ]
-                3000: [(400000) mW, tensor (0), busy (0), (1830) MHz, None mJ]
-                4000: [(400000) mW, tensor (0), busy (0), (1830) MHz, (9) mJ]
-            "#]],
-        );
-    }
-
-    #[test]
-    fn what_was_not_recorded_for_longer_than_allowed_is_missing() {
-        check(
-            "t_s,gpu,power_w\n0,0,100\n1,0,100\n30,0,100\n31,0,100\n",
-            &[0, 1_000, 5_000, 29_000, 30_000, 31_000, 40_000],
-            expect![[r#"
-                1000: [(100000) mW, tensor None, busy None, None MHz, None mJ]
-                5000: read_failed
-                29000: read_failed
-                30000: read_failed
-                31000: [(100000) mW, tensor None, busy None, None MHz, None mJ]
-                40000: read_failed
-            "#]],
-        );
-    }
-
-    #[test]
-    fn without_tensor_activity_there_is_no_clock_and_the_tier_says_so() {
-        let replay = parsed("t_s,gpu,power_w\n0,0,1\n1,0,1\n0,1,1\n1,1,1\n").expect("a recording");
-        let devices: Vec<_> = replay
-            .devices()
-            .into_iter()
-            .map(|device| (device.id.to_string(), device.name, device.tier))
-            .collect();
-        assert_eq!(
-            devices,
-            [
-                ("node1/gpu0".to_owned(), "NVIDIA H100 80GB HBM3".to_owned(), Tier::D),
-                ("node1/gpu1".to_owned(), "NVIDIA A10".to_owned(), Tier::D),
-            ]
-        );
-        let replay = parsed("t_s,gpu,tensor_active\n0,0,0.1\n").expect("a recording");
-        assert_eq!(replay.devices()[0].tier, Tier::C);
-    }
-
-    #[test]
-    fn a_bad_cell_is_named_with_line_and_column() {
-        let shown = |text| parsed(text).expect_err("refused").to_string();
-        expect![[r#"recording, line 3, column power_w: "much" is not a number of at least 0, or empty"#]]
-            .assert_eq(&shown("t_s,gpu,power_w\n0,0,1\n1,0,much\n"));
-        expect![[r#"recording, line 2, column t_s: "" is not seconds since the start"#]]
-            .assert_eq(&shown("t_s,gpu\n,0\n"));
-        expect![[r#"recording, line 1, column t_s: "" is not a column of the recording"#]]
-            .assert_eq(&shown("seconds,gpu\n1,0\n"));
-        expect![[r#"recording, line 2, column t_s: "" is not at least one row"#]]
-            .assert_eq(&shown("t_s,gpu\n"));
-        expect![[r#"recording, line 2, column (all): "CSV error: record 1 (line: 2, byte: 8): found record with 3 fields, but the previous record has 2 fields" is not a row with as many fields as the header"#]].assert_eq(&shown("t_s,gpu\n1,0,7\n"));
-    }
-}
+mod tests;
