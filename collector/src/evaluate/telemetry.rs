@@ -125,15 +125,17 @@ fn judge(dir: &Path, run: &Run, options: &Options, estimator: &Estimator) -> any
     }
     let (class, likelihood) = whole_run(&stretches);
     let supported = run.names().all(|name| model(estimator.table(), name).is_some());
-    let best = bound.best().clamp(calibrated.low(), calibrated.high());
+    // As with published runs, what is known of a run is as a rule what its model needs.
+    let needed = estimator.model_operations(bound.best(), calibrated);
     let asked = run.labels.iter().filter(|label| label.start < label.end);
     let intervals = asked.filter_map(|label| Some((label, label.expected?)));
     Ok(Row {
         supported,
-        bound: supported.then(|| Whole::from(bound)),
-        calibrated: supported.then(|| Whole {
+        bound: supported.then(|| Whole { best: super::whole(needed.best()), ..Whole::from(bound) }),
+        calibrated: supported.then(|| Whole::from(needed)),
+        executed: supported.then(|| Whole {
             low: super::whole(calibrated.low()),
-            best: super::whole(best),
+            best: super::whole(bound.best()),
             high: super::whole(calibrated.high()),
         }),
         certain: certain(bound.low()).filter(|_| supported),

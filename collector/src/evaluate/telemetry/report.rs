@@ -30,8 +30,10 @@ pub struct Row {
     pub supported: bool,
     /// Cannot be outside; whole operations.
     pub bound: Option<Whole>,
-    /// Likely; whole operations.
+    /// 5 to 95 % of the operations that the model itself needs, as references are; whole operations.
     pub calibrated: Option<Whole>,
+    /// 5 to 95 % of the operations executed, recomputation and padding included; whole operations.
+    pub executed: Option<Whole>,
     /// The highest line that was crossed for certain.
     pub certain: Option<&'static str>,
     /// What its accelerators did most of the time in which they did something.
@@ -137,6 +139,7 @@ impl Row {
             supported: false,
             bound: None,
             calibrated: None,
+            executed: None,
             certain: None,
             class: None,
             likelihood: 0.0,
