@@ -512,9 +512,16 @@ fn exporters(
     if given.is_empty() {
         return Err(bad(&key("exporters"), "an empty list", "a list of at least one address"));
     }
-    let addresses = given.iter().map(|text| address(&key("exporters"), text, &example));
+    let addresses = given.iter().map(|text| {
+        let url = address(&key("exporters"), text, &example)?;
+        if url.scheme() == "https" {
+            let expected = "an http:// address: exporters are read without TLS, best on the same host";
+            return Err(bad(&key("exporters"), quoted(text), expected));
+        }
+        Ok(url)
+    });
     Ok((
-        addresses.collect::<Result<_, _>>()?,
+        addresses.collect::<Result<_, ConfigError>>()?,
         span(&key("deadline"), &raw.deadline, "5s", "100ms", "30s")?,
         span(&key("interval"), &raw.interval, "30s", "100ms", "5m")?,
     ))
