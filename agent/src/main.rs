@@ -2,10 +2,12 @@
 
 use std::{
     fmt::Write as _,
-    io::{IsTerminal, Write as _},
-    path::PathBuf,
+    fs,
+    io::{self, IsTerminal, Write as _},
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -13,9 +15,10 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use weighbridge_agent::{
-    clock::{BOOT_ID_PATH, SystemClock},
-    config::{self, Config, Layers},
-    doctor, run,
+    clock::{BOOT_ID_PATH, Clock, SystemClock},
+    config::{self, Config, Layers, SourceConfig},
+    doctor, duration, run,
+    source::nvml::release::done_file,
     spool::{Inspection, inspect},
     uplink::chain,
 };
@@ -42,6 +45,15 @@ enum Command {
     Doctor,
     /// Checks the configuration and does nothing else
     CheckConfig,
+    /// Makes the running agent let go of NVIDIA's driver, to unload it, give devices away or change MIG; the
+    /// time is a gap with the cause released
+    Release {
+        /// Take hold again by itself after this time, as in 10m
+        #[arg(long = "for", value_name = "TIME", value_parser = milliseconds)]
+        length: Option<i64>,
+    },
+    /// Makes it take hold again
+    Resume,
     /// Looks into the spool
     #[command(subcommand)]
     Spool(SpoolCommand),
@@ -78,6 +90,8 @@ fn main() -> ExitCode {
         }
         Command::Run => run_agent(config),
         Command::Doctor => run_doctor(&config),
+        Command::Release { length } => release(&config, length),
+        Command::Resume => resume(&config),
         Command::Spool(SpoolCommand::Ls) => list_spool(&config),
     };
     match result {
@@ -97,6 +111,11 @@ fn main() -> ExitCode {
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected SECTION.KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+fn milliseconds(text: &str) -> Result<i64, String> {
+    let length = duration::parse_ms(text).and_then(|ms| i64::try_from(ms).ok()).filter(|&ms| ms > 0);
+    length.ok_or_else(|| "expected a whole number and one unit, as in 90s, 10m or 2h".to_owned())
 }
 
 /// Output that nobody reads any more, as behind `head`, is no reason to fail.
@@ -154,6 +173,78 @@ fn run_doctor(config: &Config) -> anyhow::Result<u8> {
         (false, true) => FAILED,
         (false, false) => 0,
     })
+}
+
+/// How often it is looked whether the agent has let go.
+const RELEASE_POLL: Duration = Duration::from_millis(100);
+
+/// The file that stands between this command and the agent, if the agent holds a driver at all.
+fn release_file(config: &Config) -> Option<(&Path, Duration)> {
+    match &config.source {
+        // Two looks, the second of which waits for calls until the deadline, and some time for the driver.
+        SourceConfig::Nvml { release_file, deadline, .. } => {
+            Some((release_file, config.period * 2 + *deadline + Duration::from_secs(3)))
+        }
+        _ => {
+            say_error("only source nvml holds a driver that can be let go of");
+            None
+        }
+    }
+}
+
+fn release(config: &Config, length: Option<i64>) -> anyhow::Result<u8> {
+    let Some((file, patience)) = release_file(config) else { return Ok(USAGE) };
+    let until = match length {
+        Some(length) => Some(SystemClock::start(BOOT_ID_PATH.as_ref())?.now().wall.plus(length)),
+        None => None,
+    };
+    let done = done_file(file);
+    if !file.exists() {
+        // Of an agent that was stopped meanwhile: it says nothing about one that runs.
+        remove(&done)?;
+    }
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let text = until.map(|until| format!("{until}\n")).unwrap_or_default();
+    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    let mut waited = Duration::ZERO;
+    while !done.exists() && waited < patience {
+        std::thread::sleep(RELEASE_POLL);
+        waited += RELEASE_POLL;
+    }
+    if !done.exists() {
+        say_error(&format!(
+            "{} was written, and no agent has let go within {} s: is it running, with this configuration?",
+            file.display(),
+            patience.as_secs()
+        ));
+        return Ok(FAILED);
+    }
+    say(&match until {
+        Some(until) => format!("the driver was let go of, until {until} or resume\n"),
+        None => "the driver was let go of, until resume\n".to_owned(),
+    });
+    Ok(0)
+}
+
+fn resume(config: &Config) -> anyhow::Result<u8> {
+    let Some((file, _)) = release_file(config) else { return Ok(USAGE) };
+    let text = match remove(file)? {
+        true => format!("{} was taken away: the agent takes hold again at its next look\n", file.display()),
+        false => format!("{} is not there: nothing was let go of\n", file.display()),
+    };
+    say(&text);
+    Ok(0)
+}
+
+/// Whether it was there.
+fn remove(file: &Path) -> anyhow::Result<bool> {
+    match fs::remove_file(file) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", file.display())),
+    }
 }
 
 fn list_spool(config: &Config) -> anyhow::Result<u8> {

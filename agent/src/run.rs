@@ -213,7 +213,7 @@ fn host_options(
 fn source(config: &Config, clock: &Arc<dyn Clock>) -> Result<AnySource, StartError> {
     Ok(match &config.source {
         SourceConfig::Nvml { sysfs, .. } => {
-            let inner = NvmlSource::start(nvml_options(config)).with_clock(Arc::clone(clock));
+            let inner = NvmlSource::start(nvml_options(config)).of_agent(Arc::clone(clock));
             AnySource::Nvml(Box::new(WithPassthrough::new(inner, passthrough_options(config, sysfs))))
         }
         SourceConfig::Amdgpu { sysfs, .. } => {

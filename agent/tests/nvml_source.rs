@@ -1,6 +1,15 @@
 //! The NVML source against a fake driver library, through the real loader, wrapper and threads.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "nvml_source/counters.rs"]
+mod counters;
+#[path = "nvml_source/mig.rs"]
+mod mig;
+#[path = "nvml_source/release.rs"]
+mod release;
+#[path = "nvml_source/states.rs"]
+mod states;
+
 use std::{path::Path, time::Duration};
 
 use tempfile::TempDir;
@@ -59,21 +68,22 @@ struct Bench {
 }
 
 impl Bench {
-    fn with(options: NvmlOptions, tick: Duration) -> Self {
+    fn with(script: &str, options: NvmlOptions, tick: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let driver = FakeDriver::install(folder.path(), SCRIPT).unwrap();
+        let driver = FakeDriver::install(folder.path(), script).unwrap();
         let source = NvmlSource::start(NvmlOptions { library: driver.library(), ..options });
         Self { driver, source, tick: interval(tick), _folder: folder }
     }
 
     /// Looks often, searches often, and waits long for what must answer.
     fn new() -> Self {
-        Self::with(patient(), Duration::from_millis(20))
+        Self::with(SCRIPT, patient(), Duration::from_millis(20))
     }
 
     /// As [`Bench::new`], but soon done with what will not answer.
     fn impatient() -> Self {
-        Self::with(NvmlOptions { deadline: Duration::from_secs(1), ..patient() }, Duration::from_millis(20))
+        let options = NvmlOptions { deadline: Duration::from_secs(1), ..patient() };
+        Self::with(SCRIPT, options, Duration::from_millis(20))
     }
 
     async fn look(&mut self) -> Look {
@@ -92,6 +102,18 @@ impl Bench {
             last = Some(look);
         }
         panic!("never saw {what}; last was {last:?}");
+    }
+
+    /// Another machine, looked at so far apart that every look has new samples.
+    fn of(script: &str) -> Self {
+        Self::with(script, patient(), Duration::from_millis(110))
+    }
+
+    /// Looks until the inventory says this of a device, within bounds.
+    async fn inventory_until(&mut self, what: &str, seen: impl Fn(&[Device]) -> bool) -> Vec<Device> {
+        let of = |look: &Look| look.inventory_changed.clone();
+        let look = self.look_until(what, |look| of(look).is_some_and(|devices| seen(&devices))).await;
+        look.inventory_changed.unwrap()
     }
 
     /// Past the first looks: both devices are read, the first with activity.
@@ -115,6 +137,10 @@ fn interval(tick: Duration) -> Interval {
     let mut interval = tokio::time::interval(tick);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+fn known<'a>(devices: &'a [Device], uuid: &str) -> &'a Device {
+    devices.iter().find(|device| device.id.as_str() == uuid).unwrap()
 }
 
 fn device<'a>(look: &'a Look, uuid: &str) -> &'a DeviceLook {

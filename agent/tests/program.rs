@@ -78,6 +78,76 @@ fn exit_codes_tell_a_wrong_configuration_from_a_failed_check_and_a_missing_drive
     assert_eq!(agent(&config, &["run"]).status.code(), Some(3), "the key file is open to all");
 }
 
+/// A configuration for a fake driver with one device, everything in one folder.
+fn configured_for_nvml(dir: &Path) -> weighbridge_fake_nvml::FakeDriver {
+    let script = "driver_version = \"580.95.05\"\n[[device]]\nuuid = \"GPU-1\"\nname = \"NVIDIA L4\"\n";
+    let driver = weighbridge_fake_nvml::FakeDriver::install(&dir.join("driver"), script).expect("installed");
+    let text = format!(
+        "agent.id = \"node1\"\nagent.key_file = \"{0}/key\"\nspool.dir = \"{0}/spool\"\nhttp.listen = \"\"\n\
+         source.kind = \"nvml\"\nsource.nvml.library = \"{1}\"\nsource.nvml.release_file = \"{0}/run/release\"\n\
+         source.nvml.sysfs = \"{0}/sys\"\nmeter.period = \"100ms\"\nsource.nvml.deadline = \"50ms\"\n",
+        dir.display(),
+        driver.library().display()
+    );
+    fs::write(dir.join("agent.toml"), text).expect("written");
+    driver
+}
+
+#[tokio::test]
+async fn release_makes_a_running_agent_shut_the_library_down_and_resume_ends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let driver = configured_for_nvml(dir.path());
+    let file = dir.path().join("agent.toml");
+    let command = async |arguments: &'static [&'static str]| {
+        let file = file.clone();
+        let output = tokio::task::spawn_blocking(move || agent(&file, arguments)).await.unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let release = dir.path().join("run/release");
+
+    let (code, _, error) = command(&["resume"]).await;
+    assert_eq!(code, Some(0), "{error}");
+
+    let config = load(&Layers { file: Some(file.clone()), ..Layers::default() }, "node1").unwrap();
+    let clock = Arc::new(
+        weighbridge_agent::clock::SystemClock::start("/proc/sys/kernel/random/boot_id".as_ref()).unwrap(),
+    );
+    let stop = CancellationToken::new();
+    let running = run::start(config, clock, counted).await.unwrap();
+    let asking = async {
+        let (code, said, error) = command(&["release", "--for", "10m"]).await;
+        assert_eq!(code, Some(0), "{error}");
+        assert!(said.starts_with("the driver was let go of, until 2"), "{said}");
+        assert_eq!(driver.users(), Some(0));
+        fs::read_to_string(&release).unwrap().trim().parse::<UtcMillis>().unwrap();
+        let (code, said, _) = command(&["resume"]).await;
+        assert_eq!((code, release.exists()), (Some(0), false), "{said}");
+        while driver.users() != Some(1) {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    };
+    tokio::join!(running.until_stopped(stop.clone()), asking);
+}
+
+#[test]
+fn a_release_that_nobody_follows_says_so_and_other_sources_have_nothing_to_let_go_of() {
+    let dir = tempfile::tempdir().unwrap();
+    configured_for_nvml(dir.path());
+    let file = dir.path().join("agent.toml");
+    // What an agent left that was stopped while it was let go.
+    fs::create_dir(dir.path().join("run")).unwrap();
+    fs::write(dir.path().join("run/release.done"), "").unwrap();
+    let alone = agent(&file, &["release"]);
+    assert_eq!(alone.status.code(), Some(1), "{}", text(&alone.stdout));
+    assert!(text(&alone.stderr).contains("no agent has let go"), "{}", text(&alone.stderr));
+    assert_eq!(fs::read_to_string(dir.path().join("run/release")).unwrap(), "");
+
+    assert_eq!(agent(&file, &["release", "--for", "soon"]).status.code(), Some(2));
+    fs::write(&file, configured(dir.path())).unwrap();
+    assert_eq!(agent(&file, &["release"]).status.code(), Some(2));
+}
+
 #[test]
 fn doctor_prints_the_line_to_enrol_with_and_spool_ls_what_waits() {
     let dir = tempfile::tempdir().unwrap();

@@ -134,7 +134,14 @@ fn a_configuration_that_cannot_be_used_ends_every_command_of_the_agent_with_2_be
         ("meter.period = \"5\"\n", ["meter.period: ", "\"5\"", "a duration from \"100ms\" to \"60s\""]),
         ("meter.window = \"7m\"\n", ["meter.window: ", "\"7m\"", "a duration that divides an hour"]),
         ("spool.max_bytes = \"10GB\"\n", ["spool.max_bytes: ", "\"10GB\"", "a size of at least \"1MiB\""]),
-        ("source.kind = \"dcgm\"\n", ["source.kind: ", "\"dcgm\"", "nvml, simulated, replay and allocation"]),
+        (
+            "source.kind = \"perf\"\n",
+            [
+                "source.kind: ",
+                "\"perf\"",
+                "nvml, amdgpu, dcgm, gaudi, redfish, allocation, simulated and replay",
+            ],
+        ),
         ("http.listen = \"19310\"\n", ["http.listen: ", "\"19310\"", "an address and port"]),
         (
             "uplink.collectors = [\"collector\"]\n",
@@ -554,7 +561,7 @@ fn doctor_tells_a_healthy_host_from_a_failed_check_and_a_missing_driver() {
     let key = row.split(',').nth(4).unwrap();
     let device = format!("  ok  {uuid}: NVIDIA H100 80GB HBM3, tier B, table row H100 SXM5");
     for said in [
-        "  ok  source nvml: ",
+        "  ok  source nvml answers",
         &device,
         "  ok  collector http://",
         &format!("host-a,host-a,SITE,FABRIC,{key},FROM,"),
@@ -582,7 +589,8 @@ fn doctor_tells_a_healthy_host_from_a_failed_check_and_a_missing_driver() {
     let alone = site.agents[0].run(&["doctor"]);
     assert_eq!(alone.code, Some(1), "{alone:?}");
     assert!(
-        alone.stdout.contains("FAIL  collector http://") && alone.stdout.contains("  ok  source nvml: "),
+        alone.stdout.contains("FAIL  collector http://")
+            && alone.stdout.contains("  ok  source nvml answers"),
         "{alone:?}"
     );
 }

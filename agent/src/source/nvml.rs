@@ -9,10 +9,25 @@
 //! again, as it finds new ones. The library itself is searched for in the same way, so the agent may start
 //! before the driver does.
 //!
-//! Deliberately absent for now: cumulative cycle counters (tier A) and readings of MIG instances.
+//! How good readings are is found out while reading: cumulative cycle counters once their scale is known (tier
+//! A), else activity ratios (tier B), else kernel utilisation (tier D); what stands in the way is a named
+//! condition. A device that is split by MIG is not metered; its instances are, by the thread of their device.
+//!
+//! While a release file is there, everything is let go of and the library is shut down.
+//!
+//! Deliberately absent: GPU instances that never had a compute instance (nothing can run on them), vGPU hosts,
+//! and switching anything on or off in the driver.
 
-mod driver;
+mod card;
+mod failure;
+mod find;
 mod judge;
+mod metrics;
+mod raw;
+mod read;
+pub mod release;
+mod scale;
+mod take_in;
 
 use std::{
     path::PathBuf,
@@ -20,18 +35,21 @@ use std::{
     time::Duration,
 };
 
-use nvml_wrapper::Nvml;
 use tokio::{
-    sync::mpsc::error::TryRecvError,
+    sync::mpsc::{self as replies, error::TryRecvError},
     time::{Instant, timeout_at},
 };
-use weighbridge_meter::{AcceleratorId, DeviceState, GapCause};
+use weighbridge_meter::{AcceleratorId, GapCause, Tier};
 
 use self::{
-    driver::{Failure, Find, Finds, Found, Read, Reads},
-    judge::{Answer, judge},
+    card::{Card, Tracked},
+    failure::Failure,
+    find::{Find, Finds},
+    read::Reads,
+    release::Release,
 };
-use super::{AcceleratorSource, Device, DeviceLook, Look, SourceState};
+use super::{AcceleratorSource, DeviceLook, Look, SourceState};
+use crate::clock::Clock;
 
 /// How to look through NVML.
 #[derive(Clone, Debug)]
@@ -45,7 +63,9 @@ pub struct NvmlOptions {
     pub search_every: u32,
     /// Each device's processes are asked for in every so many looks; 0 counts as 1.
     pub pids_every: u32,
-    /// While this file is there, the devices and the library are let go of.
+    /// While this file is there, the devices and the library are let go of: every device is
+    /// [`GapCause::Released`] and nothing of NVML is touched. It may hold an RFC 3339 time after which it no
+    /// longer counts. A file beside it, `<name>.done`, is there once everything was let go of.
     pub release_file: Option<PathBuf>,
 }
 
@@ -65,40 +85,73 @@ impl Default for NvmlOptions {
 #[derive(Debug)]
 pub struct NvmlSource {
     options: NvmlOptions,
+    /// When time begins for those who read.
+    origin: Instant,
     looks: u32,
     search: Search,
     state: SourceState,
     unidentified: u32,
+    cards: Vec<Card>,
     devices: Vec<Tracked>,
+    release: Release,
+    held: Held,
 }
 
 /// The thread that finds devices.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Search {
-    thread: Option<(mpsc::Sender<Find>, Finds)>,
+    /// How it is asked, until it is let go of, and how it answers.
+    thread: Option<(Option<mpsc::Sender<Find>>, Finds)>,
     /// Asked, not yet heard.
     pending: bool,
     /// Whether it ever succeeded.
     succeeded: bool,
+    /// Not to be waited for: something is not as it was found.
+    soon: bool,
+}
+
+/// Whether the driver is held.
+#[derive(Debug)]
+enum Held {
+    /// As far as there is one.
+    Yes,
+    /// To be let go of as soon as these threads, and the one that searches, are out of it.
+    Leaving { readers: Vec<Reads> },
+    /// No longer.
+    No,
 }
 
 impl NvmlSource {
     /// A source that touches nothing until its first look.
     pub fn start(options: NvmlOptions) -> Self {
         Self {
+            release: Release::new(options.release_file.clone()),
             options,
+            origin: Instant::now(),
             looks: 0,
-            search: Search { thread: None, pending: false, succeeded: false },
+            search: Search::default(),
             state: SourceState::Missing(GapCause::DriverMissing, "not looked for yet".into()),
             unidentified: 0,
+            cards: Vec::new(),
             devices: Vec::new(),
+            held: Held::Yes,
         }
     }
 
-    /// Searches if it is time to, and takes in what a search found. True if the inventory changed.
+    /// The source of a running agent: it knows what time it is, for the time in the release file, and says
+    /// beside that file when everything was let go of. Without it, as in a check, the file counts for as long as
+    /// it is there, and nothing is written.
+    #[must_use]
+    pub fn of_agent(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.release.answer(clock);
+        self
+    }
+
+    /// Searches if it is time to, and takes in what a search found. True if it was the first to succeed.
     async fn search(&mut self, deadline: Instant) -> bool {
-        let due = self.looks.is_multiple_of(self.options.search_every.max(1));
+        let due = self.search.soon || self.looks.is_multiple_of(self.options.search_every.max(1));
         if due && !self.search.pending {
+            self.search.soon = false;
             self.ask_for_devices();
         }
         if !self.search.pending {
@@ -117,7 +170,9 @@ impl NvmlSource {
         match answer {
             Ok(Ok(found)) => {
                 self.search.pending = false;
-                self.take_in(found)
+                let first = !self.search.succeeded;
+                self.take_in(found);
+                first
             }
             Ok(Err(failure)) => {
                 self.search.pending = false;
@@ -141,8 +196,8 @@ impl NvmlSource {
 
     fn ask_for_devices(&mut self) {
         if self.search.thread.is_none() {
-            match driver::start_finder(self.options.library.clone()) {
-                Ok(thread) => self.search.thread = Some(thread),
+            match find::start(self.options.library.clone()) {
+                Ok((ask, answers)) => self.search.thread = Some((Some(ask), answers)),
                 Err(error) => {
                     self.search_ended(&format!("starting the thread that searches for devices: {error}"));
                     return;
@@ -150,48 +205,23 @@ impl NvmlSource {
             }
         }
         let present: Vec<AcceleratorId> =
-            self.devices.iter().filter(|one| one.reader.is_some()).map(|one| one.device.id.clone()).collect();
-        let afresh = present.is_empty();
-        if let Some((ask, _)) = &self.search.thread {
+            self.cards.iter().filter(|card| card.reader.is_some()).map(|card| card.id.clone()).collect();
+        let instances =
+            self.devices.iter().filter(|one| one.device.present).filter_map(|one| {
+                Some((one.device.parent.clone()?, one.device.id.clone(), one.identity?.gi))
+            });
+        let find = Find { afresh: present.is_empty(), present, instances: instances.collect() };
+        if let Some((Some(ask), _)) = &self.search.thread {
             // If nobody is there to hear it, the answer's channel says so.
-            let _ = ask.send(Find { present, afresh });
+            let _ = ask.send(find);
             self.search.pending = true;
         }
     }
 
-    fn take_in(&mut self, found: Found) -> bool {
-        let mut changed = !self.search.succeeded;
-        self.search.succeeded = true;
-        self.state = SourceState::Ok;
-        self.unidentified = found.unidentified;
-        for one in self.devices.iter_mut().filter(|one| one.reader.is_none()) {
-            one.absent = GapCause::DeviceLost;
-        }
-        for device in found.devices {
-            let tracked = match self.devices.iter_mut().find(|one| one.device.id == device.id) {
-                Some(known) => {
-                    changed |= known.device != device;
-                    known.device = device;
-                    known
-                }
-                None => {
-                    changed = true;
-                    self.devices.push(Tracked::new(device));
-                    let last = self.devices.len() - 1;
-                    &mut self.devices[last]
-                }
-            };
-            if tracked.reader.is_none() {
-                tracked.start(Arc::clone(&found.nvml));
-            }
-        }
-        changed
-    }
-
     fn search_failed(&mut self, failure: &Failure) {
         if failure.cause == GapCause::DriverMissing {
-            for one in self.devices.iter_mut().filter(|one| one.reader.is_none()) {
-                one.absent = GapCause::DriverMissing;
+            for card in self.cards.iter_mut().filter(|card| card.reader.is_none()) {
+                card.absent = GapCause::DriverMissing;
             }
         }
         let state = SourceState::Missing(failure.cause, failure.detail.clone());
@@ -204,192 +234,143 @@ impl NvmlSource {
     fn search_ended(&mut self, detail: &str) {
         self.search_failed(&Failure { cause: GapCause::ReadFailed, detail: detail.into() });
     }
+
+    /// Lets go of everything, further with each look.
+    async fn let_go(&mut self, deadline: Instant) {
+        if let Held::Yes = self.held {
+            tracing::info!("letting go of the driver: somebody asked for it");
+            let readers = self.cards.iter_mut().filter_map(Card::let_go).collect();
+            self.held = Held::Leaving { readers };
+            self.devices.iter_mut().for_each(Tracked::forget);
+            self.unidentified = 0;
+        }
+        let Held::Leaving { readers } = &mut self.held else { return };
+        let mut inside = Vec::new();
+        for mut reads in readers.drain(..) {
+            if !ended(&mut reads, deadline).await {
+                inside.push(reads);
+            }
+        }
+        *readers = inside;
+        let clear = readers.is_empty();
+        if self.search.let_go(deadline).await && clear {
+            tracing::info!("the driver was let go of");
+            self.held = Held::No;
+        }
+    }
+
+    /// Begins again where it began.
+    fn resume(&mut self) {
+        tracing::info!("searching for devices again");
+        // Threads that are still inside the driver end as they come out of it.
+        self.held = Held::Yes;
+        self.search = Search { succeeded: self.search.succeeded, ..Search::default() };
+        self.looks = 0;
+    }
+
+    /// What is known of every device while nothing may be touched.
+    fn released(&mut self) -> Look {
+        Look {
+            devices: self.devices.iter_mut().map(|one| one.missing(GapCause::Released)).collect(),
+            source_state: self.state.clone(),
+            inventory_changed: None,
+            unidentified: 0,
+        }
+    }
+
+    /// Asks every device's thread, and hears what it says until the deadline.
+    async fn read(&mut self, deadline: Instant) -> Vec<DeviceLook> {
+        let pids_every = self.options.pids_every.max(1);
+        for card in &mut self.cards {
+            let asked = card.ask(pids_every);
+            for &place in &card.metered {
+                match &asked {
+                    Ok(false) => {}
+                    Ok(true) => self.devices[place].rebase(),
+                    Err(failure) => self.devices[place].log(failure.cause, &failure.detail),
+                }
+            }
+        }
+        let mut looks: Vec<Option<DeviceLook>> = self.devices.iter().map(|_| None).collect();
+        for card in &mut self.cards {
+            let mut answers = card.hear(deadline).await.map(Vec::into_iter);
+            for &place in &card.metered {
+                let one = &mut self.devices[place];
+                let (tier, cause) = (one.device.tier, one.last_logged());
+                let look = match &mut answers {
+                    Ok(answers) => answers.next().map(|answer| match answer {
+                        Ok(answer) => one.heard(Ok(answer)),
+                        Err(failure) => one.heard(Err(&failure)),
+                    }),
+                    Err(failure) => Some(one.heard(Err(failure))),
+                };
+                // MIG may have been switched, or an instance be gone: that is not to wait for the next search.
+                let lost_sight = one.device.tier != tier && one.device.tier >= Tier::D;
+                let no_compute = one.last_logged() == Some(GapCause::NoComputeInstance);
+                self.search.soon |= lost_sight || no_compute && cause != one.last_logged();
+                looks[place] = look;
+            }
+        }
+        let seen = looks.into_iter().zip(&mut self.devices);
+        seen.map(|(look, one)| look.unwrap_or_else(|| one.unread())).collect()
+    }
+}
+
+impl Search {
+    /// Lets go of the library. True once the thread is out of it.
+    async fn let_go(&mut self, deadline: Instant) -> bool {
+        let Some(thread) = &mut self.thread else { return true };
+        if self.pending {
+            // What was found holds the library too. It is dropped here before the thread lets go, or the library
+            // would be shut down here, which may take for ever.
+            match timeout_at(deadline, thread.1.recv()).await {
+                Err(_) => return false,
+                Ok(_) => self.pending = false,
+            }
+        }
+        thread.0 = None;
+        let gone = ended(&mut thread.1, deadline).await;
+        if gone {
+            self.thread = None;
+        }
+        gone
+    }
+}
+
+/// Whether whoever answers here is gone by the deadline. What is still said is about a moment that has passed.
+async fn ended<T>(answers: &mut replies::Receiver<T>, deadline: Instant) -> bool {
+    loop {
+        match timeout_at(deadline, answers.recv()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
 }
 
 impl AcceleratorSource for NvmlSource {
     async fn look(&mut self) -> Look {
         let deadline = Instant::now() + self.options.deadline;
-        let changed = self.search(deadline).await;
+        if let Some(file) = self.release.asked() {
+            let detail = format!("let go of as long as {} is there", file.display());
+            self.state = SourceState::Missing(GapCause::Released, detail);
+            self.let_go(deadline).await;
+            self.release.tell(matches!(self.held, Held::No));
+            return self.released();
+        }
+        self.release.tell(false);
+        if !matches!(self.held, Held::Yes) {
+            self.resume();
+        }
+        let first = self.search(deadline).await;
         self.looks = self.looks.wrapping_add(1);
-        for one in &mut self.devices {
-            one.ask(self.options.pids_every.max(1));
-        }
-        let mut devices = Vec::with_capacity(self.devices.len());
-        for one in &mut self.devices {
-            devices.push(one.hear(deadline).await);
-        }
+        let devices = self.read(deadline).await;
+        let changed = self.devices.iter_mut().fold(first, |any, one| std::mem::take(&mut one.changed) | any);
         Look {
             devices,
             source_state: self.state.clone(),
             inventory_changed: changed.then(|| self.devices.iter().map(|one| one.device.clone()).collect()),
             unidentified: self.unidentified,
-        }
-    }
-}
-
-/// A device that was found at some time.
-#[derive(Debug)]
-struct Tracked {
-    device: Device,
-    /// The thread that reads it. None while the device is lost.
-    reader: Option<Reader>,
-    /// Why there is no thread.
-    absent: GapCause,
-    /// The energy counter in the answer before, if there was one.
-    energy_mj: Option<u64>,
-    /// The look before gave no reading.
-    rebase: bool,
-    /// How many looks were asked for.
-    asked: u32,
-    /// What was logged last.
-    logged: Option<GapCause>,
-}
-
-/// A thread that reads a device.
-#[derive(Debug)]
-struct Reader {
-    ask: mpsc::Sender<Read>,
-    answers: Reads,
-    waiting: Waiting,
-}
-
-/// What a device's thread owes us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waiting {
-    Nothing,
-    /// An answer to this look.
-    Now,
-    /// An answer to an earlier one.
-    Late,
-}
-
-impl Tracked {
-    fn new(device: Device) -> Self {
-        Self {
-            device,
-            reader: None,
-            absent: GapCause::DeviceLost,
-            energy_mj: None,
-            rebase: true,
-            asked: 0,
-            logged: None,
-        }
-    }
-
-    fn start(&mut self, nvml: Arc<Nvml>) {
-        match driver::start_reader(nvml, &self.device) {
-            Ok((ask, answers)) => {
-                self.reader = Some(Reader { ask, answers, waiting: Waiting::Nothing });
-                self.asked = 0;
-            }
-            Err(error) => {
-                self.absent = GapCause::ReadFailed;
-                self.log(
-                    GapCause::ReadFailed,
-                    &format!("starting the thread that reads the device: {error}"),
-                );
-            }
-        }
-    }
-
-    /// Asks for a reading, unless the answer to an earlier question is still owed.
-    fn ask(&mut self, pids_every: u32) {
-        let Some(reader) = &mut self.reader else { return };
-        if reader.waiting != Waiting::Nothing {
-            match reader.answers.try_recv() {
-                Ok(Err(failure)) if failure.is_final() => return self.end(failure.cause, &failure.detail),
-                // Whatever it says, it is about a moment that has passed.
-                Ok(_) => self.rebase = true,
-                Err(TryRecvError::Empty) => {
-                    reader.waiting = Waiting::Late;
-                    return;
-                }
-                Err(TryRecvError::Disconnected) => return self.died(),
-            }
-        }
-        let Some(reader) = &mut self.reader else { return };
-        let read = Read { rebase: self.rebase, pids: self.asked.is_multiple_of(pids_every) };
-        if reader.ask.send(read).is_err() {
-            return self.died();
-        }
-        reader.waiting = Waiting::Now;
-        self.asked = self.asked.wrapping_add(1);
-    }
-
-    /// Hears the answer, until the deadline.
-    async fn hear(&mut self, deadline: Instant) -> DeviceLook {
-        let answer = match &mut self.reader {
-            None => return self.missing(self.absent),
-            Some(Reader { waiting: Waiting::Late | Waiting::Nothing, .. }) => None,
-            Some(reader) => match timeout_at(deadline, reader.answers.recv()).await {
-                Ok(Some(answer)) => {
-                    reader.waiting = Waiting::Nothing;
-                    Some(answer)
-                }
-                Ok(None) => {
-                    self.died();
-                    return self.missing(self.absent);
-                }
-                Err(_) => None,
-            },
-        };
-        match answer {
-            None => {
-                self.log(GapCause::CallHung, "a call into the driver has not come back");
-                self.missing(GapCause::CallHung)
-            }
-            Some(Err(failure)) if failure.is_final() => {
-                self.end(failure.cause, &failure.detail);
-                self.missing(failure.cause)
-            }
-            Some(Err(failure)) => {
-                self.log(failure.cause, &failure.detail);
-                self.missing(failure.cause)
-            }
-            Some(Ok(answer)) => self.heard(answer),
-        }
-    }
-
-    fn heard(&mut self, answer: Answer) -> DeviceLook {
-        let before = if self.rebase { None } else { self.energy_mj };
-        let state = judge(before, &answer);
-        match state {
-            DeviceState::Read(_) => {
-                if self.logged.take().is_some() {
-                    tracing::info!(accelerator = %self.device.id, "reading the device again");
-                }
-                self.rebase = false;
-            }
-            DeviceState::Missing(cause) => {
-                self.log(cause, "the driver's answer cannot be");
-                self.rebase = true;
-            }
-        }
-        self.energy_mj = answer.energy_mj;
-        DeviceLook { id: self.device.id.clone(), state, pids: answer.pids }
-    }
-
-    fn missing(&mut self, cause: GapCause) -> DeviceLook {
-        self.rebase = true;
-        DeviceLook { id: self.device.id.clone(), state: DeviceState::Missing(cause), pids: None }
-    }
-
-    /// The device's thread is gone, or about to be, for a reason it gave.
-    fn end(&mut self, cause: GapCause, detail: &str) {
-        self.reader = None;
-        self.absent = cause;
-        self.log(cause, detail);
-    }
-
-    /// It is gone without one. The next search starts another.
-    fn died(&mut self) {
-        self.end(GapCause::ReadFailed, "the thread that reads the device ended");
-    }
-
-    /// Once for each change, not for each look.
-    fn log(&mut self, cause: GapCause, detail: &str) {
-        if self.logged.replace(cause) != Some(cause) {
-            tracing::warn!(accelerator = %self.device.id, %cause, detail, "cannot read the device");
         }
     }
 }

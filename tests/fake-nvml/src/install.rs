@@ -14,15 +14,52 @@ pub enum Fault {
     Hang,
     /// Every call answers `NVML_ERROR_UNKNOWN`.
     Error,
-    /// The energy counter starts again from zero when the file appears, and goes on from there.
+    /// The energy counter falls to half of what it was when the file appears, and goes on from there.
     Backwards,
+    /// Energy and cycle counters start again from zero when the file appears, and go on from there.
+    Reloaded,
     /// GPM metrics are not numbers.
     Nan,
-    /// The device is no longer counted or found, and its handles answer `NVML_ERROR_GPU_IS_LOST`.
+    /// The device is no longer counted or found, and its handles answer `NVML_ERROR_GPU_IS_LOST`. A MIG instance
+    /// is no longer there.
     Gone,
+    /// GPM is not streaming, and all it counted is zero.
+    StreamingOff,
+    /// Cumulative cycles of tensor pipes grow twice as fast from when the file appears.
+    Drift,
+    /// MIG is on where the script says off, and off where it says on.
+    MigTurned,
+    /// A MIG instance has no compute instance: it is not listed, and GPM has no data of it.
+    NoCompute,
+    /// GPM has no data of a MIG instance, though it is listed.
+    NoData,
+    /// A MIG instance was made anew when the file appeared: its counters begin again.
+    Recreated,
+    /// GPM samples are refused for want of a right.
+    NoPermission,
+    /// What a device is split into, or what an instance is called, cannot be asked.
+    Unnamed,
 }
 
 impl Fault {
+    pub(crate) const ALL: [Self; 15] = [
+        Self::Lost,
+        Self::Hang,
+        Self::Error,
+        Self::Backwards,
+        Self::Reloaded,
+        Self::Nan,
+        Self::Gone,
+        Self::StreamingOff,
+        Self::Drift,
+        Self::MigTurned,
+        Self::NoCompute,
+        Self::NoData,
+        Self::Recreated,
+        Self::NoPermission,
+        Self::Unnamed,
+    ];
+
     /// The end of the file's name.
     pub fn suffix(self) -> &'static str {
         match self {
@@ -30,8 +67,17 @@ impl Fault {
             Self::Hang => "hang",
             Self::Error => "error",
             Self::Backwards => "backwards",
+            Self::Reloaded => "reloaded",
             Self::Nan => "nan",
             Self::Gone => "gone",
+            Self::StreamingOff => "streaming-off",
+            Self::Drift => "drift",
+            Self::MigTurned => "mig-turned",
+            Self::NoCompute => "no-compute",
+            Self::NoData => "no-data",
+            Self::Recreated => "recreated",
+            Self::NoPermission => "no-permission",
+            Self::Unnamed => "unnamed",
         }
     }
 }
@@ -54,6 +100,12 @@ impl DriverFault {
         }
     }
 }
+
+/// Where the library says how many use it.
+pub(crate) const USERS: &str = "users";
+
+/// Where it says how many threads took samples, and how many of these there were at most.
+pub(crate) const SAMPLERS: &str = "samplers";
 
 /// A copy of the library in a folder, its script beside it, and the switches for its faults.
 ///
@@ -99,6 +151,29 @@ impl FakeDriver {
     /// Ends the fault, which must be on.
     pub fn clear(&self, uuid: &str, fault: Fault) -> io::Result<()> {
         fs::remove_file(self.faults().join(format!("{uuid}.{}", fault.suffix())))
+    }
+
+    /// From now on cumulative metrics of the device or instance, by their NVML ids, have these values and no
+    /// others: they stand still until the next call, however much time passes.
+    pub fn set_totals(&self, uuid: &str, totals: &[(u32, u64)]) -> io::Result<()> {
+        let text: String = totals.iter().map(|(id, value)| format!("{id}={value}\n")).collect();
+        // Complete when it appears.
+        let unfinished = self.faults().join(format!("{uuid}.totals.unfinished"));
+        fs::write(&unfinished, text)?;
+        fs::rename(unfinished, self.faults().join(format!("{uuid}.totals")))
+    }
+
+    /// How many times more `nvmlInit` was called than `nvmlShutdown`. `None` before the first call of either.
+    pub fn users(&self) -> Option<usize> {
+        fs::read_to_string(self.faults().join(USERS)).ok()?.parse().ok()
+    }
+
+    /// How many threads ever took GPM samples, and how many samples there were at most at a time, since the
+    /// library was initialised. `None` before the first.
+    pub fn samplers(&self) -> Option<(usize, usize)> {
+        let text = fs::read_to_string(self.faults().join(SAMPLERS)).ok()?;
+        let (threads, samples) = text.split_once(' ')?;
+        Some((threads.parse().ok()?, samples.parse().ok()?))
     }
 
     /// Breaks the driver.

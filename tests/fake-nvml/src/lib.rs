@@ -11,10 +11,12 @@
 //! (see [`Fault`] and [`DriverFault`]). [`FakeDriver`] sets all this up in a folder.
 //!
 //! GPM follows the real rules: metrics come from a pair of samples, and a pair not more than 100 ms apart
-//! gets `NVML_ERROR_NO_DATA` for every metric, where a real driver would answer with garbage.
+//! gets `NVML_ERROR_NO_DATA` for every metric, where a real driver would answer with garbage. Cumulative
+//! cycles (ids 248 to 260) are SM clock x boot time x percent, so that they fit the percentages exactly, or
+//! stand where [`FakeDriver::set_totals`] puts them.
 //!
-//! Deliberately absent: symbols the agent does not call (they fail to load, as in an old driver), cumulative
-//! cycle counters (ids 248 to 260 answer "not supported"), MIG instances, and any noise in the values.
+//! Deliberately absent: symbols the agent does not call (they fail to load, as in an old driver), GPU instances
+//! that never had a compute instance, and any noise in the values.
 
 mod install;
 mod machine;

@@ -1,6 +1,9 @@
 //! The machine behind the symbols: the script, which faults are on, and the GPM samples taken.
 
+mod counters;
+
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
@@ -9,9 +12,10 @@ use std::{
 
 use nvml_wrapper_sys::bindings as nvml;
 
+use self::counters::Counters;
 use crate::{
-    install::{DriverFault, Fault},
-    script::{Device, Script},
+    install::{DriverFault, Fault, SAMPLERS, USERS},
+    script::{Device, Instance, Script},
 };
 
 pub(crate) type Code = nvml::nvmlReturn_t;
@@ -19,36 +23,67 @@ pub(crate) type Code = nvml::nvmlReturn_t;
 /// How often a blocked call looks whether its file is gone.
 const HANG_POLL: Duration = Duration::from_millis(2);
 
+const INVALID: Code = nvml::nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT;
+const NOT_FOUND: Code = nvml::nvmlReturn_enum_NVML_ERROR_NOT_FOUND;
+const UNSUPPORTED: Code = nvml::nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED;
+
 /// What `nvmlInit` made, and how many times more it was called than `nvmlShutdown`.
 static LOADED: RwLock<Option<(usize, Arc<Machine>)>> = RwLock::new(None);
 
 pub(crate) struct Machine {
-    driver_version: String,
+    pub(crate) driver_version: String,
+    pub(crate) confidential: Option<bool>,
+    faults: PathBuf,
+    /// In the order of the script; a handle is a place in here.
     cards: Vec<Card>,
+    /// Of all cards; a handle is a place in here, after the cards.
+    parts: Vec<Part>,
     samples: Mutex<Vec<Slot>>,
+    /// Threads that took samples, and how many there were when that was told last.
+    samplers: Mutex<(HashSet<PathBuf>, usize)>,
 }
 
-/// A device and the names of its fault files, made once: the calls themselves allocate nothing.
+/// A device.
 pub(crate) struct Card {
     pub(crate) device: Device,
-    files: [(Fault, PathBuf); 6],
-    restart: Mutex<Restart>,
+    pub(crate) switches: Switches,
+    pub(crate) counters: Counters,
 }
 
-/// Of the energy counter.
-#[derive(Default)]
-struct Restart {
-    on: bool,
-    /// Boot time at which the counter last began at zero.
-    origin: Option<Duration>,
+/// A MIG instance.
+pub(crate) struct Part {
+    pub(crate) instance: Instance,
+    pub(crate) switches: Switches,
+    pub(crate) counters: Counters,
+    card: usize,
 }
 
-/// A place for a GPM sample: free, allocated, or taken.
+/// What a handle stands for, once its faults let a call through.
+pub(crate) enum Node<'a> {
+    Card(&'a Card),
+    Part(&'a Card, &'a Part),
+}
+
+/// The names of fault files, made once: the calls themselves allocate nothing.
+pub(crate) struct Switches {
+    files: [(Fault, PathBuf); Fault::ALL.len()],
+    totals: PathBuf,
+}
+
+/// A place for a GPM sample: free, allocated, or taken of the node at this place.
 #[derive(Clone, Copy)]
 enum Slot {
     Free,
     Empty,
-    Taken { card: usize, at: Duration },
+    Taken { place: usize, at: Duration },
+}
+
+/// Two samples of one node.
+pub(crate) struct Pair<'a> {
+    pub(crate) node: Node<'a>,
+    pub(crate) apart: Duration,
+    /// Boot time of the later one.
+    pub(crate) at: Duration,
 }
 
 /// Initialises, or counts one more user of what is there.
@@ -73,20 +108,22 @@ pub(crate) fn init() -> Code {
     }
 
     let mut loaded = LOADED.write().unwrap_or_else(PoisonError::into_inner);
-    match &mut *loaded {
-        Some((users, _)) => *users += 1,
-        none => *none = Some((1, Arc::new(Machine::new(script, &faults)))),
-    }
+    let (users, machine) = loaded.get_or_insert_with(|| (0, Arc::new(Machine::new(script, faults))));
+    *users += 1;
+    machine.tell_users(*users);
     nvml::nvmlReturn_enum_NVML_SUCCESS
 }
 
 /// Counts one user less.
 pub(crate) fn shutdown() -> Code {
     let mut loaded = LOADED.write().unwrap_or_else(PoisonError::into_inner);
-    match &mut *loaded {
-        None => return nvml::nvmlReturn_enum_NVML_ERROR_UNINITIALIZED,
-        Some((users, _)) if *users > 1 => *users -= 1,
-        last => *last = None,
+    let Some((users, machine)) = &mut *loaded else {
+        return nvml::nvmlReturn_enum_NVML_ERROR_UNINITIALIZED;
+    };
+    *users -= 1;
+    machine.tell_users(*users);
+    if *users == 0 {
+        *loaded = None;
     }
     nvml::nvmlReturn_enum_NVML_SUCCESS
 }
@@ -135,28 +172,56 @@ fn wait_while_exists(file: &Path) {
 }
 
 /// Time since boot, with suspension.
-fn boot_time() -> Duration {
+pub(crate) fn boot_time() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::try_from(now).unwrap_or_default()
 }
 
 impl Machine {
-    fn new(script: Script, faults: &Path) -> Self {
-        let card = |device: Device| {
-            let file = |fault: Fault| (fault, faults.join(format!("{}.{}", device.uuid, fault.suffix())));
-            let files =
-                [Fault::Lost, Fault::Hang, Fault::Error, Fault::Backwards, Fault::Nan, Fault::Gone].map(file);
-            Card { device, files, restart: Mutex::default() }
-        };
+    fn new(script: Script, faults: PathBuf) -> Self {
+        let (mut cards, mut parts) = (Vec::new(), Vec::new());
+        for mut device in script.device {
+            for instance in std::mem::take(&mut device.instance) {
+                let switches = Switches::new(&faults, &instance.uuid);
+                parts.push(Part { instance, switches, counters: Counters::default(), card: cards.len() });
+            }
+            let switches = Switches::new(&faults, &device.uuid);
+            cards.push(Card { device, switches, counters: Counters::default() });
+        }
         Self {
             driver_version: script.driver_version,
-            cards: script.device.into_iter().map(card).collect(),
+            confidential: script.confidential,
+            faults,
+            cards,
+            parts,
             samples: Mutex::default(),
+            samplers: Mutex::default(),
         }
     }
 
-    pub(crate) fn driver_version(&self) -> &str {
-        &self.driver_version
+    fn tell_samplers(&self, samples: usize) {
+        // Not by the standard library's name of it, whose last words would be said after this library is unloaded.
+        let thread = fs::read_link("/proc/thread-self").unwrap_or_default();
+        let mut samplers = self.samplers.lock().unwrap_or_else(PoisonError::into_inner);
+        let (threads, told) = &mut *samplers;
+        if threads.insert(thread) || samples > *told {
+            *told = samples;
+            self.tell(SAMPLERS, &format!("{} {samples}", threads.len()));
+        }
+    }
+
+    /// Says something in a file. A test that is over has taken the folder away, and nobody listens.
+    fn tell(&self, file: &str, text: &str) {
+        match fs::write(self.faults.join(file), text) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                complain(&format!("cannot write {file}: {error}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_users(&self, users: usize) {
+        self.tell(USERS, &users.to_string());
     }
 
     /// How many devices are there now.
@@ -165,28 +230,65 @@ impl Machine {
     }
 
     fn present(&self) -> impl Iterator<Item = (usize, &Card)> {
-        self.cards.iter().enumerate().filter(|(_, card)| !card.has(Fault::Gone))
+        self.cards.iter().enumerate().filter(|(_, card)| !card.switches.has(Fault::Gone))
     }
 
-    /// The place in the script of the device that has this index now; places never change.
+    /// The place of the device that has this index now; places never change.
     pub(crate) fn by_index(&self, index: usize) -> Result<usize, Code> {
-        let (place, card) =
-            self.present().nth(index).ok_or(nvml::nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT)?;
+        let (place, card) = self.present().nth(index).ok_or(INVALID)?;
         card.ready().map(|()| place)
     }
 
-    /// The place in the script of the device with this UUID.
+    /// The place of the device or listed instance with this UUID.
     pub(crate) fn by_uuid(&self, uuid: &str) -> Result<usize, Code> {
-        let mut present = self.present();
-        let found = present.find(|(_, card)| card.device.uuid == uuid);
-        let (place, card) = found.ok_or(nvml::nvmlReturn_enum_NVML_ERROR_NOT_FOUND)?;
-        card.ready().map(|()| place)
+        if let Some((place, card)) = self.present().find(|(_, card)| card.device.uuid == uuid) {
+            return card.ready().map(|()| place);
+        }
+        let found = self.parts.iter().position(|part| part.instance.uuid == uuid);
+        let index = found.filter(|&index| self.is_listed(&self.parts[index])).ok_or(NOT_FOUND)?;
+        self.cards[self.parts[index].card].ready()?;
+        Ok(self.cards.len() + index)
+    }
+
+    /// The place of the `index`-th instance of the device at `place`: as with NVIDIA's, there may be holes.
+    pub(crate) fn instance_by_index(&self, place: usize, index: usize) -> Result<usize, Code> {
+        self.card(place)?;
+        let mut parts = self.parts.iter().enumerate().filter(|(_, part)| part.card == place);
+        let (part_place, part) = parts.nth(index).ok_or(NOT_FOUND)?;
+        if self.is_listed(part) { Ok(self.cards.len() + part_place) } else { Err(NOT_FOUND) }
+    }
+
+    fn is_listed(&self, part: &Part) -> bool {
+        self.exists(part) && !part.switches.has(Fault::NoCompute)
+    }
+
+    /// Whether its GPU instance is there.
+    fn exists(&self, part: &Part) -> bool {
+        self.cards[part.card].mig() == Some(true) && !part.switches.has(Fault::Gone)
+    }
+
+    /// The place of the GPU instance with this number on the device at `place`.
+    pub(crate) fn gpu_instance(&self, place: usize, gi: u32) -> Result<usize, Code> {
+        self.card(place)?;
+        let of_it = |part: &&Part| part.card == place && part.instance.gi == gi && self.exists(part);
+        let found = self.parts.iter().position(|part| of_it(&part));
+        found.map(|index| self.cards.len() + index).ok_or(NOT_FOUND)
     }
 
     /// The device at this place, once its faults let a call through.
     pub(crate) fn card(&self, place: usize) -> Result<&Card, Code> {
-        let card = self.cards.get(place).ok_or(nvml::nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT)?;
+        let card = self.cards.get(place).ok_or(INVALID)?;
         card.ready().map(|()| card)
+    }
+
+    /// What is at this place.
+    pub(crate) fn node(&self, place: usize) -> Result<Node<'_>, Code> {
+        let Some(index) = place.checked_sub(self.cards.len()) else {
+            return self.card(place).map(Node::Card);
+        };
+        let part = self.parts.get(index).ok_or(INVALID)?;
+        let card = self.card(part.card)?;
+        if self.exists(part) { Ok(Node::Part(card, part)) } else { Err(NOT_FOUND) }
     }
 
     fn samples(&self) -> MutexGuard<'_, Vec<Slot>> {
@@ -209,80 +311,94 @@ impl Machine {
     pub(crate) fn sample_free(&self, sample: usize) -> Result<(), Code> {
         match self.samples().get_mut(sample) {
             Some(slot @ (Slot::Empty | Slot::Taken { .. })) => *slot = Slot::Free,
-            _ => return Err(nvml::nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT),
+            _ => return Err(INVALID),
         }
         Ok(())
     }
 
-    /// Takes a sample of the device at `place`.
+    /// Takes a sample of the node at `place`.
     pub(crate) fn sample_take(&self, place: usize, sample: usize) -> Result<(), Code> {
-        if !self.card(place)?.device.gpm {
-            return Err(nvml::nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED);
-        }
-        match self.samples().get_mut(sample) {
-            Some(slot @ (Slot::Empty | Slot::Taken { .. })) => {
-                *slot = Slot::Taken { card: place, at: boot_time() };
+        let refused = match self.node(place)? {
+            Node::Card(card) if !card.device.gpm || card.mig() == Some(true) => Some(UNSUPPORTED),
+            Node::Part(card, _) if !card.device.gpm => Some(UNSUPPORTED),
+            _ if self.confidential == Some(true) => Some(UNSUPPORTED),
+            node if node.switches().has(Fault::NoPermission) => {
+                Some(nvml::nvmlReturn_enum_NVML_ERROR_NO_PERMISSION)
             }
-            _ => return Err(nvml::nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT),
+            _ => None,
+        };
+        if let Some(code) = refused {
+            return Err(code);
         }
+        let mut samples = self.samples();
+        match samples.get_mut(sample) {
+            Some(slot @ (Slot::Empty | Slot::Taken { .. })) => {
+                *slot = Slot::Taken { place, at: boot_time() };
+            }
+            _ => return Err(INVALID),
+        }
+        self.tell_samplers(samples.len());
         Ok(())
     }
 
-    /// The device two samples are of, and the time between them.
-    pub(crate) fn sample_pair(&self, first: usize, second: usize) -> Result<(&Card, Duration), Code> {
+    /// What two samples are of, and the time between them.
+    pub(crate) fn sample_pair(&self, first: usize, second: usize) -> Result<Pair<'_>, Code> {
         let (first, second) = {
             let samples = self.samples();
             (samples.get(first).copied(), samples.get(second).copied())
         };
         match (first, second) {
-            (Some(Slot::Taken { card, at }), Some(Slot::Taken { card: other, at: later }))
-                if card == other && at <= later =>
+            (Some(Slot::Taken { place, at }), Some(Slot::Taken { place: other, at: later }))
+                if place == other && at <= later =>
             {
-                Ok((self.card(card)?, later - at))
+                Ok(Pair { node: self.node(place)?, apart: later - at, at: later })
             }
-            _ => Err(nvml::nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT),
+            _ => Err(INVALID),
         }
     }
 }
 
-impl Card {
+impl Node<'_> {
+    pub(crate) fn switches(&self) -> &Switches {
+        match self {
+            Self::Card(card) => &card.switches,
+            Self::Part(_, part) => &part.switches,
+        }
+    }
+}
+
+impl Switches {
+    fn new(faults: &Path, uuid: &str) -> Self {
+        let file = |fault: Fault| (fault, faults.join(format!("{uuid}.{}", fault.suffix())));
+        Self { files: Fault::ALL.map(file), totals: faults.join(format!("{uuid}.totals")) }
+    }
+
     pub(crate) fn has(&self, fault: Fault) -> bool {
-        self.file(fault).is_some_and(|file| file.exists())
+        self.file(fault).is_some_and(Path::exists)
     }
 
     fn file(&self, fault: Fault) -> Option<&Path> {
         self.files.iter().find(|(of, _)| *of == fault).map(|(_, file)| file.as_path())
     }
+}
 
+impl Card {
     /// Blocks, fails or lets the call through.
     fn ready(&self) -> Result<(), Code> {
-        if let Some(file) = self.file(Fault::Hang) {
+        if let Some(file) = self.switches.file(Fault::Hang) {
             wait_while_exists(file);
         }
-        if self.has(Fault::Lost) || self.has(Fault::Gone) {
+        if self.switches.has(Fault::Lost) || self.switches.has(Fault::Gone) {
             return Err(nvml::nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST);
         }
-        if self.has(Fault::Error) {
+        if self.switches.has(Fault::Error) {
             return Err(nvml::nvmlReturn_enum_NVML_ERROR_UNKNOWN);
         }
         Ok(())
     }
 
-    /// The energy counter in millijoules. `None` if the device has none.
-    pub(crate) fn energy_mj(&self) -> Option<u64> {
-        let rate_mw = self.device.energy_mw?;
-        let now = boot_time();
-        let backwards = self.has(Fault::Backwards);
-        let mut restart = self.restart.lock().unwrap_or_else(PoisonError::into_inner);
-        if backwards && !restart.on {
-            restart.origin = Some(now);
-        }
-        restart.on = backwards;
-        let (start_mj, since) = match restart.origin {
-            Some(origin) => (0, now - origin),
-            None => (self.device.energy_start_mj, now),
-        };
-        let grown = u128::from(rate_mw) * since.as_nanos() / 1_000_000_000;
-        Some(start_mj.saturating_add(u64::try_from(grown).unwrap_or(u64::MAX)))
+    /// Whether MIG is on. `None` if the device has none.
+    pub(crate) fn mig(&self) -> Option<bool> {
+        Some(self.device.mig? ^ self.switches.has(Fault::MigTurned))
     }
 }

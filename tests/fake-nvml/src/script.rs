@@ -20,6 +20,16 @@
 //! gpm_percent = { any_tensor = 50.0, hmma = 40.0, sm = 90.0 }
 //! gpu_util = 100
 //! pids = [4711]
+//! sms = 132
+//! cumulative = "sum"                # of cycles, over SMs; or "mean"
+//! clock_samples = [1400, 1600]      # what every question for samples gives
+//!
+//! [[device.instance]]               # there while MIG is on
+//! uuid = "MIG-00000000-0000-0000-0000-000000000001"
+//! gi = 7
+//! ci = 0
+//! sms = 16
+//! gpm_percent = { any_tensor = 50.0 }
 //! ```
 //!
 //! A value that is left out is one the driver does not support.
@@ -35,6 +45,8 @@ use serde::Deserialize;
 pub struct Script {
     /// What the driver calls its version.
     pub driver_version: String,
+    /// Whether confidential computing is on: then no GPM sample is taken.
+    pub confidential: Option<bool>,
     /// Where fault files are looked for; relative paths are relative to the script.
     #[serde(default = "faults")]
     pub control_dir: PathBuf,
@@ -91,6 +103,107 @@ pub struct Device {
     /// Processes with a compute context.
     #[serde(default)]
     pub pids: Vec<u32>,
+    /// Streaming multiprocessors, for cumulative counters that are sums over them.
+    #[serde(default = "one")]
+    pub sms: u32,
+    /// How cumulative cycles are scaled. Without it the driver does not know them.
+    pub cumulative: Option<Scale>,
+    /// How a driver that does not know a metric says so.
+    #[serde(default)]
+    pub unknown_metric: Refusal,
+    /// Whether GPM is streaming, unless a fault switches it off.
+    pub streaming: Option<bool>,
+    /// GPM traffic in MiB a second.
+    #[serde(default)]
+    pub gpm_mib_per_s: GpmTraffic,
+    /// SM clocks in MHz: the samples since whichever moment is asked about.
+    #[serde(default)]
+    pub clock_samples: Vec<u32>,
+    /// Its MIG instances.
+    #[serde(default)]
+    pub instance: Vec<Instance>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// One MIG device: a GPU instance with its compute instance.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Instance {
+    /// `MIG-...`; names its fault files too.
+    pub uuid: String,
+    /// Of the GPU instance.
+    pub gi: u32,
+    /// Of the compute instance in it.
+    pub ci: u32,
+    /// Streaming multiprocessors.
+    pub sms: u32,
+    /// Slices of the GPU instance.
+    #[serde(default = "one")]
+    pub gi_slices: u32,
+    /// Those of them that are the compute instance's.
+    #[serde(default = "one")]
+    pub ci_slices: u32,
+    /// Memory in mebibytes.
+    #[serde(default)]
+    pub memory_mib: u64,
+    /// GPM metrics in percent of this GPU instance.
+    #[serde(default)]
+    pub gpm_percent: GpmPercent,
+    /// Processes with a compute context.
+    #[serde(default)]
+    pub pids: Vec<u32>,
+    /// Its multiprocessors once it was made anew.
+    pub recreated_sms: Option<u32>,
+    /// Its compute instance's number once it was made anew.
+    pub recreated_ci: Option<u32>,
+}
+
+/// How cumulative cycles are scaled.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scale {
+    /// Cycles of one SM.
+    Mean,
+    /// Cycles of all of them.
+    Sum,
+}
+
+/// How a driver refuses a metric that it does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Refusal {
+    /// That metric alone.
+    #[default]
+    Metric,
+    /// The whole call that asks for it.
+    Call,
+}
+
+/// GPM traffic in MiB a second; what is left out is not supported.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each is the GPM metric of its name")]
+pub struct GpmTraffic {
+    pub pcie_tx: Option<f64>,
+    pub pcie_rx: Option<f64>,
+    pub nvlink_tx: Option<f64>,
+    pub nvlink_rx: Option<f64>,
+}
+
+impl GpmTraffic {
+    /// The metric with this NVML id. `None` if it is not supported.
+    pub(crate) fn metric(&self, id: u32) -> Option<f64> {
+        match id {
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_PCIE_TX_PER_SEC => self.pcie_tx,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_PCIE_RX_PER_SEC => self.pcie_rx,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC => self.nvlink_tx,
+            nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC => self.nvlink_rx,
+            _ => None,
+        }
+    }
 }
 
 /// GPM metrics in percent; those left out are not supported.
@@ -104,6 +217,7 @@ pub struct GpmPercent {
     pub integer: Option<f64>,
     pub any_tensor: Option<f64>,
     pub dfma: Option<f64>,
+    pub dmma: Option<f64>,
     pub hmma: Option<f64>,
     pub imma: Option<f64>,
     pub dram: Option<f64>,
@@ -122,6 +236,7 @@ impl GpmPercent {
             nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_INTEGER_UTIL => self.integer,
             nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_ANY_TENSOR_UTIL => self.any_tensor,
             nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_DFMA_TENSOR_UTIL => self.dfma,
+            DMMA_TENSOR_UTIL => self.dmma,
             nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_HMMA_TENSOR_UTIL => self.hmma,
             nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_IMMA_TENSOR_UTIL => self.imma,
             nvml::nvmlGpmMetricId_t_NVML_GPM_METRIC_DRAM_BW_UTIL => self.dram,
@@ -131,7 +246,29 @@ impl GpmPercent {
             _ => None,
         }
     }
+
+    /// Percent of all cycles that the cumulative counter with this NVML id counts. `None` if it is not one, or
+    /// not supported.
+    pub(crate) fn cumulative(&self, id: u32) -> Option<f64> {
+        match id {
+            248 => Some(100.0),
+            249 => self.sm,
+            250 => self.any_tensor,
+            251 => self.dmma,
+            252 => self.hmma,
+            253 => self.imma,
+            254 => self.dfma,
+            257 => self.integer,
+            258 => self.fp64,
+            259 => self.fp32,
+            260 => self.fp16,
+            _ => None,
+        }
+    }
 }
+
+/// Newer than the bindings, as are the cumulative counters.
+pub(crate) const DMMA_TENSOR_UTIL: u32 = 8;
 
 /// A chip's generation, as NVML numbers it.
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -1,31 +1,32 @@
 //! NVML's own symbols, as far as the agent calls them.
 //!
 //! Handles are numbers dressed as pointers and are never followed: a device's is its place in the script
-//! plus one, a sample's its slot plus one. So the only unsafe acts are reading and writing what callers point to.
+//! plus one (instances after devices), a sample's its slot plus one. So the only unsafe acts are reading and
+//! writing what callers point to.
 #![expect(
     unsafe_code,
     reason = "a C interface: exported names, and results written through callers' pointers"
 )]
 
+mod gpm;
+mod mig;
+
 use std::{
     ffi::{CStr, c_char, c_uint, c_ulonglong},
-    ptr, slice,
-    time::Duration,
+    ptr,
 };
 
 use nvml_wrapper_sys::bindings as nvml;
 
 use crate::{
     install::Fault,
-    machine::{self, Card, Code},
+    machine::{self, Card, Code, Node},
 };
 
 const SUCCESS: Code = nvml::nvmlReturn_enum_NVML_SUCCESS;
 const INVALID: Code = nvml::nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT;
 const UNSUPPORTED: Code = nvml::nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED;
-
-/// NVIDIA's hard limit: closer pairs give invalid readings.
-const SHORTEST_GPM_INTERVAL: Duration = Duration::from_millis(100);
+const UNKNOWN: Code = nvml::nvmlReturn_enum_NVML_ERROR_UNKNOWN;
 
 fn code(result: Result<(), Code>) -> Code {
     result.err().unwrap_or(SUCCESS)
@@ -74,10 +75,18 @@ unsafe fn put_text(out: *mut c_char, length: c_uint, text: &str) -> Result<(), C
     Ok(())
 }
 
-/// What a call on a device has in common: it needs the driver, a device, and a device that answers.
-fn on_device(device: nvml::nvmlDevice_t, answer: impl FnOnce(&Card) -> Result<(), Code>) -> Code {
-    let answer = || answer(machine::machine()?.card(place(device).ok_or(INVALID)?)?);
+/// What a call on a device or instance has in common: it needs the driver, one of them, and one that answers.
+fn on_node(device: nvml::nvmlDevice_t, answer: impl FnOnce(&Node<'_>) -> Result<(), Code>) -> Code {
+    let answer = || answer(&machine::machine()?.node(place(device).ok_or(INVALID)?)?);
     code(answer())
+}
+
+/// The same for a call that instances do not have.
+fn on_device(device: nvml::nvmlDevice_t, answer: impl FnOnce(&Card) -> Result<(), Code>) -> Code {
+    on_node(device, |node| match node {
+        Node::Card(card) => answer(card),
+        Node::Part(..) => Err(UNSUPPORTED),
+    })
 }
 
 /// A call that gives one value, if the script has it.
@@ -120,7 +129,19 @@ extern "C" fn nvmlErrorString(result: Code) -> *const c_char {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlSystemGetDriverVersion(version: *mut c_char, length: c_uint) -> Code {
     // SAFETY: NVML's callers pass a buffer of that length.
-    let answer = || unsafe { put_text(version, length, machine::machine()?.driver_version()) };
+    let answer = || unsafe { put_text(version, length, &machine::machine()?.driver_version) };
+    code(answer())
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlSystemGetConfComputeState(state: *mut nvml::nvmlConfComputeSystemState_t) -> Code {
+    let answer = || {
+        let on = machine::machine()?.confidential.ok_or(UNSUPPORTED)?;
+        let value =
+            nvml::nvmlConfComputeSystemState_t { environment: 0, ccFeature: on.into(), devToolsMode: 0 };
+        // SAFETY: NVML's callers pass a place for the result.
+        unsafe { put(state, value) }
+    };
     code(answer())
 }
 
@@ -165,8 +186,14 @@ unsafe extern "C" fn nvmlDeviceGetName(
     name: *mut c_char,
     length: c_uint,
 ) -> Code {
-    // SAFETY: NVML's callers pass a buffer of that length.
-    on_device(device, |card| unsafe { put_text(name, length, &card.device.name) })
+    on_node(device, |node| {
+        let text = match node {
+            Node::Card(card) => card.device.name.clone(),
+            Node::Part(card, part) => format!("{} MIG {}g", card.device.name, part.instance.gi_slices),
+        };
+        // SAFETY: NVML's callers pass a buffer of that length.
+        unsafe { put_text(name, length, &text) }
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -175,8 +202,15 @@ unsafe extern "C" fn nvmlDeviceGetUUID(
     uuid: *mut c_char,
     length: c_uint,
 ) -> Code {
-    // SAFETY: NVML's callers pass a buffer of that length.
-    on_device(device, |card| unsafe { put_text(uuid, length, &card.device.uuid) })
+    on_node(device, |node| {
+        let text = match node {
+            Node::Card(card) => &card.device.uuid,
+            Node::Part(_, part) if part.switches.has(Fault::Unnamed) => return Err(UNKNOWN),
+            Node::Part(_, part) => &part.instance.uuid,
+        };
+        // SAFETY: NVML's callers pass a buffer of that length.
+        unsafe { put_text(uuid, length, text) }
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -255,6 +289,53 @@ unsafe extern "C" fn nvmlDeviceGetMaxClockInfo(
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetSamples(
+    device: nvml::nvmlDevice_t,
+    kind: nvml::nvmlSamplingType_t,
+    since: c_ulonglong,
+    value_type: *mut nvml::nvmlValueType_t,
+    count: *mut c_uint,
+    samples: *mut nvml::nvmlSample_t,
+) -> Code {
+    on_device(device, |card| {
+        let clocks = &card.device.clock_samples;
+        if clocks.is_empty() || kind != nvml::nvmlSamplingType_enum_NVML_PROCESSOR_CLK_SAMPLES {
+            return Err(UNSUPPORTED);
+        }
+        if count.is_null() {
+            return Err(INVALID);
+        }
+        // The last of them now, a microsecond apart.
+        let now = c_ulonglong::try_from(machine::boot_time().as_micros()).map_err(|_| INVALID)?;
+        let at = |index: usize| now - (clocks.len() - 1 - index) as c_ulonglong;
+        let new: Vec<(c_ulonglong, u32)> = clocks
+            .iter()
+            .enumerate()
+            .map(|(index, &mhz)| (at(index), mhz))
+            .filter(|(at, _)| *at > since)
+            .collect();
+        // SAFETY: not null; NVML's callers say there how many entries `samples` has room for.
+        let room = unsafe { count.read() } as usize;
+        let given = if samples.is_null() { new.len() } else { new.len().min(room) };
+        let number = c_uint::try_from(given).map_err(|_| INVALID)?;
+        // SAFETY: NVML's callers pass places for these results.
+        unsafe {
+            put(value_type, nvml::nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT)?;
+            put(count, number)?;
+        }
+        if samples.is_null() {
+            return Ok(());
+        }
+        for (index, (at, mhz)) in new.into_iter().take(given).enumerate() {
+            let sample = nvml::nvmlSample_t { timeStamp: at, sampleValue: nvml::nvmlValue_t { uiVal: mhz } };
+            // SAFETY: there is room for as many entries as are given.
+            unsafe { put(samples.wrapping_add(index), sample)? };
+        }
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: nvml::nvmlDevice_t, milliwatts: *mut c_uint) -> Code {
     // SAFETY: NVML's callers pass a place for the result.
     unsafe { give(device, milliwatts, |card| card.device.power_mw) }
@@ -283,7 +364,10 @@ unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
     device: nvml::nvmlDevice_t,
     utilization: *mut nvml::nvmlUtilization_t,
 ) -> Code {
-    let rates = |card: &Card| card.device.gpu_util.map(|gpu| nvml::nvmlUtilization_t { gpu, memory: 0 });
+    let rates = |card: &Card| {
+        let gpu = card.device.gpu_util.filter(|_| card.mig() != Some(true))?;
+        Some(nvml::nvmlUtilization_t { gpu, memory: 0 })
+    };
     // SAFETY: NVML's callers pass a place for the result.
     unsafe { give(device, utilization, rates) }
 }
@@ -306,29 +390,16 @@ unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn nvmlDeviceGetMigMode(
-    device: nvml::nvmlDevice_t,
-    current: *mut c_uint,
-    pending: *mut c_uint,
-) -> Code {
-    on_device(device, |card| {
-        let mode = c_uint::from(card.device.mig.ok_or(UNSUPPORTED)?);
-        // SAFETY: NVML's callers pass places for the results.
-        unsafe {
-            put(current, mode)?;
-            put(pending, mode)
-        }
-    })
-}
-
-#[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
     device: nvml::nvmlDevice_t,
     count: *mut c_uint,
     infos: *mut nvml::nvmlProcessInfo_t,
 ) -> Code {
-    on_device(device, |card| {
-        let pids = &card.device.pids;
+    on_node(device, |node| {
+        let pids = match node {
+            Node::Card(card) => &card.device.pids,
+            Node::Part(_, part) => &part.instance.pids,
+        };
         if count.is_null() {
             return Err(INVALID);
         }
@@ -354,81 +425,4 @@ unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
         }
         Ok(())
     })
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nvmlGpmQueryDeviceSupport(
-    device: nvml::nvmlDevice_t,
-    support: *mut nvml::nvmlGpmSupport_t,
-) -> Code {
-    let answer = |card: &Card| {
-        Some(nvml::nvmlGpmSupport_t {
-            version: nvml::NVML_GPM_SUPPORT_VERSION,
-            isSupportedDevice: card.device.gpm.into(),
-        })
-    };
-    // SAFETY: NVML's callers pass a place for the result.
-    unsafe { give(device, support, answer) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nvmlGpmSampleAlloc(sample: *mut nvml::nvmlGpmSample_t) -> Code {
-    // SAFETY: NVML's callers pass a place for the result.
-    let answer = || unsafe { put(sample, handle(machine::machine()?.sample_alloc())) };
-    code(answer())
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn nvmlGpmSampleFree(sample: nvml::nvmlGpmSample_t) -> Code {
-    let answer = || machine::machine()?.sample_free(place(sample).ok_or(INVALID)?);
-    code(answer())
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn nvmlGpmSampleGet(device: nvml::nvmlDevice_t, sample: nvml::nvmlGpmSample_t) -> Code {
-    let answer =
-        || machine::machine()?.sample_take(place(device).ok_or(INVALID)?, place(sample).ok_or(INVALID)?);
-    code(answer())
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nvmlGpmMetricsGet(request: *mut nvml::nvmlGpmMetricsGet_t) -> Code {
-    let answer = || {
-        if request.is_null() {
-            return Err(INVALID);
-        }
-        // Callers with a header of another age have a longer or shorter array of metrics, so the request is
-        // never taken as a whole.
-        // SAFETY: not null; NVML's callers fill in these fields.
-        let (version, wanted, first, second) = unsafe {
-            (
-                (&raw const (*request).version).read(),
-                (&raw const (*request).numMetrics).read(),
-                (&raw const (*request).sample1).read(),
-                (&raw const (*request).sample2).read(),
-            )
-        };
-        if version != nvml::NVML_GPM_METRICS_GET_VERSION {
-            return Err(nvml::nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
-        }
-        let machine = machine::machine()?;
-        let (card, apart) =
-            machine.sample_pair(place(first).ok_or(INVALID)?, place(second).ok_or(INVALID)?)?;
-        let broken = card.has(Fault::Nan);
-        // SAFETY: NVML's callers say in `numMetrics` how many entries they filled in.
-        let metrics = unsafe {
-            let start = (&raw mut (*request).metrics).cast::<nvml::nvmlGpmMetric_t>();
-            slice::from_raw_parts_mut(start, wanted as usize)
-        };
-        for metric in metrics {
-            (metric.nvmlReturn, metric.value) = match card.device.gpm_percent.metric(metric.metricId) {
-                None => (UNSUPPORTED, 0.0),
-                Some(_) if apart <= SHORTEST_GPM_INTERVAL => (nvml::nvmlReturn_enum_NVML_ERROR_NO_DATA, 0.0),
-                Some(_) if broken => (SUCCESS, f64::NAN),
-                Some(percent) => (SUCCESS, percent),
-            };
-        }
-        Ok(())
-    };
-    code(answer())
 }

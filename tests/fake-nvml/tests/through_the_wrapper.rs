@@ -4,7 +4,10 @@
 use std::{sync::mpsc, time::Duration};
 
 use nvml_wrapper::{
-    GpmSample, Nvml, enum_wrappers::device::Clock, enums::gpm::GpmMetricId, error::NvmlError,
+    GpmSample, Nvml,
+    enum_wrappers::device::{Clock, Sampling},
+    enums::{device::SampleValue, gpm::GpmMetricId},
+    error::NvmlError,
     gpm::gpm_metrics_get,
 };
 use weighbridge_fake_nvml::{DriverFault, FakeDriver, Fault};
@@ -34,6 +37,21 @@ gpm = true
 gpm_percent = { any_tensor = 50.25, hmma = 40.0, sm = 90.5 }
 gpu_util = 97
 pids = [4711, 4712]
+streaming = true
+clock_samples = [1400, 1600]
+
+[[device.instance]]
+uuid = "MIG-1"
+gi = 9
+ci = 0
+sms = 16
+recreated_sms = 32
+
+[[device.instance]]
+uuid = "MIG-2"
+gi = 10
+ci = 0
+sms = 16
 
 [[device]]
 uuid = "GPU-00000000-0000-0000-0000-000000000002"
@@ -186,16 +204,73 @@ fn an_error_is_unknown() {
 }
 
 #[test]
-fn the_energy_counter_restarts_and_goes_on_from_there() {
+fn the_energy_counter_falls_and_goes_on_from_there() {
     let bench = bench();
     let device = bench.nvml.device_by_uuid(FULL).unwrap();
     let before = device.total_energy_consumption().unwrap();
     bench.driver.set(FULL, Fault::Backwards).unwrap();
-    let restarted = device.total_energy_consumption().unwrap();
-    assert!(restarted < before, "{restarted} is not below {before}");
+    let fallen = device.total_energy_consumption().unwrap();
+    assert!((before / 3..before).contains(&fallen), "{fallen} is not about half of {before}");
     bench.driver.clear(FULL, Fault::Backwards).unwrap();
     let later = device.total_energy_consumption().unwrap();
-    assert!((restarted..before).contains(&later), "{later} does not follow {restarted}");
+    assert!((fallen..before).contains(&later), "{later} does not follow {fallen}");
+    bench.driver.set(FULL, Fault::Reloaded).unwrap();
+    let reloaded = device.total_energy_consumption().unwrap();
+    assert!(reloaded < 60 * 500_000, "{reloaded} is not what a loaded driver begins with");
+}
+
+#[test]
+fn instances_are_there_while_mig_is_on_with_holes_where_they_are_not() {
+    let bench = bench();
+    let device = bench.nvml.device_by_uuid(FULL).unwrap();
+    assert!(matches!(device.mig_device_by_index(0), Err(NvmlError::NotFound)));
+    bench.driver.set(FULL, Fault::MigTurned).unwrap();
+    assert_eq!((device.mig_mode().unwrap().current, device.mig_device_count().unwrap()), (1, 7));
+    let [first, second] = [0, 1].map(|index| device.mig_device_by_index(index).unwrap());
+    assert_eq!(first.uuid().unwrap(), "MIG-1");
+    assert_eq!(first.attributes().unwrap().multiprocessor_count, 16);
+    assert_eq!(first.name().unwrap(), "NVIDIA H100 80GB HBM3 MIG 1g");
+    assert!(matches!(first.utilization_rates(), Err(NvmlError::NotSupported)));
+    assert!(matches!(device.gpm_sample(), Err(NvmlError::NotSupported)));
+    device.gpm_mig_sample(9).unwrap();
+    assert!(matches!(device.gpm_mig_sample(8), Err(NvmlError::NotFound)));
+    bench.driver.set("MIG-1", Fault::Recreated).unwrap();
+    assert_eq!(first.attributes().unwrap().multiprocessor_count, 32);
+    bench.driver.set("MIG-1", Fault::Gone).unwrap();
+    assert!(matches!(first.attributes(), Err(NvmlError::NotFound)));
+    assert!(matches!(device.mig_device_by_index(0), Err(NvmlError::NotFound)));
+    assert_eq!(second.uuid().unwrap(), "MIG-2");
+    assert_eq!(device.mig_device_by_index(1).unwrap().uuid().unwrap(), "MIG-2");
+    assert!(matches!(device.mig_device_by_index(2), Err(NvmlError::NotFound)));
+    assert!(matches!(bench.nvml.device_by_uuid("MIG-1"), Err(NvmlError::NotFound)));
+}
+
+#[test]
+fn streaming_and_clock_samples_are_as_the_script_says() {
+    let bench = bench();
+    let device = bench.nvml.device_by_uuid(FULL).unwrap();
+    assert!(device.gpm_streaming_enabled().unwrap());
+    bench.driver.set(FULL, Fault::StreamingOff).unwrap();
+    assert!(!device.gpm_streaming_enabled().unwrap());
+    let clocks = |since| device.samples(Sampling::ProcessorClock, since).unwrap();
+    let first = clocks(None);
+    let values: Vec<_> = first.iter().map(|sample| sample.value.clone()).collect();
+    assert_eq!(values, [SampleValue::U32(1400), SampleValue::U32(1600)]);
+    assert!(clocks(Some(first[1].timestamp)).iter().all(|sample| sample.timestamp > first[1].timestamp));
+    assert!(matches!(
+        bench.nvml.device_by_uuid(BARE).unwrap().samples(Sampling::ProcessorClock, None),
+        Err(NvmlError::NotSupported)
+    ));
+}
+
+#[test]
+fn users_are_counted() {
+    let bench = bench();
+    assert_eq!(bench.driver.users(), Some(1));
+    drop(load(&bench.driver).unwrap());
+    assert_eq!(bench.driver.users(), Some(1));
+    drop(bench.nvml);
+    assert_eq!(bench.driver.users(), Some(0));
 }
 
 #[test]
