@@ -123,8 +123,11 @@ fn devices(devices: &[Device], found: &mut Diagnosis) {
         let model = table.find(device.pci_device.as_deref(), &device.name);
         let row = model.map_or("not in the table".to_owned(), |model| format!("table row {}", model.name));
         let text = format!("{}: {}, tier {}, {row}", device.id, device.name, device.tier);
+        let worse = device.conditions.iter().filter(|condition| **condition != Condition::Split);
+        let worse: Vec<&str> = worse.map(|condition| condition.as_str()).collect();
+        let text = if worse.is_empty() { text } else { format!("{text}; {}", worse.join(", ")) };
         if device.conditions.contains(&Condition::Split) {
-            found.note(format!("{text}; split into instances, which this version does not meter one by one"));
+            found.note(format!("{text}; split into instances, which are metered in its place"));
         } else if model.is_none() {
             found.fail(format!("{text}: bounds are those of the fastest device there is"));
         } else if device.tier <= Tier::C {

@@ -204,7 +204,9 @@ impl Engine {
             self.devices[index].meter =
                 Meter::new(device.id.clone(), device.source, device.tier, self.options.pace);
         } else if (known.record.tier, known.record.source) != (record.tier, record.source) {
-            // The old meter ends with this reading, and the new one takes the same one for its base.
+            // The old meter ends with this reading, and the new one takes the same one for its base. What it had
+            // before is a window of its own: the last tick may lack what the new tier does not have.
+            known.meter.cut();
             let state = look.devices.iter().find(|seen| seen.id == device.id).map(|seen| seen.state);
             if let Some(state) = state {
                 known.meter.observe(now, state);
