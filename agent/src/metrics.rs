@@ -185,6 +185,7 @@ impl Metrics {
         Hardware {
             model: self.estimator.table().find(pci, &device.name),
             units: device.units,
+            part: device.parent.is_some(),
             max_clock_mhz: device.max_sm_clock_mhz,
             declared: None,
         }

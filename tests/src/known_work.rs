@@ -117,6 +117,7 @@ fn one(estimator: &Estimator, phase: &Phase, windows: &[Window], devices: &[Devi
         let hardware = device.map_or_else(Hardware::default, |device| Hardware {
             model: estimator.table().find(Some(&device.pci_device), &device.name),
             units: device.units,
+            part: device.parent.is_some(),
             max_clock_mhz: device.max_sm_clock_mhz,
             declared: None,
         });

@@ -75,6 +75,9 @@ struct Share {
 
 const PER_MILLE: u128 = 1000;
 
+/// A device is split into so many instances at most (NVIDIA's MIG).
+const MOST_PARTS: u128 = 7;
+
 impl Factors {
     fn parse(text: &str) -> Option<Self> {
         let get = |name: &str| -> Option<u128> {
@@ -198,7 +201,13 @@ impl Estimator {
                 (window.tier < Tier::E).then(|| self.by_utilisation(&device, counters, millis)).flatten()
             })
             .unwrap_or_else(|| self.by_allocation(&device, millis));
-        Estimate::round(raw.within(peak_ops_per_ms * millis * PER_MILLE, device.known), peak_ops_per_ms)
+        let mut raw = raw.within(peak_ops_per_ms * millis * PER_MILLE, device.known);
+        if hardware.is_part_of_unknown_size() {
+            // Its activity is that of its own units, of which there may be a few or nearly all.
+            (raw.low, raw.best, raw.calibrated.0) = (0, raw.best / MOST_PARTS, 0);
+            raw.calibrated.1 = raw.calibrated.1.max(raw.best);
+        }
+        Estimate::round(raw, peak_ops_per_ms)
     }
 
     /// The best guess for time in which a device was given to someone and nothing else is known.
@@ -283,7 +292,7 @@ impl Estimator {
             known: hardware.model.is_some(),
             model,
             per_clock: hardware.part(model, u128::from(model.ops_per_clock)),
-            units: u128::from(hardware.units.unwrap_or(model.units)),
+            units: u128::from(hardware.units().unwrap_or(model.units)),
             max_clock_mhz: u128::from(hardware.max_clock_mhz(model)),
             declared: hardware.declared,
         })
@@ -336,8 +345,8 @@ impl Estimator {
         let mut raw = Raw {
             low: low * scale.low,
             best: (matrix + vector.seen) * PER_MILLE,
-            high: high * scale.high + vector.high * PER_MILLE,
-            calibrated: (matrix * scale.calibrated.0, matrix * scale.calibrated.1 + vector.seen * PER_MILLE),
+            high: (high + vector.high) * scale.high,
+            calibrated: (matrix * scale.calibrated.0, (matrix + vector.seen) * scale.calibrated.1),
         };
         if counters.get(Counter::ElapsedCycles).is_none() {
             // The clock was assumed: under a power cap it is lower, without one it can be at its maximum.
@@ -600,11 +609,11 @@ mod tests {
             .with(Counter::ElapsedCycles, 118_800_000_000)
             .with(Counter::TensorCycles, 59_400_000_000);
         // low: all of it could be FP64 matrix work, 66.9 / 989.4 x 0.95 = 2062.99;
-        // high: 118.8e9 cycles x 132 x 128 lanes x 4 = 8028.98 of packed FP16 on top.
-        assert_eq!(estimated(H100, Tier::B, counters), "2062 <= 32116 <= 75473 (25050..33722)");
+        // high: 118.8e9 cycles x 132 x 128 lanes x 4 = 8028.98 of packed FP16 on top, x 1.05.
+        assert_eq!(estimated(H100, Tier::B, counters), "2062 <= 32116 <= 75874 (25050..33722)");
         // An SM without a warp runs nothing on any pipe.
         let resident = counters.with(Counter::SmCycles, 59_400_000_000);
-        assert_eq!(estimated(H100, Tier::B, resident), "2062 <= 32116 <= 71458 (25050..33722)");
+        assert_eq!(estimated(H100, Tier::B, resident), "2062 <= 32116 <= 71659 (25050..33722)");
     }
 
     #[test]
@@ -645,9 +654,9 @@ mod tests {
     fn vector_pipes_add_to_best_and_high_but_not_to_low() {
         let counters = told().with(Counter::Fp32Cycles, 118_800_000_000);
         // 118.8e9 x 132 x 128 x 2 = 4014.49e12: 66.9 TFLOP/s for a minute.
-        assert_eq!(estimated(H100, Tier::B, counters), "0 <= 4014 <= 4015 (0..4015)");
+        assert_eq!(estimated(H100, Tier::B, counters), "0 <= 4014 <= 4216 (0..4216)");
         let integer = told().with(Counter::IntegerCycles, 118_800_000_000);
-        assert_eq!(estimated(H100, Tier::B, integer), "0 <= 0 <= 4015 (0..0)");
+        assert_eq!(estimated(H100, Tier::B, integer), "0 <= 0 <= 4216 (0..0)");
     }
 
     #[test]
@@ -666,6 +675,35 @@ mod tests {
         // 59.4e9 x 16 SMs x 4096 = 3892.84e12.
         assert_eq!(e(instance).best().tera(), 3893);
         assert_eq!(estimator.peak_ops_per_ms(instance) * 132, estimator.peak_ops_per_ms(model) * 16);
+    }
+
+    #[test]
+    fn of_an_instance_whose_size_nobody_told_nothing_is_known_from_below() {
+        let estimator = Estimator::shipped();
+        let model = estimator.table().find(None, H100);
+        let counters = told().with(Counter::TensorCycles, 59_400_000_000);
+        let e = |hardware| estimator.estimate(hardware, &window(Tier::B, 60_000, counters));
+        let (whole, part) = (e(model.into()), e(Hardware { part: true, ..model.into() }));
+        assert_eq!(part.bound.low(), Operations::ZERO);
+        assert_eq!(part.bound.best().tera(), 4588);
+        assert_eq!(part.bound.high(), whole.bound.high());
+        let told = e(Hardware { part: true, units: Some(16), ..model.into() });
+        assert_eq!(told.bound.best().tera(), 3893, "one whose size is told is no guess");
+    }
+
+    #[test]
+    fn absurd_units_and_counters_do_not_overflow() {
+        let estimator = Estimator::shipped();
+        let most = Counter::ALL.iter().fold(Counters::default(), |all, &counter| all.with(counter, u64::MAX));
+        for model in estimator.table().models() {
+            for units in [0, 1, u32::MAX] {
+                let hardware = Hardware { units: Some(units), max_clock_mhz: Some(u32::MAX), ..model.into() };
+                for &tier in Tier::ALL {
+                    let e = estimator.estimate(hardware, &window(tier, 86_400_000, most));
+                    assert!(e.bound.best() <= e.bound.high(), "{}", model.name);
+                }
+            }
+        }
     }
 
     #[test]

@@ -155,6 +155,14 @@ impl Meter {
             self.state = State::Measuring { at: now, last: reading, open: None };
             return;
         }
+        let open = match open {
+            // Otherwise one tick that lacks a counter would take it from all the window.
+            Some(before) if !same_work_known(&before.counters, &tick) => {
+                self.close(Some(before), at);
+                None
+            }
+            open => open,
+        };
         let open = self.integrate(at, now, open, tick);
         self.state = State::Measuring { at: now, last: reading, open };
     }
@@ -300,6 +308,24 @@ fn bridge(last: &Reading, now: &Reading, elapsed: u64) -> Option<Counters> {
     (work.is_some() && elapsed <= LONGEST_BRIDGE_MS).then_some(added)
 }
 
+/// Whether both know the same counters of work; energy, memory and traffic may come and go.
+fn same_work_known(one: &Counters, other: &Counters) -> bool {
+    const WORK: [Counter; 11] = [
+        Counter::ElapsedCycles,
+        Counter::TensorCycles,
+        Counter::HmmaCycles,
+        Counter::ImmaCycles,
+        Counter::DfmaCycles,
+        Counter::Fp64Cycles,
+        Counter::Fp32Cycles,
+        Counter::Fp16Cycles,
+        Counter::SmCycles,
+        Counter::IntegerCycles,
+        Counter::BusyMicros,
+    ];
+    WORK.iter().all(|&counter| one.get(counter).is_some() == other.get(counter).is_some())
+}
+
 fn totals(reading: &Reading) -> Counters {
     match reading.energy_mj {
         Some(mj) => reading.totals.with(Counter::EnergyMicrojoules, mj.saturating_mul(1000)),
@@ -437,6 +463,18 @@ mod tests {
             expect![[r#"
             50..60 1 ticks 4000 Mcycles
             60..70 2 ticks 4000 Mcycles
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_tick_without_tensor_activity_takes_nothing_from_the_time_before_and_after_it() {
+        check(
+            "0:50 10:50 20:50 30:=7 40:50 50:50 50:stop",
+            expect![[r#"
+            0..20 2 ticks 10000 Mcycles
+            20..30 1 ticks
+            30..50 2 ticks 10000 Mcycles
         "#]],
         );
     }

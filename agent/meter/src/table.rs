@@ -173,9 +173,22 @@ impl Hardware<'_> {
     /// No accelerator is near this: a driver that says so is not believed.
     const FASTEST_CLOCK_MHZ: u32 = 5000;
 
+    /// No accelerator has so many units: what says so is cut to it, and sums stay in range.
+    const MOST_UNITS: u32 = 65_536;
+
+    /// Its own units, if they are known.
+    pub(crate) fn units(&self) -> Option<u32> {
+        self.units.map(|units| units.min(Self::MOST_UNITS))
+    }
+
+    /// A part of a device, and nobody said how large.
+    pub(crate) fn is_part_of_unknown_size(&self) -> bool {
+        self.part && self.units.is_none()
+    }
+
     /// The part of `model`'s `amount` that falls to this device's units: units divide what they share.
     pub(crate) fn part(&self, model: &Model, amount: u128) -> u128 {
-        match self.units {
+        match self.units() {
             Some(units) => amount * u128::from(units) / u128::from(model.units),
             None => amount,
         }
@@ -203,6 +216,8 @@ pub struct Hardware<'a> {
     pub model: Option<&'a Model>,
     /// Units that are its own, where that is a part of the whole: a MIG instance, a partition.
     pub units: Option<u32>,
+    /// Whether it is a part of a device, with or without its units being known.
+    pub part: bool,
     /// The highest SM clock that its driver allows.
     pub max_clock_mhz: Option<u32>,
     /// Format of its matrix work as somebody declared it.

@@ -143,7 +143,7 @@ impl Fleet {
                     conditions: conditions.iter().map(|one| ConditionJson::from(*one)).collect(),
                     observed: !conditions.contains(&Condition::PassedThrough),
                     parent: accelerator.parent().cloned(),
-                    units: report.and_then(|report| report.units),
+                    units: report.and_then(|report| report.units(view.as_of)),
                     parts: parts.get(id).cloned().unwrap_or_default(),
                     first_seen: accelerator.first_seen,
                     last_end: accelerator.last_end,

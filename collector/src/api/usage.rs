@@ -132,9 +132,8 @@ fn read(
 ) -> Result<(Option<String>, Vec<WindowJson>), weighbridge_journal::ReadError> {
     let (folder, end) = (app.ledger.folder(), app.stands());
     let table = app.estimator.table();
-    let hardware = app.shared.with(|state| {
-        state.accelerators.get(accelerator).map(|accelerator| accelerator.hardware(table)).unwrap_or_default()
-    });
+    let device = app.shared.with(|state| state.accelerators.get(accelerator).cloned());
+    let hardware = |at| device.as_ref().map(|device| device.hardware(table, at)).unwrap_or_default();
     let mut windows = Vec::new();
     let mut visit = |place: Place, payload: &[u8]| {
         let Ok(Entry { body: Body::Batch(received), .. }) = Entry::decode(payload) else { return };
@@ -175,7 +174,7 @@ fn read(
                     .iter()
                     .filter_map(|feature| Some((feature.as_str(), window.features.get(*feature)?)))
                     .collect(),
-                estimate: Amount::from(&app.estimator.estimate(hardware, window)),
+                estimate: Amount::from(&app.estimator.estimate(hardware(span.start()), window)),
             });
         }
     };
@@ -183,7 +182,7 @@ fn read(
         read_places(folder, place, end, &mut visit)?;
     }
     windows.sort_by_key(|window| (window.start, window.ledger_index));
-    Ok((hardware.model.map(|model| model.name.to_string()), windows))
+    Ok((hardware(asked.end()).model.map(|model| model.name.to_string()), windows))
 }
 
 #[derive(Debug, Deserialize)]

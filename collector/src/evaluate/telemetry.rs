@@ -127,18 +127,24 @@ fn judge(dir: &Path, run: &Run, options: &Options, estimator: &Estimator) -> any
     let supported = run.names().all(|name| model(estimator.table(), name).is_some());
     // As with published runs, what is known of a run is as a rule what its model needs.
     let needed = estimator.model_operations(bound.best(), calibrated);
+    let physical = weighbridge_meter::Calibrated::new(bound.low(), bound.high())?;
+    let least = estimator.model_operations(bound.low(), physical).low();
     let asked = run.labels.iter().filter(|label| label.start < label.end);
     let intervals = asked.filter_map(|label| Some((label, label.expected?)));
     Ok(Row {
         supported,
-        bound: supported.then(|| Whole { best: super::whole(needed.best()), ..Whole::from(bound) }),
+        bound: supported.then(|| Whole {
+            low: super::whole(least),
+            best: super::whole(needed.best().max(least)),
+            high: super::whole(bound.high()),
+        }),
         calibrated: supported.then(|| Whole::from(needed)),
         executed: supported.then(|| Whole {
             low: super::whole(calibrated.low()),
             best: super::whole(bound.best()),
             high: super::whole(calibrated.high()),
         }),
-        certain: certain(bound.low()).filter(|_| supported),
+        certain: certain(least).filter(|_| supported),
         class: Some(class),
         likelihood: (likelihood * 1000.0).round() / 1000.0,
         counters: Some(Counters::of(&trace)),

@@ -270,7 +270,7 @@ impl Maker<'_> {
         let present = accelerator.present(self.as_of).into_iter();
         let present: Vec<Span> = present.filter_map(|present| self.clip(present)).collect();
         time.wall_ms = present.iter().map(Span::millis).sum();
-        let hardware = accelerator.hardware(self.estimator.table());
+        let hardware = accelerator.hardware(self.estimator.table(), self.as_of);
         let peak = self.estimator.peak_ops_per_ms(hardware);
         let parent = accelerator.parent();
         let model_name = match (hardware.model, parent) {

@@ -83,9 +83,10 @@ pub struct Report {
     /// The device that it is a part of.
     #[serde(default)]
     pub parent: Option<AcceleratorId>,
-    /// Its own units, where that is not all its model has.
+    /// Its own units since when, where that is not all its model has: a part can be made anew with another size
+    /// under the same name.
     #[serde(default)]
-    pub units: Option<u32>,
+    pub sizes: BTreeMap<UtcMillis, Option<u32>>,
     /// Highest SM clock that its driver allows.
     #[serde(default)]
     pub max_sm_clock_mhz: Option<u32>,
@@ -123,7 +124,7 @@ impl Report {
             tier: Tier::E,
             trust: Trust::Guest,
             parent: None,
-            units: None,
+            sizes: BTreeMap::new(),
             max_sm_clock_mhz: None,
             latest: Latest {
                 at,
@@ -134,6 +135,23 @@ impl Report {
                 driver: String::new(),
             },
         }
+    }
+
+    /// Its own units at that moment, `None` for all that its model has.
+    pub fn units(&self, at: UtcMillis) -> Option<u32> {
+        let known = self.sizes.range(..=at).next_back().or_else(|| self.sizes.first_key_value());
+        known.and_then(|(_, units)| *units)
+    }
+
+    /// Takes in a word on its size; of two words of one moment the larger. True if that is news.
+    pub(crate) fn resize(&mut self, at: UtcMillis, units: Option<u32>) -> bool {
+        if units.is_none() && self.parent.is_none() && self.sizes.is_empty() {
+            return false;
+        }
+        let before = self.units(at);
+        let size = self.sizes.entry(at).or_insert(units);
+        *size = (*size).max(units);
+        self.units(at) != before
     }
 
     /// Whether it says nothing about the device: the first report that does takes its place.
@@ -153,12 +171,13 @@ impl Accelerator {
             .map(|(_, report)| report)
     }
 
-    /// What its estimates depend on.
-    pub fn hardware<'a>(&self, table: &'a AcceleratorTable) -> Hardware<'a> {
+    /// What estimates of that moment depend on.
+    pub fn hardware<'a>(&self, table: &'a AcceleratorTable, at: UtcMillis) -> Hardware<'a> {
         let report = self.report();
         Hardware {
             model: self.model(table),
-            units: report.and_then(|report| report.units),
+            units: report.and_then(|report| report.units(at)),
+            part: report.is_some_and(|report| report.parent.is_some()),
             max_clock_mhz: report.and_then(|report| report.max_sm_clock_mhz),
             declared: None,
         }

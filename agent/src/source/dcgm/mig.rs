@@ -1,9 +1,9 @@
 //! How many SMs a MIG instance has: its profile tells only slices.
 //!
-//! Of the parts listed below, NVIDIA's tools and guide give the figure. Of others it is taken from the share of
-//! compute slices, rounded up: too many SMs make best and high too large, too few would make high a lie. Slices
-//! alone do not tell it: an H100 lends the SMs that seven slices leave over to profiles with more memory
-//! (`3g.40gb` has 60 of 132, where three sevenths are 57), so part of a slice is added.
+//! Of the parts listed below, NVIDIA's tools and guide give the figure. Of others nothing is guessed: the instance
+//! is then one of unknown size, bounded by its whole device. Slices alone do not tell it: an H100 lends the SMs
+//! that seven slices leave over to profiles with more memory (`3g.40gb` has 60 of 132, where three sevenths are
+//! 57).
 
 use weighbridge_meter::Model;
 
@@ -24,9 +24,6 @@ const HOPPER: (u32, u32) = (132, 26);
 /// One slice of the largest of these (`1g.18gb` of 141 GB) has no more memory than this.
 const HOPPER_SLICE_GB: u32 = 18;
 
-/// A workstation part in four slices: RTX PRO 6000 Blackwell.
-const IN_FOUR: u32 = 188;
-
 /// SMs of an instance with this profile, as `1g.10gb` or `1c.3g.40gb+me`. `None` where the model or the profile
 /// is not known: the instance is then bounded by its whole device.
 pub(super) fn units(model: &Model, profile: &str) -> Option<u32> {
@@ -36,13 +33,7 @@ pub(super) fn units(model: &Model, profile: &str) -> Option<u32> {
     }
     let known = KNOWN.iter().find(|(units, _)| *units == model.units);
     let known = known.and_then(|(_, profiles)| profiles.iter().find(|(of, _)| *of == slices));
-    if let Some((_, sms)) = known {
-        return Some(*sms);
-    }
-    let whole = if model.units == IN_FOUR { 4 } else { 7 };
-    // Two fifths of a slice more than the profile says: the most that any listed profile has is less.
-    let share = model.units.checked_mul(slices.checked_mul(5)?.checked_add(2)?)?.div_ceil(whole * 5);
-    Some(share.min(model.units))
+    known.map(|(_, sms)| *sms)
 }
 
 /// Compute slices and memory. An instance within an instance (`1c.3g...`) is taken for all of it.
@@ -62,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instance_has_the_sms_of_its_profile_and_never_fewer() {
+    fn an_instance_has_the_sms_of_its_profile_where_they_are_published() {
         let table = AcceleratorTable::shipped();
         let of = |name: &str, profile: &str| units(table.find(None, name).expect("in the table"), profile);
         let rows = [
@@ -76,11 +67,8 @@ mod tests {
             ("NVIDIA H100 80GB HBM3", "1c.3g.40gb", Some(60)),
             ("NVIDIA H200", "1g.18gb", Some(16)),
             ("NVIDIA H200", "1g.35gb", Some(26)),
-            // 1.4 and 3.4 sevenths of 148; the parts themselves have 18 and at most 70.
-            ("NVIDIA B200", "1g.23gb", Some(30)),
-            ("NVIDIA B200", "3g.90gb", Some(72)),
-            ("NVIDIA B200", "7g.180gb", Some(148)),
-            ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "1g.24gb", Some(66)),
+            ("NVIDIA B200", "1g.23gb", None),
+            ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "1g.24gb", None),
             ("NVIDIA H100 80GB HBM3", "", None),
             ("NVIDIA H100 80GB HBM3", "0g.10gb", None),
             ("NVIDIA H100 80GB HBM3", "4294967295g.1gb", None),

@@ -320,6 +320,28 @@ impl Values<'_> {
 }
 
 fn within(number: f64, most: f64, scale: f64) -> Result<u64, Implausible> {
-    let plausible = (0.0..=most).contains(&number);
-    plausible.then(|| whole(number * scale)).flatten().ok_or(Implausible)
+    if !(0.0..=most).contains(&number) {
+        return Err(Implausible);
+    }
+    // In two parts: the product of a counter of years is beyond what a double holds exactly.
+    let parts = [number.trunc(), number.fract()];
+    let [units, scale, rest] = [parts[0], scale, parts[1] * scale].map(whole);
+    let product = units.zip(scale).and_then(|(units, scale)| units.checked_mul(scale));
+    product.zip(rest).and_then(|(product, rest)| product.checked_add(rest)).ok_or(Implausible)
+}
+
+#[cfg(test)]
+mod within_tests {
+    use super::within;
+
+    #[test]
+    fn a_counter_of_years_stays_exact_and_what_cannot_be_is_refused() {
+        assert_eq!(within(9.1e9, 1e12, 1e6).ok(), Some(9_100_000_000_000_000));
+        assert_eq!(within(12_345_678_901.5, 1e12, 1e6).ok(), Some(12_345_678_901_500_000));
+        assert_eq!(within(2_502.25, 1e5, 3.6e12).ok(), Some(9_008_100_000_000_000));
+        assert_eq!(within(1e12, 1e12, 1e6).ok(), Some(1_000_000_000_000_000_000));
+        for wrong in [-1.0, 1.1e12, f64::NAN, f64::INFINITY] {
+            assert!(within(wrong, 1e12, 1e6).is_err(), "{wrong}");
+        }
+    }
 }

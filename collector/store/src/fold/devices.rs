@@ -44,10 +44,15 @@ impl Fold {
             if latest > report.latest {
                 report.latest = latest;
             }
+            if report.resize(at, device.units)
+                && let Some(since) = Span::new(at, accelerator.last_end)
+            {
+                self.mark(id, since);
+            }
             return;
         }
         let before = accelerator.report().cloned();
-        let report = Report {
+        let mut report = Report {
             host: device.host.clone(),
             name: device.name.clone(),
             pci_device: device.pci_device.clone(),
@@ -56,16 +61,17 @@ impl Fold {
             tier: device.tier,
             trust: device.trust,
             parent: device.parent.clone(),
-            units: device.units,
+            sizes: BTreeMap::new(),
             max_sm_clock_mhz: device.max_sm_clock_mhz,
             latest,
         };
+        report.resize(at, device.units);
         accelerator.reports.insert(agent.clone(), report);
         let now = accelerator.report();
         let what = |report: Option<&Report>| {
             report.map(|report| {
                 let name = (report.host.clone(), report.name.clone(), report.pci_device.clone());
-                (name, report.units, report.max_sm_clock_mhz)
+                (name, report.sizes.clone(), report.max_sm_clock_mhz)
             })
         };
         let other_device = what(before.as_ref()) != what(now);

@@ -109,7 +109,8 @@ struct Weighed {
 impl Weighed {
     fn of(estimator: &Estimator, state: &State, window: Window) -> Self {
         let device = state.accelerators.get(&window.accelerator);
-        let hardware = device.map(|device| device.hardware(estimator.table())).unwrap_or_default();
+        let hardware =
+            device.map(|device| device.hardware(estimator.table(), window.span.start())).unwrap_or_default();
         Self { estimate: estimator.estimate(hardware, &window), signs: Signs::of(&hardware, &window), window }
     }
 

@@ -123,7 +123,7 @@ async fn a_window_is_divided_at_the_hour_and_at_the_end_of_a_lease() {
     expect![[r#"
         2026-01-31T08:00:00Z GPU-0 - unattributed 0..160579..642319 measured 300s interpolated 0s
         2026-01-31T08:00:00Z GPU-0 lease:site/1 attributed 0..160580..642319 measured 300s interpolated 0s
-        2026-01-31T09:00:00Z GPU-0 - unattributed 0..642319..2449761 measured 1200s interpolated 0s
+        2026-01-31T09:00:00Z GPU-0 - unattributed 0..642319..2462791 measured 1200s interpolated 0s
     "#]]
     .assert_eq(&usage(&*book.folded().await).await);
 }

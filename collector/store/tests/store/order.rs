@@ -1,7 +1,7 @@
 //! The sums do not depend on when a lease, a holding or an inventory arrived, and nothing is lost in dividing.
 
 use proptest::prelude::*;
-use weighbridge_meter::{Estimator, Signs, Span, window::Coverage};
+use weighbridge_meter::{Estimator, Signs, Span, UtcMillis, window::Coverage};
 use weighbridge_store::{Filter, SqliteStore, UsageStore};
 use weighbridge_wire::DeviceRecord;
 
@@ -124,7 +124,7 @@ proptest! {
             let id = crate::support::gpu(0);
             let estimator = Estimator::shipped();
             let model = state.accelerators[&id].model(estimator.table());
-            let hardware = state.accelerators[&id].hardware(estimator.table());
+            let hardware = state.accelerators[&id].hardware(estimator.table(), UtcMillis(0));
             let (mut expected, mut signs) = ((0, 0, 0), Signs::default());
             for step in &tape {
                 let Step::Batch { parts, .. } = step else { continue };
