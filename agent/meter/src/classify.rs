@@ -3,7 +3,7 @@
 //! [`Signs::of`] says what one window speaks for; [`Signs::merge`] adds, in any order; [`Signs::judge`] makes of
 //! hours of them a [`Judgement`] with its likelihood. A label never changes a sum of operations.
 //!
-//! Every piece of evidence has a physical reason ([`evidence`]); none is a fitted weight. Where counters cannot
+//! Every piece of evidence has a physical reason (`evidence`); none is a fitted weight. Where counters cannot
 //! tell, the answer is undetermined: power alone decides nothing but idleness, and prefill that several
 //! accelerators share looks like training. Deliberately absent: anything learned from one laboratory's runs.
 

@@ -3,7 +3,7 @@
 //! A folder holds `labels.csv` and a `RUN.csv.gz` for each run named in it. A trace goes the way of production:
 //! replayed readings through the agent's engine into windows with features, those into estimates and [`Signs`],
 //! and those are judged. Each accelerator is looked at by itself, and its time is cut into stretches of one kind
-//! ([`stretches`]). Labels say which device it was and which time is asked about; they never reach the judgement.
+//! (`stretches`). Labels say which device it was and which time is asked about; they never reach the judgement.
 //!
 //! [`Signs`]: weighbridge_meter::Signs
 

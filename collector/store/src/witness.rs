@@ -1,6 +1,6 @@
 //! Two sources that metered the same accelerator at the same time, one against the other.
 //!
-//! Each accelerator-second counts from one source; what another says of the same time is a witness. [`Testimony`]
+//! Each accelerator-second counts from one source; what another says of the same time is a witness. `Testimony`
 //! cuts windows of both to the time they share and adds up what each says of it. Bounds are physical, so two
 //! that do not meet cannot both be true: a broken sensor, a wrong clock, or somebody's hand.
 //!
