@@ -132,7 +132,7 @@ fn accelerators_of_one_label_that_do_different_things_are_told_apart() {
     );
     // The mistakes count by accelerator.
     expect![[r#"
-        a: training 0.98, operations 1.92e16 to 2.02e18, best 6.90e17
+        a: training 0.98, operations 1.44e16 to 2.04e18, best 6.90e17
           = 0..600 s, 0,2: training 0.98, labelled training: as much is exchanged between accelerators as gradients need
           ! 0..600 s, 1: inference 0.98, labelled training: memory is busy and matrix units are not, as when tokens are generated
           ! 0..600 s, 3: other 0.98, labelled training: nothing ran
@@ -255,9 +255,9 @@ fn the_report_keeps_its_form_as_json() {
               "id": "a",
               "supported": true,
               "bound": {
-                "low": "750000000000000",
+                "low": "563000000000000",
                 "best": "27593000000000000",
-                "high": "114030000000000000"
+                "high": "120060000000000000"
               },
               "calibrated": {
                 "low": "14738000000000000",
