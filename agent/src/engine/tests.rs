@@ -249,7 +249,8 @@ fn a_device_that_changes_its_tier_leaves_no_hole_between_both_meters() {
             batch
               0 A on node1 tier B
               20 A on node1 tier D
-              A 0..20 10000 Mcycles tier B
+              A 0..10 5000 Mcycles tier B
+              A 10..20 5000 Mcycles tier B
               A 20..30 5000 Mcycles tier D
             source ok
         "#]],

@@ -70,7 +70,7 @@ async fn a_minute_of_reports_makes_a_window_and_an_estimate_exact_to_the_integer
     let estimate = estimator.estimate(model, window);
     let (low, best, high) = (estimate.bound.low(), estimate.bound.best(), estimate.bound.high());
     let text = format!("{} <= {} <= {}", low.tera(), best.tera(), high.tera());
-    expect!["11788 <= 27799 <= 69451"].assert_eq(&text);
+    expect!["11788 <= 27799 <= 70300"].assert_eq(&text);
 }
 
 #[tokio::test]

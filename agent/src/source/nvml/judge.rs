@@ -169,7 +169,7 @@ impl Watch {
         let Ok(busy) = ratio(answer.busy_percent.map(f64::from)) else {
             return DeviceState::Missing(GapCause::Implausible);
         };
-        let totals = match (self.scale.agreed_divisor(), &self.counted) {
+        let totals = match (self.scale.divisor(), &self.counted) {
             (Some(divisor), Some(counted)) if sight == Sight::Clear => scaled(counted, divisor),
             _ => Counters::default(),
         };

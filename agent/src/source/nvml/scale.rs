@@ -70,20 +70,11 @@ enum Word {
 }
 
 impl Scale {
-    /// What to divide by, once it is known.
-    #[cfg(test)]
+    /// What to divide by, if the counters are to be used.
     pub(super) fn divisor(self) -> Option<u64> {
         match self {
             Self::Known { divisor, .. } => Some(divisor),
             Self::Measuring { .. } | Self::Refused => None,
-        }
-    }
-
-    /// What to divide by, if the last look agreed too: one that did not counts by its ratios.
-    pub(super) fn agreed_divisor(self) -> Option<u64> {
-        match self {
-            Self::Known { divisor, drifted: 0 } => Some(divisor),
-            _ => None,
         }
     }
 
