@@ -15,7 +15,12 @@ use weighbridge_tests::{
 const UNITS: [&str; 7] = ["_seconds", "_bytes", "_joules", "_ratio", "_total", "_teraoperations", "_info"];
 
 /// Gauges that count things: the thing that is counted ends the name and is its unit.
-const COUNTED: [&str; 14] = [
+const COUNTED: [&str; 19] = [
+    "weighbridge_agent_accelerators",
+    "weighbridge_agent_accelerators_in_condition",
+    "weighbridge_collector_accelerators_in_condition",
+    "weighbridge_collector_disagreeing_accelerator_hours",
+    "weighbridge_collector_findings_of_integrity",
     "weighbridge_agent_spool_unacknowledged_batches",
     "weighbridge_agent_spool_parked_batches",
     "weighbridge_agent_dropped_holdings",

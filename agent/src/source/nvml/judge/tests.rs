@@ -298,8 +298,8 @@ fn a_minute_of_counters_is_to_the_integer_what_a_pencil_says() {
     assert_eq!(estimate.bound.best().tera(), 26_675);
     // low = 0.95 x (10705.3056 + 4866.2939 + 32.9028) = 14824.2772
     assert_eq!(estimate.bound.low().tera(), 14_824);
-    // high = 1.05 x (42821.2224 + 4866.2939 + 32.9028) + vector with as much integer work
-    //      = 50106.4401 + 364.9991 + 5.4e9 x 2 x 16896 = 182.4768 -> 50653.9160
+    // high = 1.05 x (42821.2224 + 4866.2939 + 32.9028 + vector 364.9991 + integer 5.4e9 x 2 x 16896 = 182.4768)
+    //      = 50681.29
     assert_eq!(estimate.bound.high().tera(), 50_682);
 }
 
