@@ -152,7 +152,7 @@ fn fleet(app: &App, view: &View, gauges: &Gauges) {
         conditions.with_label_values(&[condition.as_str()]).set(count(in_it));
     }
     let disagreeing = gauges.vec(
-        "weighbridge_collector_disagreeing_accelerator_hours",
+        "weighbridge_collector_disagreements",
         "Accelerator hours in which two sources say what cannot both be true, of the last day and of all time.",
         &["period"],
     );

@@ -107,8 +107,8 @@ async fn a_host_that_says_little_of_what_its_controller_says_much_is_one_count_a
     assert!(site.get("/").await.body.contains("1 accelerator hour in disagreement"));
     let metrics = site.get("/metrics").await.body;
     for line in [
-        "weighbridge_collector_disagreeing_accelerator_hours{period=\"last_day\"} 1",
-        "weighbridge_collector_disagreeing_accelerator_hours{period=\"all\"} 1",
+        "weighbridge_collector_disagreements{period=\"last_day\"} 1",
+        "weighbridge_collector_disagreements{period=\"all\"} 1",
         "weighbridge_collector_findings_of_integrity 1",
     ] {
         assert!(metrics.contains(line), "{line} is missing in {metrics}");

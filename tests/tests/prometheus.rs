@@ -19,7 +19,7 @@ const COUNTED: [&str; 19] = [
     "weighbridge_agent_accelerators",
     "weighbridge_agent_accelerators_in_condition",
     "weighbridge_collector_accelerators_in_condition",
-    "weighbridge_collector_disagreeing_accelerator_hours",
+    "weighbridge_collector_disagreements",
     "weighbridge_collector_findings_of_integrity",
     "weighbridge_agent_spool_unacknowledged_batches",
     "weighbridge_agent_spool_parked_batches",
