@@ -284,6 +284,7 @@ pub(crate) fn batch(sequence: u64) -> Batch {
         holdings: Vec::new(),
         inventory: Vec::new(),
         status: None,
+        losses: Vec::new(),
     }
 }
 

@@ -82,6 +82,7 @@ pub(crate) fn batch(number: u8, sequence: u64) -> Batch {
         holdings: Vec::new(),
         inventory: Vec::new(),
         status: None,
+        losses: Vec::new(),
     }
 }
 
