@@ -7,8 +7,13 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 use weighbridge_journal::{AppendError, Journal, MAX_PAYLOAD, OpenError, Options, Reader};
 use weighbridge_meter::{AgentId, BootId, EpochId, UtcMillis};
@@ -16,7 +21,7 @@ use weighbridge_wire::{Batch, Envelope};
 
 use crate::{
     Place,
-    entry::{Body, Entry, EntryError, Fact, Received},
+    entry::{self, Body, Entry, EntryError, Fact, Received},
     state::{CursorRow, PlaceRow, State},
 };
 
@@ -46,6 +51,34 @@ pub struct Ledger {
     durable: watch::Receiver<Place>,
     folder: PathBuf,
     generation: [u8; 16],
+    salts: Arc<Salts>,
+}
+
+/// Salts for facts, none twice: from random bytes drawn when the ledger was opened, and a count.
+#[derive(Debug)]
+struct Salts {
+    seed: [u8; 32],
+    next: AtomicU64,
+}
+
+impl Salts {
+    fn draw(random: &mut dyn FnMut(&mut [u8])) -> Arc<Self> {
+        let mut seed = [0; 32];
+        random(&mut seed);
+        Arc::new(Self { seed, next: AtomicU64::new(0) })
+    }
+
+    fn next(&self) -> [u8; 16] {
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let digest = Sha256::new()
+            .chain_update(b"weighbridge-fact-salt-v1\0")
+            .chain_update(self.seed)
+            .chain_update(count.to_le_bytes())
+            .finalize();
+        let mut salt = [0; 16];
+        salt.copy_from_slice(&digest[..16]);
+        salt
+    }
 }
 
 /// A journal that is open and whole, before anybody writes.
@@ -54,6 +87,7 @@ pub struct OpenLedger {
     journal: Journal,
     folder: PathBuf,
     generation: [u8; 16],
+    salts: Arc<Salts>,
     /// Bytes of a torn tail that were cut: written, never acknowledged.
     pub cut_bytes: u64,
 }
@@ -170,7 +204,8 @@ impl OpenLedger {
         let (journal, opened) = Journal::open(folder, options.journal)
             .map_err(|source| LedgerError::Journal { folder: folder.into(), source })?;
         let generation = generation(folder, random)?;
-        Ok(Self { journal, folder: folder.into(), generation, cut_bytes: opened.cut_bytes })
+        let salts = Salts::draw(random);
+        Ok(Self { journal, folder: folder.into(), generation, salts, cut_bytes: opened.cut_bytes })
     }
 
     /// Everything before this is in the ledger.
@@ -197,12 +232,13 @@ impl OpenLedger {
             cursors: cursors.into_iter().map(Cursor::from_row).collect(),
             offsets,
             announce,
+            salts: self.salts.clone(),
         };
         std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run(queue))
             .expect("a thread can be started at start-up");
-        Ledger { requests, durable, folder: self.folder, generation: self.generation }
+        Ledger { requests, durable, folder: self.folder, generation: self.generation, salts: self.salts }
     }
 }
 
@@ -248,7 +284,7 @@ impl Ledger {
         let mut entries = Vec::with_capacity(count);
         for (index, fact) in facts.into_iter().enumerate() {
             let entry = Entry { received: at, body: Body::Fact(fact) };
-            let bytes = entry.encode();
+            let bytes = entry.encode(&self.salts.next());
             let bad = |source| CommitError::BadFact { index, count, source };
             Entry::decode(&bytes).map_err(|source| bad(Some(source)))?;
             if bytes.len() > MAX_PAYLOAD {
@@ -349,6 +385,7 @@ struct Writer {
     cursors: HashMap<(AgentId, EpochId), Cursor>,
     offsets: HashMap<(AgentId, BootId), i64>,
     announce: watch::Sender<Place>,
+    salts: Arc<Salts>,
 }
 
 /// An answer that waits for the fsync.
@@ -448,11 +485,14 @@ impl Writer {
                 tracing::warn!(agent = %batch.agent, boot = %batch.boot, minutes, "the clock of a host is off");
                 self.offsets.insert(key, minutes);
                 let fact = Fact::ClockOffset { agent: batch.agent.clone(), boot: batch.boot, minutes };
-                self.journal.append(&Entry { received: received_at, body: Body::Fact(fact) }.encode())?;
+                let entry = Entry { received: received_at, body: Body::Fact(fact) };
+                self.journal.append(&entry.encode(&self.salts.next()))?;
             }
         }
-        let leaf_hash = received.leaf_hash();
-        self.journal.append(&Entry { received: received_at, body: Body::Batch(received) }.encode())?;
+        // A batch has a salt of its own.
+        let payload = Entry { received: received_at, body: Body::Batch(received) }.encode(&[0; 16]);
+        let leaf_hash = entry::leaf_hash(&payload);
+        self.journal.append(&payload)?;
         self.cursors.entry((batch.agent, batch.epoch)).or_default().take(batch.sequence, hash);
         Ok(Outcome::Accepted { leaf_hash })
     }
