@@ -67,7 +67,10 @@ async fn a_number_used_twice_is_refused_and_one_alarm_is_in_the_ledger_and_seen(
     }
     let metrics = site.get("/metrics").await.body;
     assert!(metrics.contains("weighbridge_collector_alarms{kind=\"set_back\"} 1\n"), "{metrics}");
-    assert!(metrics.contains("weighbridge_collector_batches_total{outcome=\"refused_conflict\"} 2\n"), "{metrics}");
+    assert!(
+        metrics.contains("weighbridge_collector_batches_total{outcome=\"refused_conflict\"} 2\n"),
+        "{metrics}"
+    );
 
     // It is a fact: another collector on the same ledger knows it, and raises no second one.
     let config = site.config.clone();
@@ -87,10 +90,9 @@ async fn what_is_missing_is_asked_for_and_shown_until_it_is_given_up() {
         Loss { epoch, first: 3, last: 3, cause: LossCause::Damaged },
     ];
     let sealed = sealed(&batches);
-    for (index, missing) in [
-        (0, json!([])),
-        (3, json!([{ "epoch": epoch.to_string(), "first": 2, "last": 3 }])),
-    ] {
+    for (index, missing) in
+        [(0, json!([])), (3, json!([{ "epoch": epoch.to_string(), "first": 2, "last": 3 }]))]
+    {
         let answer = site.submit(sealed[index].clone()).await;
         assert_eq!(answer.json()["missing"], missing);
     }
@@ -122,7 +124,10 @@ async fn two_hosts_with_one_identity_are_an_alarm_and_what_came_first_counts() {
     // The other one says of the same minutes that little was done, and by better means.
     let clone = |window: weighbridge_meter::Window| weighbridge_meter::Window {
         tier: weighbridge_meter::Tier::A,
-        counters: window.counters.with(weighbridge_meter::window::Counter::TensorCycles, 0).with(weighbridge_meter::window::Counter::HmmaCycles, 0),
+        counters: window
+            .counters
+            .with(weighbridge_meter::window::Counter::TensorCycles, 0)
+            .with(weighbridge_meter::window::Counter::HmmaCycles, 0),
         ..window
     };
     let windows = (0..3).map(|minute| clone(window(minute))).collect();
@@ -162,7 +167,9 @@ async fn a_full_disk_is_said_before_anything_is_stored_and_the_collector_is_not_
     let ready = site.get("/-/ready").await;
     assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(ready.body.contains("full"), "{}", ready.body);
-    assert!(site.get("/metrics").await.body.contains("weighbridge_collector_ledger_state{state=\"full\"} 1\n"));
+    assert!(
+        site.get("/metrics").await.body.contains("weighbridge_collector_ledger_state{state=\"full\"} 1\n")
+    );
 }
 
 #[tokio::test]

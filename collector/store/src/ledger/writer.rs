@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use tokio::sync::{
@@ -15,13 +16,13 @@ use weighbridge_journal::{AppendError, Journal};
 use weighbridge_meter::{AgentId, BootId};
 
 use super::{
-    CommitError, Committed, GROUP, Health, LedgerOptions, Outcome, Request, Submission,
+    CommitError, Committed, GROUP, Health, LedgerOptions, Outcome, Request, Salts, Submission,
     clock::{is_news, offset_minutes},
     cursor::{Cursors, Known, Undo},
 };
 use crate::{
     Place,
-    entry::{Body, Entry, Fact},
+    entry::{self, Body, Entry, Fact},
     state::{CursorRow, State},
 };
 
@@ -37,8 +38,15 @@ pub(super) struct Writer {
     offsets: HashMap<(AgentId, BootId), i64>,
     /// How to forget what the group that is being written changed, in order.
     undo: Vec<Step>,
+    salts: Arc<Salts>,
     health: watch::Sender<Health>,
     announce: watch::Sender<Place>,
+}
+
+/// Where the thread tells how it stands.
+pub(super) struct Announcing {
+    pub(super) durable: watch::Sender<Place>,
+    pub(super) health: watch::Sender<Health>,
 }
 
 /// What has to be taken back if a group does not become durable.
@@ -60,8 +68,8 @@ impl Writer {
         options: LedgerOptions,
         cursors: Vec<CursorRow>,
         state: &State,
-        announce: watch::Sender<Place>,
-        health: watch::Sender<Health>,
+        salts: Arc<Salts>,
+        announcing: Announcing,
     ) -> Self {
         let offsets = state
             .offsets
@@ -76,8 +84,9 @@ impl Writer {
             cursors: Cursors::new(cursors),
             offsets,
             undo: Vec::new(),
-            health,
-            announce,
+            salts,
+            health: announcing.health,
+            announce: announcing.durable,
         }
     }
 
@@ -182,11 +191,14 @@ impl Writer {
                 tracing::warn!(agent = %batch.agent, boot = %batch.boot, minutes, "the clock of a host is off");
                 self.fix(batch.agent.clone(), batch.boot, minutes);
                 let fact = Fact::ClockOffset { agent: batch.agent.clone(), boot: batch.boot, minutes };
-                journal.append(&Entry { received: received_at, body: Body::Fact(fact) }.encode())?;
+                let entry = Entry { received: received_at, body: Body::Fact(fact) };
+                journal.append(&entry.encode(&self.salts.next()))?;
             }
         }
-        let leaf_hash = received.leaf_hash();
-        journal.append(&Entry { received: received_at, body: Body::Batch(received) }.encode())?;
+        // A batch has a salt of its own.
+        let payload = Entry { received: received_at, body: Body::Batch(received) }.encode(&[0; 16]);
+        let leaf_hash = entry::leaf_hash(&payload);
+        journal.append(&payload)?;
         let undo = self.cursors.take(&batch, hash);
         self.undo.push(Step::Batch(undo));
         Ok(Outcome::Accepted { leaf_hash })

@@ -200,7 +200,7 @@ impl Book {
     }
 
     fn append(&mut self, body: Body) {
-        self.journal.append(&Entry { received: at(0), body }.encode()).unwrap();
+        self.journal.append(&Entry { received: at(0), body }.encode(&[3; 16])).unwrap();
         self.ends.push(self.end());
     }
 
