@@ -11,7 +11,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use weighbridge_journal::OpenError;
+use weighbridge_journal::{OpenError, fail};
 use weighbridge_meter::Estimator;
 use weighbridge_store::{
     LedgerOptions, SqliteStore, UsageStore,
@@ -400,7 +400,9 @@ async fn rebuild(config: &Config) -> Result<(), Failure> {
     follower.catch_up(ledger.durable()).await.map_err(|error| missing(&error))?;
     let new = store.fingerprint().await.map_err(|error| missing(&error))?;
     store.close().await;
-    remove_database(&file).and_then(|()| std::fs::rename(&fresh, &file)).map_err(|error| missing(&error))?;
+    fail::around("rebuild.remove", || remove_database(&file))
+        .and_then(|()| fail::around("rebuild.replace", || std::fs::rename(&fresh, &file)))
+        .map_err(|error| missing(&error))?;
     for (table, rows, digest) in &new {
         say(format_args!("{table}: {rows} rows, {}", &digest[..16]));
     }

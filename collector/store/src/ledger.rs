@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
-use weighbridge_journal::{AppendError, Journal, MAX_PAYLOAD, OpenError, Options, Reader};
+use weighbridge_journal::{AppendError, Journal, MAX_PAYLOAD, OpenError, Options, Reader, fail};
 use weighbridge_meter::{AgentId, BootId, EpochId, UtcMillis};
 use weighbridge_wire::{Batch, Envelope};
 
@@ -221,10 +221,10 @@ fn generation(folder: &Path, random: &mut dyn FnMut(&mut [u8])) -> Result<[u8; 1
             // Under another name until it is whole: an empty file after a crash would need a person.
             let new = folder.join("GENERATION.new");
             let write = || {
-                std::fs::write(&new, EpochId(bytes).to_string())?;
-                std::fs::File::open(&new)?.sync_all()?;
-                std::fs::rename(&new, &file)?;
-                std::fs::File::open(folder)?.sync_all()
+                fail::around("generation.write", || std::fs::write(&new, EpochId(bytes).to_string()))?;
+                fail::around("generation.sync", || std::fs::File::open(&new)?.sync_all())?;
+                fail::around("generation.replace", || std::fs::rename(&new, &file))?;
+                fail::around("generation.sync_folder", || std::fs::File::open(folder)?.sync_all())
             };
             write().map_err(failed)?;
             Ok(bytes)
