@@ -140,8 +140,11 @@ mod armed {
         }
     }
 
+    /// Where names go, and those that have gone there.
+    type Noted = (File, BTreeSet<&'static str>);
+
     fn note(name: &'static str) {
-        static FILE: OnceLock<Option<Mutex<(File, BTreeSet<&'static str>)>>> = OnceLock::new();
+        static FILE: OnceLock<Option<Mutex<Noted>>> = OnceLock::new();
         let file = FILE.get_or_init(|| {
             let path = env::var_os("WEIGHBRIDGE_FAIL_POINTS_TO")?;
             let file = File::options().create(true).append(true).open(path).ok()?;
