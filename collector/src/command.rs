@@ -269,6 +269,10 @@ async fn access(config: &Config) -> Result<Access, Failure> {
 }
 
 async fn serve(config: &Config) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    // A write beyond a limit on file sizes is an error of the ledger, and not the end of the collector.
+    let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
+        .map_err(|error| Failure { code: 3, text: format!("signals: {error}") })?;
     let app = App::start(config, Arc::new(random::now)).await.map_err(|error| Failure::missing(&error))?;
     let bind = async |address: SocketAddr| {
         let named = |error| Failure { code: 3, text: format!("{address}: {error}") };
