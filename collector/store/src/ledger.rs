@@ -18,7 +18,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
-use weighbridge_journal::{Journal, MAX_PAYLOAD, OpenError, Options};
+use weighbridge_journal::{Journal, MAX_PAYLOAD, OpenError, Options, fail};
 use weighbridge_meter::{AgentId, EpochId, UtcMillis};
 use weighbridge_wire::Batch;
 
@@ -349,10 +349,10 @@ fn generation(folder: &Path, random: &mut dyn FnMut(&mut [u8])) -> Result<[u8; 1
             // Under another name until it is whole: an empty file after a crash would need a person.
             let new = folder.join("GENERATION.new");
             let write = || {
-                std::fs::write(&new, EpochId(bytes).to_string())?;
-                std::fs::File::open(&new)?.sync_all()?;
-                std::fs::rename(&new, &file)?;
-                std::fs::File::open(folder)?.sync_all()
+                fail::around("generation.write", || std::fs::write(&new, EpochId(bytes).to_string()))?;
+                fail::around("generation.sync", || std::fs::File::open(&new)?.sync_all())?;
+                fail::around("generation.replace", || std::fs::rename(&new, &file))?;
+                fail::around("generation.sync_folder", || std::fs::File::open(folder)?.sync_all())
             };
             write().map_err(failed)?;
             Ok(bytes)
