@@ -9,7 +9,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
-use weighbridge_journal::Options;
+use weighbridge_journal::{Options, fail};
 use weighbridge_meter::{Estimator, UtcMillis, estimate::METHOD};
 use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
 use weighbridge_store::{
@@ -387,8 +387,9 @@ fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
             let mut options = std::fs::OpenOptions::new();
             let mut new =
                 options.write(true).create(true).truncate(true).mode(0o600).open(&half).map_err(failed)?;
-            new.write_all(&bytes).and_then(|()| new.sync_all()).map_err(failed)?;
-            std::fs::rename(&half, file).map_err(failed)?;
+            fail::around("signing_key.write", || new.write_all(&bytes).and_then(|()| new.sync_all()))
+                .map_err(failed)?;
+            fail::around("signing_key.replace", || std::fs::rename(&half, file)).map_err(failed)?;
             if let Some(folder) = file.parent() {
                 std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
             }

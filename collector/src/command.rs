@@ -11,7 +11,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use weighbridge_journal::OpenError;
+use weighbridge_journal::{OpenError, fail};
 use weighbridge_meter::Estimator;
 use weighbridge_store::{
     LedgerOptions, SqliteStore, UsageStore,
@@ -271,6 +271,10 @@ async fn access(config: &Config) -> Result<Access, Failure> {
 }
 
 async fn serve(config: &Config) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    // A write beyond a limit on file sizes is an error of the ledger, and not the end of the collector.
+    let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
+        .map_err(|error| Failure { code: 3, text: format!("signals: {error}") })?;
     let app = App::start(config, Arc::new(random::now)).await.map_err(|error| Failure::missing(&error))?;
     let bind = async |address: SocketAddr| {
         let named = |error| Failure { code: 3, text: format!("{address}: {error}") };
@@ -399,7 +403,9 @@ async fn rebuild(config: &Config) -> Result<(), Failure> {
     follower.catch_up(ledger.durable()).await.map_err(|error| missing(&error))?;
     let new = store.fingerprint().await.map_err(|error| missing(&error))?;
     store.close().await;
-    remove_database(&file).and_then(|()| std::fs::rename(&fresh, &file)).map_err(|error| missing(&error))?;
+    fail::around("rebuild.remove", || remove_database(&file))
+        .and_then(|()| fail::around("rebuild.replace", || std::fs::rename(&fresh, &file)))
+        .map_err(|error| missing(&error))?;
     for (table, rows, digest) in &new {
         say(format_args!("{table}: {rows} rows, {}", &digest[..16]));
     }

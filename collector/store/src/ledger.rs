@@ -9,11 +9,16 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
-use weighbridge_journal::{Journal, MAX_PAYLOAD, OpenError, Options};
+use weighbridge_journal::{Journal, MAX_PAYLOAD, OpenError, Options, fail};
 use weighbridge_meter::{AgentId, EpochId, UtcMillis};
 use weighbridge_wire::Batch;
 
@@ -90,6 +95,34 @@ pub struct Ledger {
     tail: Tail,
     folder: PathBuf,
     generation: [u8; 16],
+    salts: Arc<Salts>,
+}
+
+/// Salts for facts, none twice: from random bytes drawn when the ledger was opened, and a count.
+#[derive(Debug)]
+struct Salts {
+    seed: [u8; 32],
+    next: AtomicU64,
+}
+
+impl Salts {
+    fn draw(random: &mut dyn FnMut(&mut [u8])) -> Arc<Self> {
+        let mut seed = [0; 32];
+        random(&mut seed);
+        Arc::new(Self { seed, next: AtomicU64::new(0) })
+    }
+
+    fn next(&self) -> [u8; 16] {
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let digest = Sha256::new()
+            .chain_update(b"weighbridge-fact-salt-v1\0")
+            .chain_update(self.seed)
+            .chain_update(count.to_le_bytes())
+            .finalize();
+        let mut salt = [0; 16];
+        salt.copy_from_slice(&digest[..16]);
+        salt
+    }
 }
 
 /// A journal that is open and whole, before anybody writes.
@@ -99,6 +132,7 @@ pub struct OpenLedger {
     options: LedgerOptions,
     folder: PathBuf,
     generation: [u8; 16],
+    salts: Arc<Salts>,
     /// Bytes of a torn tail that were cut: written, never acknowledged.
     pub cut_bytes: u64,
 }
@@ -258,8 +292,9 @@ impl OpenLedger {
         let (journal, opened) = Journal::open(folder, options.journal)
             .map_err(|source| LedgerError::Journal { folder: folder.into(), source })?;
         let generation = generation(folder, random)?;
+        let salts = Salts::draw(random);
         let options = options.clone();
-        Ok(Self { journal, options, folder: folder.into(), generation, cut_bytes: opened.cut_bytes })
+        Ok(Self { journal, options, folder: folder.into(), generation, salts, cut_bytes: opened.cut_bytes })
     }
 
     /// Everything before this is in the ledger.
@@ -279,12 +314,22 @@ impl OpenLedger {
         let (report, health) = watch::channel(Health::Writable);
         let tail = Tail::default();
         let outlets = writer::Outlets { tail: tail.clone(), health: report, announce };
-        let writer = writer::Writer::new(self.journal, &self.folder, self.options, cursors, state, outlets);
+        let salts = self.salts.clone();
+        let writer =
+            writer::Writer::new(self.journal, &self.folder, self.options, cursors, state, salts, outlets);
         std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run(queue))
             .expect("a thread can be started at start-up");
-        Ledger { requests, durable, health, tail, folder: self.folder, generation: self.generation }
+        Ledger {
+            requests,
+            durable,
+            health,
+            tail,
+            folder: self.folder,
+            generation: self.generation,
+            salts: self.salts,
+        }
     }
 }
 
@@ -303,10 +348,10 @@ fn generation(folder: &Path, random: &mut dyn FnMut(&mut [u8])) -> Result<[u8; 1
             // Under another name until it is whole: an empty file after a crash would need a person.
             let new = folder.join("GENERATION.new");
             let write = || {
-                std::fs::write(&new, EpochId(bytes).to_string())?;
-                std::fs::File::open(&new)?.sync_all()?;
-                std::fs::rename(&new, &file)?;
-                std::fs::File::open(folder)?.sync_all()
+                fail::around("generation.write", || std::fs::write(&new, EpochId(bytes).to_string()))?;
+                fail::around("generation.sync", || std::fs::File::open(&new)?.sync_all())?;
+                fail::around("generation.replace", || std::fs::rename(&new, &file))?;
+                fail::around("generation.sync_folder", || std::fs::File::open(folder)?.sync_all())
             };
             write().map_err(failed)?;
             Ok(bytes)
@@ -330,7 +375,7 @@ impl Ledger {
         let mut entries = Vec::with_capacity(count);
         for (index, fact) in facts.into_iter().enumerate() {
             let entry = Entry { received: at, body: Body::Fact(fact) };
-            let bytes = entry.encode();
+            let bytes = entry.encode(&self.salts.next());
             let bad = |source| CommitError::BadFact { index, count, source };
             Entry::decode(&bytes).map_err(|source| bad(Some(source)))?;
             if bytes.len() > MAX_PAYLOAD {

@@ -12,6 +12,7 @@ use sqlx::{
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
+use weighbridge_journal::fail;
 use weighbridge_meter::{AcceleratorId, AgentId, GapCause, UtcMillis};
 
 use crate::{
@@ -156,7 +157,10 @@ impl UsageStore for SqliteStore {
             .execute(&mut *transaction)
             .await
             .map_err(StoreError::Unavailable)?;
+        let failed = |error| StoreError::Unavailable(sqlx::Error::Io(error));
+        fail::before("fold.commit").map_err(failed)?;
         transaction.commit().await.map_err(StoreError::Unavailable)?;
+        fail::after("fold.commit").map_err(failed)?;
         Ok(Applied::Now)
     }
 

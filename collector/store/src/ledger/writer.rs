@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use tokio::sync::{
@@ -15,13 +16,13 @@ use weighbridge_journal::{AppendError, Journal};
 use weighbridge_meter::{AgentId, BootId};
 
 use super::{
-    CommitError, Committed, GROUP, Health, LedgerOptions, Outcome, Request, Submission, Tail,
+    CommitError, Committed, GROUP, Health, LedgerOptions, Outcome, Request, Salts, Submission, Tail,
     clock::{is_news, offset_minutes},
     cursor::{Cursors, Known, Undo},
 };
 use crate::{
     Place,
-    entry::{Body, Entry, Fact},
+    entry::{self, Body, Entry, Fact},
     fold::Opened,
     state::{CursorRow, State},
 };
@@ -40,6 +41,7 @@ pub(super) struct Writer {
     opened: Vec<(Opened, Place)>,
     /// How to forget what the group that is being written changed, in order.
     undo: Vec<Step>,
+    salts: Arc<Salts>,
     outlets: Outlets,
 }
 
@@ -69,6 +71,7 @@ impl Writer {
         options: LedgerOptions,
         cursors: Vec<CursorRow>,
         state: &State,
+        salts: Arc<Salts>,
         outlets: Outlets,
     ) -> Self {
         let offsets = state
@@ -85,6 +88,7 @@ impl Writer {
             offsets,
             opened: Vec::new(),
             undo: Vec::new(),
+            salts,
             outlets,
         }
     }
@@ -193,12 +197,14 @@ impl Writer {
                 self.fix(batch.agent.clone(), batch.boot, minutes);
                 let fact = Fact::ClockOffset { agent: batch.agent.clone(), boot: batch.boot, minutes };
                 let entry = Entry { received: received_at, body: Body::Fact(fact.clone()) };
-                let place = journal.append(&entry.encode())?;
+                let place = journal.append(&entry.encode(&self.salts.next()))?;
                 self.opened.push((Opened::of_fact(place, received_at, fact), journal.next()));
             }
         }
-        let leaf_hash = received.leaf_hash();
-        let place = journal.append(&Entry { received: received_at, body: Body::Batch(received) }.encode())?;
+        // A batch has a salt of its own.
+        let payload = Entry { received: received_at, body: Body::Batch(received) }.encode(&[0; 16]);
+        let leaf_hash = entry::leaf_hash(&payload);
+        let place = journal.append(&payload)?;
         let undo = self.cursors.take(&batch, hash);
         self.undo.push(Step::Batch(undo));
         self.opened.push((Opened::of_batch(place, received_at, hash, batch), journal.next()));

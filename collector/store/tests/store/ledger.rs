@@ -7,7 +7,7 @@ use weighbridge_journal::{Journal, Options, Reader};
 use weighbridge_meter::{BootId, EpochId, UtcMillis};
 use weighbridge_store::{
     Body, Entry, Fact, Ledger, LedgerOptions, Place, SqliteStore, State, UsageStore,
-    entry::{LeaseFact, Selector},
+    entry::{LeaseFact, Received, Selector},
     follow::Follower,
     ledger::{CommitError, Committed, Health, Missing, OpenLedger, Outcome, find},
     state::CursorRow,
@@ -92,15 +92,33 @@ async fn a_duplicate_is_acknowledged_and_not_stored_again() {
 }
 
 #[tokio::test]
-async fn the_leaf_commits_to_the_envelope_and_its_salt() {
+async fn the_leaf_commits_to_envelope_salt_and_time() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = fresh(dir.path());
     let sent = submission(0, batch(0, 1), None, at(0));
-    let mut other = sent.received.clone();
-    other.salt = [6; 16];
-    let leaf = sent.received.leaf_hash();
-    assert_ne!(leaf, other.leaf_hash());
-    assert_eq!(ledger.submit(sent).await.unwrap().outcome, Outcome::Accepted { leaf_hash: leaf });
+    let leaf = |received: &Received, time| {
+        let entry = Entry { received: time, body: Body::Batch(received.clone()) };
+        weighbridge_store::entry::leaf_hash(&entry.encode(&[0; 16]))
+    };
+    let expected = leaf(&sent.received, at(0));
+    assert_ne!(expected, leaf(&sent.received, at(1)));
+    for change in [|r: &mut Received| r.salt[0] ^= 1, |r: &mut Received| r.envelope[9] ^= 1] {
+        let mut other = sent.received.clone();
+        change(&mut other);
+        assert_ne!(expected, leaf(&other, at(0)));
+    }
+    assert_eq!(ledger.submit(sent).await.unwrap().outcome, Outcome::Accepted { leaf_hash: expected });
+}
+
+#[tokio::test]
+async fn the_same_fact_recorded_twice_makes_two_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    ledger.record(at(0), vec![enrolled(0), enrolled(0)]).await.unwrap();
+    let mut reader = weighbridge_journal::Reader::from_start(dir.path());
+    let payloads: Vec<_> = std::iter::from_fn(|| reader.next().unwrap()).map(|entry| entry.payload).collect();
+    assert_eq!(Entry::decode(&payloads[0]).unwrap(), Entry::decode(&payloads[1]).unwrap());
+    assert_ne!(payloads[0], payloads[1]);
 }
 
 #[tokio::test]
@@ -449,7 +467,7 @@ async fn agents_send_a_restored_ledger_again_what_it_lost_and_nothing_counts_twi
     // As of now: a copy of everything that is durable.
     let mut copy = Journal::open(restored.path(), Options { segment_bytes: 500 }).unwrap().0;
     for entry in entries(dir.path(), backup) {
-        copy.append(&entry.encode()).unwrap();
+        copy.append(&entry.encode(&[0; 16])).unwrap();
     }
     copy.sync().unwrap();
     drop(copy);
