@@ -34,7 +34,7 @@ mod find;
 mod tail;
 mod writer;
 
-pub use clock::CLOCK_TOLERANCE_MS;
+pub use clock::{CLOCK_TOLERANCE_MS, is_new_offset, measured_offset};
 pub use find::{find, read_places};
 pub use tail::Tail;
 
