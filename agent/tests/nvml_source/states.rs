@@ -18,7 +18,7 @@ energy_mw = 500000
 gpm = true
 gpm_percent = {{ any_tensor = 50.0, sm = 90.0 }}
 gpu_util = 97
-pids = [4194305, 1]
+pids = [4194305, 1, 0]
 "#
     )
 }
@@ -100,7 +100,7 @@ async fn an_energy_counter_near_zero_is_a_driver_that_was_loaded_anew() {
 #[tokio::test]
 async fn processes_that_do_not_exist_are_passed_on_and_fail_nothing() {
     let mut bench = Bench::of(&one("[[device]]"));
-    // Above what the kernel can give out.
+    // One is above what the kernel can give out; zero is not even a number of a process.
     assert_eq!(device(&bench.look().await, HOPPER).pids, Some(vec![1, 4_194_305]));
 }
 
