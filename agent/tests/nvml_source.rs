@@ -104,7 +104,7 @@ impl Bench {
         panic!("never saw {what}; last was {last:?}");
     }
 
-    /// Another machine, looked at so far apart that every look has new samples.
+    /// Another machine, looked at so far apart that a look has new samples, unless the look before was late.
     fn of(script: &str) -> Self {
         Self::with(script, patient(), Duration::from_millis(110))
     }
