@@ -77,6 +77,15 @@ async fn counters_of_either_scale_become_cycles_of_one_sm() {
 }
 
 #[tokio::test]
+async fn of_a_model_that_the_table_does_not_have_the_driver_tells_the_sms() {
+    let unheard_of = script("cumulative = \"sum\"\nnum_cores = 16896")
+        .replace("NVIDIA H100 80GB HBM3", "NVIDIA Unheard Of")
+        .replace("pci_device = \"10de:2330\"\n", "");
+    let mut bench = Bench::of(&unheard_of);
+    bench.inventory_until("tier A", |devices| rated(devices) == CALIBRATED).await;
+}
+
+#[tokio::test]
 async fn operations_from_scripted_counters_are_exact_to_the_integer() {
     let mut bench = Bench::of(&script("cumulative = \"sum\""));
     bench.inventory_until("tier A", |devices| rated(devices) == CALIBRATED).await;

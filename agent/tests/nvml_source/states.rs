@@ -68,11 +68,13 @@ async fn confidential_computing_leaves_utilisation_and_says_why() {
 
 #[tokio::test]
 async fn an_unknown_architecture_is_named_and_metered_by_what_answers() {
-    let mut bench = Bench::of(&one("[[device]]\narchitecture = \"rubin\""));
-    let look = bench.look().await;
-    let devices = look.inventory_changed.as_deref().unwrap();
-    assert_eq!(rated(devices), (Tier::B, &[Condition::UnknownArchitecture][..]));
-    bench.look_until("activity", |look| activity(look).is_some_and(|a| a.tensor == percent(50.0))).await;
+    for unknown in ["rubin", "unknown"] {
+        let mut bench = Bench::of(&one(&format!("[[device]]\narchitecture = \"{unknown}\"")));
+        let look = bench.look().await;
+        let devices = look.inventory_changed.as_deref().unwrap();
+        assert_eq!(rated(devices), (Tier::B, &[Condition::UnknownArchitecture][..]), "{unknown}");
+        bench.look_until("activity", |look| activity(look).is_some_and(|a| a.tensor == percent(50.0))).await;
+    }
 }
 
 #[tokio::test]
