@@ -193,6 +193,7 @@ async fn another_instance_under_the_same_number_is_not_taken_for_the_old_one() {
 async fn an_instance_without_a_compute_instance_is_named_for_as_long_as_it_is_there() {
     let mut bench = settled(&script("")).await;
     bench.driver.set(SMALL, Fault::NoCompute).unwrap();
+    bench.look_until("it", |look| missing(look, SMALL) == Some(GapCause::NoComputeInstance)).await;
     for _ in 0..10 {
         let look = bench.look().await;
         assert_eq!(missing(&look, SMALL), Some(GapCause::NoComputeInstance));
@@ -240,7 +241,10 @@ async fn activity_of_a_gpu_instance_is_not_given_to_one_of_several_compute_insta
 
 #[tokio::test]
 async fn mig_switched_on_and_off_while_running_is_noticed() {
-    let mut bench = Bench::of(&script("").replace("mig = true", "mig = false"));
+    // It is searched for at once, or it would be for ever.
+    let options = NvmlOptions { search_every: u32::MAX, ..patient() };
+    let whole = script("").replace("mig = true", "mig = false");
+    let mut bench = Bench::with(&whole, options, Duration::from_millis(110));
     bench.look_until("activity of the whole", |look| tensor(look, HOPPER) == percent(11.0)).await;
     bench.driver.set(HOPPER, Fault::MigTurned).unwrap();
     let devices = bench.inventory_until("instances", |devices| devices.len() == 3).await;
