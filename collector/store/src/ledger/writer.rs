@@ -201,13 +201,14 @@ impl Writer {
                 self.opened.push((Opened::of_fact(place, received_at, fact), journal.next()));
             }
         }
+        let boot_ms = received.clocks.map(|clocks| clocks.boot_ms);
         // A batch has a salt of its own.
         let payload = Entry { received: received_at, body: Body::Batch(received) }.encode(&[0; 16]);
         let leaf_hash = entry::leaf_hash(&payload);
         let place = journal.append(&payload)?;
         let undo = self.cursors.take(&batch, hash);
         self.undo.push(Step::Batch(undo));
-        self.opened.push((Opened::of_batch(place, received_at, hash, batch), journal.next()));
+        self.opened.push((Opened::of_batch(place, received_at, boot_ms, hash, batch), journal.next()));
         Ok(Outcome::Accepted { leaf_hash })
     }
 
