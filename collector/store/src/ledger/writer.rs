@@ -27,6 +27,9 @@ use crate::{
     state::{CursorRow, State},
 };
 
+/// What batches leave free of a disk that is large enough.
+const RESERVE: u64 = 16 << 20;
+
 /// Its fields go in this order: when nobody can announce any more, the journal is closed and unlocked.
 pub(super) struct Writer {
     /// `None` after the disk refused, until it is open again.
@@ -140,9 +143,10 @@ impl Writer {
 
     /// Whether batches may come in. A disk that cannot say is asked by writing.
     fn has_room(&self) -> bool {
-        self.options.reserve_bytes == 0
+        self.options.reserve_bytes == Some(0)
             || rustix::fs::statvfs(&self.folder).map_or(true, |disk| {
-                disk.f_bavail.saturating_mul(disk.f_frsize) >= self.options.reserve_bytes
+                let usual = RESERVE.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 16);
+                disk.f_bavail.saturating_mul(disk.f_frsize) >= self.options.reserve_bytes.unwrap_or(usual)
             })
     }
 

@@ -18,7 +18,7 @@ use crate::support::{agent, at, batch, enrolled, lease, minutes, record, submiss
 
 pub(crate) fn opened(folder: &Path, segment_bytes: u64) -> OpenLedger {
     let (journal, retry) = (Options { segment_bytes }, Duration::from_millis(2));
-    let options = LedgerOptions { journal, reserve_bytes: 0, retry };
+    let options = LedgerOptions { journal, reserve_bytes: Some(0), retry };
     OpenLedger::open(folder, &options, &mut |bytes| bytes.fill(3)).unwrap()
 }
 
@@ -363,7 +363,7 @@ async fn a_full_disk_takes_facts_and_known_batches_but_nothing_new() {
     submit(&ledger, &batches[0]).await.unwrap();
     close(ledger).await;
     let (rows, state) = cursors(dir.path(), opened(dir.path(), 500).durable()).await;
-    let options = LedgerOptions { reserve_bytes: u64::MAX, ..LedgerOptions::default() };
+    let options = LedgerOptions { reserve_bytes: Some(u64::MAX), ..LedgerOptions::default() };
     let open = OpenLedger::open(dir.path(), &options, &mut |bytes| bytes.fill(3)).unwrap();
     let ledger = open.start(rows, &state);
     let before = now(&ledger);
