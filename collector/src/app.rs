@@ -21,7 +21,10 @@ use weighbridge_store::{
 };
 use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 
-use crate::{config::Config, integrity::IntegrityFinding, metrics::Metrics, random, view::View};
+use crate::{
+    alarm::Alarm, config::Config, ingest::quota::Quotas, integrity::IntegrityFinding, metrics::Metrics,
+    random, view::View,
+};
 
 /// Tells the time; another one in the demo and in tests.
 pub type Clock = Arc<dyn Fn() -> UtcMillis + Send + Sync>;
@@ -40,6 +43,8 @@ pub mod record {
     pub const AUDIT: &str = "audit";
     /// Two sources of one accelerator that cannot both be right.
     pub const INTEGRITY: &str = "integrity";
+    /// Two histories under one identity.
+    pub const ALARM: &str = "alarm";
 }
 
 /// The collector cannot start.
@@ -92,6 +97,8 @@ pub struct Casebook {
     pub cases: BTreeMap<String, Case>,
     /// Findings of integrity, by id.
     pub integrity: BTreeMap<String, IntegrityFinding>,
+    /// Alarms, by id.
+    pub alarms: BTreeMap<String, Alarm>,
 }
 
 /// The running collector; cheap to clone.
@@ -124,6 +131,8 @@ pub struct Inner {
     pub clock: Clock,
     /// Counts.
     pub metrics: Metrics,
+    /// What each agent may send.
+    pub quotas: Quotas,
     signing: SigningKey,
     admin_token: String,
     stands: watch::Receiver<Place>,
@@ -146,7 +155,11 @@ impl App {
         let operator = operator_key(&config.operator_key)?;
         let keys = KeyStore::at(&config.key_store, operator)?;
         let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
-        let options = LedgerOptions { journal: Options { segment_bytes: config.segment_bytes } };
+        let options = LedgerOptions {
+            journal: Options { segment_bytes: config.segment_bytes },
+            reserve_bytes: config.reserve_bytes,
+            ..LedgerOptions::default()
+        };
         let open = OpenLedger::open(&config.data.join("ledger"), &options, &mut random::fill)?;
         if open.cut_bytes > 0 {
             tracing::warn!(
@@ -183,6 +196,7 @@ impl App {
             keys,
             clock,
             metrics: Metrics::default(),
+            quotas: Quotas::new(config.quota),
             signing,
             admin_token: admin_token(&config.operator_key)?,
             stands,
@@ -377,6 +391,11 @@ async fn casebook(store: &SqliteStore) -> Result<Casebook, StartError> {
             .map_err(|error| unreadable(record::INTEGRITY, &row, error))?;
         // It never moves: the first record counts.
         book.integrity.entry(finding.id.clone()).or_insert(finding);
+    }
+    for row in store.records(record::ALARM).await? {
+        let alarm: Alarm = serde_json::from_value(row.body.clone())
+            .map_err(|error| unreadable(record::ALARM, &row, error))?;
+        book.alarms.entry(alarm.id.clone()).or_insert(alarm);
     }
     for row in store.records(record::CASE).await? {
         let event: CaseEvent = serde_json::from_value(row.body.clone())

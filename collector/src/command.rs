@@ -27,7 +27,9 @@ use crate::{
     config::{self, Config, Flags},
     demo,
     evaluate::Evaluate,
-    import, ingest, pages, random,
+    import, ingest,
+    listen::{self, Limits},
+    pages, random,
 };
 
 /// Weighs the compute that tenants use and keeps the book.
@@ -289,7 +291,7 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     say(format_args!("ingest http://{ingest_at}"));
     say(format_args!("pages  http://{http_at}"));
     let stop = CancellationToken::new();
-    let servers = spawn_servers(&app, ingest, http, &stop);
+    let servers = spawn_servers(&app, config.limits, ingest, http, &stop);
     let judge = tokio::spawn(judge_until(app.clone(), config.judge_every, stop.clone()));
     stopped.await;
     tracing::info!("stopping: requests that were taken are finished");
@@ -306,21 +308,18 @@ async fn serve(config: &Config) -> Result<(), Failure> {
 /// Serves both ports until told to stop.
 pub(crate) fn spawn_servers(
     app: &App,
+    limits: Limits,
     ingest: TcpListener,
     http: TcpListener,
     stop: &CancellationToken,
 ) -> [tokio::task::JoinHandle<()>; 2] {
-    let serve = |listener: TcpListener, routes: axum::Router| {
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            let served =
-                axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await });
-            if let Err(error) = served.await {
-                tracing::error!(error = &error as &dyn std::error::Error, "a port can no longer be served");
-            }
-        })
+    let serve = |listener: TcpListener, routes: axum::Router, limits| {
+        tokio::spawn(listen::serve(listener, routes, limits, stop.clone()))
     };
-    [serve(ingest, ingest::routes(app.clone())), serve(http, api::http_routes(app.clone()))]
+    [
+        serve(ingest, ingest::routes(app.clone()), limits),
+        serve(http, api::http_routes(app.clone()), Limits::default()),
+    ]
 }
 
 async fn judge_until(app: App, every: std::time::Duration, stop: CancellationToken) {

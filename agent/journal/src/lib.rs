@@ -58,12 +58,14 @@ mod read;
 mod recover;
 mod search;
 mod segment;
+mod starts;
 mod verify;
 
 pub use error::{AppendError, Corrupt, Damage, FileError, OpenError, ReadError, RemoveError};
 pub use format::{ENTRY_HEAD_LEN, HEADER_LEN, MAX_PAYLOAD};
 pub use journal::{Journal, Opened, Options, Removed, SegmentInfo};
 pub use read::{Entry, Reader};
+pub use starts::segment_of;
 pub use verify::{Verified, verify};
 
 use std::cmp::Ordering;

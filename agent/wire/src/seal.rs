@@ -62,19 +62,18 @@ pub fn seal(batch: &Batch, key: &SigningKey) -> Result<Sealed, SealError> {
         return Err(SealError::TooLarge { bytes: plain.len(), limit: limits::DECODED_BYTES });
     }
     let payload = zstd::bulk::compress(&plain, ZSTD_LEVEL).map_err(SealError::Compress)?;
-    let signature = key.sign(&signed_bytes(&payload));
-    let key_id = KeyId::of(&key.verifying_key());
-    let envelope =
-        proto::Signed { payload, key_id: key_id.0.to_vec(), signature: signature.to_bytes().to_vec() };
-    let bytes = envelope.encode_to_vec();
+    let bytes = envelope(CONTEXT, payload, key);
     if bytes.len() > limits::ENCODED_BYTES {
         return Err(SealError::TooLarge { bytes: bytes.len(), limit: limits::ENCODED_BYTES });
     }
     Ok(Sealed { hash: hash(&bytes), bytes })
 }
 
-fn signed_bytes(payload: &[u8]) -> Vec<u8> {
-    [CONTEXT, payload].concat()
+/// Signs a payload for one purpose.
+pub(crate) fn envelope(context: &[u8], payload: Vec<u8>, key: &SigningKey) -> Vec<u8> {
+    let signature = key.sign(&[context, &payload].concat()).to_bytes().to_vec();
+    let key_id = KeyId::of(&key.verifying_key()).0.to_vec();
+    proto::Signed { payload, key_id, signature }.encode_to_vec()
 }
 
 /// A batch could not be sealed.
@@ -105,10 +104,12 @@ pub struct Envelope {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Larger than allowed.
-    #[error("the envelope has {bytes} bytes, the limit is {}", limits::ENCODED_BYTES)]
+    #[error("the envelope has {bytes} bytes, the limit is {limit}")]
     TooLarge {
         /// It has.
         bytes: usize,
+        /// At most.
+        limit: usize,
     },
     /// Not an envelope.
     #[error("the envelope is not a weighbridge.v1.Signed message")]
@@ -125,6 +126,9 @@ pub enum OpenError {
     /// Decompressed, but not a batch.
     #[error("the payload is not a weighbridge.v1.Batch message")]
     NotABatch(#[source] prost::DecodeError),
+    /// Signed as a status report, but none.
+    #[error("the payload is not a weighbridge.v1.Report message")]
+    NotAReport(#[source] prost::DecodeError),
     /// A batch with something in it that cannot be.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -134,7 +138,7 @@ impl Envelope {
     /// Takes the envelope apart; nothing in it is believed yet.
     pub fn decode(bytes: &[u8]) -> Result<Self, OpenError> {
         if bytes.len() > limits::ENCODED_BYTES {
-            return Err(OpenError::TooLarge { bytes: bytes.len() });
+            return Err(OpenError::TooLarge { bytes: bytes.len(), limit: limits::ENCODED_BYTES });
         }
         let signed = proto::Signed::decode(bytes).map_err(|error| OpenError::NotAnEnvelope(Some(error)))?;
         let key_id = signed.key_id.try_into().map_err(|_| OpenError::NotAnEnvelope(None))?;
@@ -153,9 +157,15 @@ impl Envelope {
 
     /// Checks the signature, then reads the content.
     pub fn open(&self, key: &VerifyingKey) -> Result<Batch, OpenError> {
-        key.verify_strict(&signed_bytes(&self.payload), &self.signature)
-            .map_err(|_| OpenError::BadSignature { key_id: self.key_id })?;
+        self.check(CONTEXT, key)?;
         self.read()
+    }
+
+    /// The payload, if it was signed with this key for this purpose.
+    pub(crate) fn check(&self, context: &[u8], key: &VerifyingKey) -> Result<&[u8], OpenError> {
+        key.verify_strict(&[context, &self.payload].concat(), &self.signature)
+            .map_err(|_| OpenError::BadSignature { key_id: self.key_id })?;
+        Ok(&self.payload)
     }
 
     /// Reads the content without checking the signature: for bytes whose signature was checked before

@@ -7,7 +7,9 @@ use serde::Serialize;
 use weighbridge_meter::{AcceleratorId, AgentId, Condition, Source, Tier, Trust, UtcMillis};
 use weighbridge_store::account::TimeAccount;
 
-use super::{amount::Amount, device::ConditionJson, integrity::Integrity, problem::Problem};
+use super::{
+    amount::Amount, delivery::Delivery, device::ConditionJson, integrity::Integrity, problem::Problem,
+};
 use crate::{app::App, view::View};
 
 /// An agent that sent nothing for longer is silent: twice the slowest pace at which agents send.
@@ -85,6 +87,8 @@ pub(crate) struct AgentJson {
     pub(crate) version: Option<String>,
     /// Batches that it held back when it last wrote.
     pub(crate) unacknowledged: Option<u64>,
+    /// What of its batches is here.
+    pub(crate) delivery: Delivery,
 }
 
 impl AgentJson {
@@ -153,6 +157,7 @@ impl Fleet {
                     measured: amount,
                 });
             }
+            let mut delivered = Delivery::of_all(&view.epochs);
             let ids: BTreeSet<&AgentId> = state.agents.keys().chain(state.seen.keys()).collect();
             let agents = ids.into_iter().map(|id| {
                 let facts = state.agents.get(id).map_or(&[][..], Vec::as_slice);
@@ -176,6 +181,7 @@ impl Fleet {
                     source_state: seen.map(|seen| seen.source_state.clone()),
                     version: seen.map(|seen| seen.version.clone()),
                     unacknowledged: seen.map(|seen| seen.unacknowledged),
+                    delivery: delivered.remove(id).unwrap_or_default(),
                 }
             });
             let agents = agents.collect();

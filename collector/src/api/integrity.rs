@@ -9,6 +9,7 @@ use weighbridge_store::witness::WitnessedHour;
 
 use super::problem::Problem;
 use crate::{
+    alarm::Alarm,
     app::App,
     integrity::{IntegrityFinding, Said, id_of},
     view::View,
@@ -43,6 +44,16 @@ pub(crate) struct Integrity {
     pub(crate) hours_last_day: usize,
     pub(crate) hours_total: usize,
     pub(crate) disagreements: Vec<Disagreement>,
+    /// Two histories under one identity, newest first.
+    pub(crate) alarms: Vec<AlarmJson>,
+}
+
+/// An alarm with what it means.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct AlarmJson {
+    #[serde(flatten)]
+    pub(crate) alarm: Alarm,
+    pub(crate) means: &'static str,
 }
 
 impl Integrity {
@@ -67,6 +78,10 @@ impl Integrity {
         };
         let mut disagreements: Vec<Disagreement> = ids.into_iter().filter_map(one).collect();
         disagreements.sort_by(|a, b| (b.hour, &a.id).cmp(&(a.hour, &b.id)));
+        let raised = app.casebook().alarms.clone().into_values();
+        let mut alarms: Vec<AlarmJson> =
+            raised.map(|alarm| AlarmJson { means: alarm.kind.means(), alarm }).collect();
+        alarms.sort_by(|a, b| (b.alarm.raised_at, &a.alarm.id).cmp(&(a.alarm.raised_at, &b.alarm.id)));
         let hours = |since: UtcMillis| {
             let recent = view.disagreements.iter().filter(|said| said.hour.plus(UtcMillis::HOUR) > since);
             recent.map(|said| (&said.accelerator, said.hour)).collect::<BTreeSet<_>>().len()
@@ -76,6 +91,7 @@ impl Integrity {
             hours_last_day: hours(view.as_of.plus(-UtcMillis::DAY)),
             hours_total: hours(UtcMillis(i64::MIN)),
             disagreements,
+            alarms,
         }
     }
 

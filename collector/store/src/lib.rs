@@ -14,6 +14,7 @@ pub mod follow;
 pub mod holders;
 pub mod hour;
 pub mod ledger;
+pub mod numbers;
 pub mod presence;
 pub mod sql;
 pub mod state;
@@ -51,7 +52,7 @@ pub trait UsageStore: Send + Sync {
     /// Everything a fold must know before it can go on.
     async fn state(&self) -> Result<Vec<StateRow>, StoreError>;
 
-    /// How far each agent's epochs were received.
+    /// What of each agent's epochs is here, in order of agents and epochs.
     async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError>;
 
     /// The hours asked for, where there are any.

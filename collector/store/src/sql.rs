@@ -196,7 +196,7 @@ impl UsageStore for SqliteStore {
     }
 
     async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {
-        let rows = sqlx::query("SELECT agent, epoch, floor, sparse, floor_hash FROM agent_cursor")
+        let rows = sqlx::query("SELECT * FROM agent_cursor ORDER BY agent, epoch")
             .fetch_all(&self.pool)
             .await
             .map_err(StoreError::Unavailable)?;
@@ -206,9 +206,9 @@ impl UsageStore for SqliteStore {
                 Ok(CursorRow {
                     agent: cells.name("agent")?,
                     epoch: cells.name("epoch")?,
-                    floor: cells.count("floor")?,
-                    sparse: cells.json("sparse")?,
-                    floor_hash: cells.text("floor_hash")?,
+                    numbers: cells.json("numbers")?,
+                    measured: cells.json("measured")?,
+                    received: cells.json("received")?,
                 })
             })
             .collect()
@@ -408,7 +408,7 @@ impl UsageStore for SqliteStore {
             ("state", "SELECT kind || ' ' || name || ' ' || body AS line FROM state ORDER BY line"),
             (
                 "agent_cursor",
-                "SELECT agent || ' ' || epoch || ' ' || floor || ' ' || sparse || ' ' || floor_hash AS line \
+                "SELECT agent || ' ' || epoch || ' ' || numbers || ' ' || measured || ' ' || received AS line \
                  FROM agent_cursor ORDER BY line",
             ),
             (

@@ -1,13 +1,15 @@
 //! Windows and gaps into hours: added at once where nothing covers their time, and made anew where something does.
 
+use std::collections::BTreeMap;
+
 use weighbridge_meter::{
-    AgentId, Estimate, Estimator, Gap, Signs, Span, Tier, Trust, UtcMillis, Window, window::Coverage,
+    AgentId, EpochId, Estimate, Estimator, Gap, Signs, Span, Tier, Trust, UtcMillis, Window, window::Coverage,
 };
 
 use super::{Fold, Opened, What, hours, shifted};
 use crate::{
     State, holders,
-    hour::{Hour, HourKey, UsageKey},
+    hour::{Hour, HourKey, Spans, UsageKey},
     witness::{Teller, Testimony},
 };
 
@@ -16,8 +18,28 @@ struct Candidate {
     trust: Trust,
     tier: Tier,
     agent: AgentId,
+    epoch: EpochId,
     index: u64,
     window: Window,
+}
+
+/// What each epoch of each agent said first.
+#[derive(Default)]
+struct Epochs(BTreeMap<AgentId, BTreeMap<EpochId, Spans>>);
+
+impl Epochs {
+    /// The parts of `piece` that no other epoch of the agent spoke of before. Two epochs that overlap are two
+    /// hosts with one identity, or a spool that was set back: what came first stays, whatever its tier.
+    fn first(&mut self, agent: &AgentId, epoch: EpochId, piece: Span) -> Vec<Span> {
+        let of_agent = self.0.entry(agent.clone()).or_default();
+        let mut parts = vec![piece];
+        for (_, others) in of_agent.iter().filter(|(other, _)| **other != epoch) {
+            parts = parts.into_iter().flat_map(|part| others.missing(part)).collect();
+        }
+        let own = of_agent.entry(epoch).or_default();
+        parts.iter().for_each(|part| own.insert(*part));
+        parts
+    }
 }
 
 impl Fold {
@@ -54,7 +76,8 @@ impl Fold {
     }
 
     /// Makes an hour anew from all batches that touch it. Each accelerator-second counts from one source:
-    /// by trust, tier, agent id, and first in the ledger. What the others say of it is kept beside it.
+    /// of an agent's epochs the first in the ledger, then by trust, tier, agent id, and first in the ledger. What the
+    /// others say of it is kept beside it.
     pub fn refold<'a>(&mut self, key: &HourKey, batches: impl IntoIterator<Item = &'a Opened>) {
         let within = Span::new(key.hour, key.hour.plus(UtcMillis::HOUR)).expect("an hour is not empty");
         self.changed.refold.remove(key);
@@ -74,23 +97,34 @@ impl Fold {
                         trust: report.map_or(Trust::Guest, |report| report.trust),
                         tier: window.tier,
                         agent: batch.agent.clone(),
+                        epoch: batch.epoch,
                         index: entry.place.index,
                         window: Window { span, ..window.clone() },
                     });
                 }
             }
         }
-        candidates
-            .sort_by(|a, b| (a.trust, a.tier, &a.agent, a.index).cmp(&(b.trust, b.tier, &b.agent, b.index)));
+        candidates.sort_by_key(|candidate| candidate.index);
+        let mut epochs = Epochs::default();
+        let mut heard: Vec<(Candidate, Vec<Span>)> = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            let Some(piece) = candidate.window.span.overlap(&within) else { continue };
+            let parts = epochs.first(&candidate.agent, candidate.epoch, piece);
+            heard.push((candidate, parts));
+        }
+        heard.sort_by(|(a, _), (b, _)| {
+            (a.trust, a.tier, &a.agent, a.index).cmp(&(b.trust, b.tier, &b.agent, b.index))
+        });
         let mut testimony = Testimony::default();
-        for Candidate { agent, window, .. } in candidates {
-            let Some(piece) = window.span.overlap(&within) else { continue };
+        for (Candidate { agent, window, .. }, parts) in heard {
             let teller = Teller { agent, source: window.source };
             let weighed = Weighed::of(&self.estimator, &self.state, window);
-            let counts = slot.covered.missing(piece);
-            testimony.hear(&teller, &weighed.window, &weighed.estimate, piece, &counts);
-            for piece in counts {
-                weighed.add(&self.state, &mut slot, piece);
+            for part in parts {
+                let counts = slot.covered.missing(part);
+                testimony.hear(&teller, &weighed.window, &weighed.estimate, part, &counts);
+                for piece in counts {
+                    weighed.add(&self.state, &mut slot, piece);
+                }
             }
         }
         slot.witnesses = testimony.witnesses();

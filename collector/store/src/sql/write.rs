@@ -126,15 +126,15 @@ fn others(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
     }
     for rows in piece.cursors.chunks(ROWS) {
         let mut query =
-            QueryBuilder::new("INSERT INTO agent_cursor (cell, agent, epoch, floor, sparse, floor_hash) ");
+            QueryBuilder::new("INSERT INTO agent_cursor (cell, agent, epoch, numbers, measured, received) ");
         query.push_values(rows, |mut b, row| {
             b.push_bind(cell(row.agent.as_str())).push_bind(row.agent.as_str().to_owned());
-            b.push_bind(row.epoch.to_string()).push_bind(index_i64(row.floor));
-            b.push_bind(json(&row.sparse)).push_bind(row.floor_hash.clone());
+            b.push_bind(row.epoch.to_string()).push_bind(json(&row.numbers));
+            b.push_bind(json(&row.measured)).push_bind(json(&row.received));
         });
         query.push(
-            " ON CONFLICT (cell, agent, epoch) DO UPDATE SET floor = excluded.floor, sparse = excluded.sparse, \
-             floor_hash = excluded.floor_hash",
+            " ON CONFLICT (cell, agent, epoch) DO UPDATE SET numbers = excluded.numbers, \
+             measured = excluded.measured, received = excluded.received",
         );
         statements.push(query);
     }
