@@ -10,6 +10,7 @@ pub mod convert;
 mod loss;
 pub mod report;
 pub mod seal;
+mod weight;
 
 /// The wire types as generated from `proto/weighbridge/v1.proto`.
 #[expect(missing_docs, reason = "generated")]

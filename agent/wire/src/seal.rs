@@ -7,7 +7,7 @@ pub use ed25519_dalek::{SigningKey, VerifyingKey};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::{Batch, Hash, Malformed, convert, limits, proto};
+use crate::{Batch, Hash, Malformed, convert, limits, proto, weight};
 
 /// What the signature is over, before the payload: a signature made for one purpose serves no other.
 const CONTEXT: &[u8] = b"weighbridge-batch-v1\0";
@@ -173,6 +173,7 @@ impl Envelope {
     pub fn read(&self) -> Result<Batch, OpenError> {
         let plain =
             zstd::bulk::decompress(&self.payload, limits::DECODED_BYTES).map_err(OpenError::Decompress)?;
+        weight::check(&plain)?;
         let batch = proto::Batch::decode(plain.as_slice()).map_err(OpenError::NotABatch)?;
         Ok(convert::from_proto(batch)?)
     }

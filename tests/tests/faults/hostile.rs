@@ -145,6 +145,16 @@ fn attacks(mallory: &Sender, victim: &Sender, random: &mut Random) -> Vec<Attack
             statuses: REFUSED,
         },
         Attack {
+            what: "four million holdings of nothing",
+            bytes: mallory.sign(&compressed(&[0x4a, 0x00].repeat(4 << 20))),
+            statuses: REFUSED,
+        },
+        Attack {
+            what: "eight million counters",
+            bytes: mallory.sign(&compressed(&field(7, &field(10, &[1; 8 << 20][..(8 << 20) - 20])))),
+            statuses: REFUSED,
+        },
+        Attack {
             what: "columns of different lengths",
             bytes: mallory.sign(&compressed(&field(7, &field(1, &[0; 4_000_000])))),
             statuses: REFUSED,
