@@ -352,7 +352,7 @@ async fn a_clock_that_was_never_set_lands_in_the_true_hour_or_is_flagged_and_age
     };
     let hours = async |site: &Site| {
         site.app.settled().await;
-        let rows = site.json("/api/v1/usage?accelerator=GPU-1&by=hour").await["rows"].clone();
+        let rows = site.json("/api/v1/usage?accelerator=GPU-1").await["rows"].clone();
         let fleet = site.json("/api/v1/fleet").await["accelerators"][0].clone();
         (rows, fleet["first_seen"].clone(), fleet["time"]["wall_ms"].clone())
     };
