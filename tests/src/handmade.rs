@@ -100,6 +100,7 @@ impl Sender {
             windows: (0..windows).map(window).collect(),
             gaps: Vec::new(),
             holdings: Vec::new(),
+            losses: Vec::new(),
             inventory: if sequence == 1 { vec![inventory] } else { Vec::new() },
             losses: Vec::new(),
             status: Some(Status {
