@@ -1,14 +1,15 @@
 //! What should never happen between an agent and its collector: recorded once, with the moment we knew.
 //!
 //! An alarm is about an identity, not about anybody: two histories under one key are a cloned host, a snapshot that
-//! was restored, or a forgery, and only a person finds out which. It changes no sum: nothing of a refused batch is
-//! kept, and where two epochs of one agent overlap, the first in the ledger counts.
+//! was restored, or a forgery; a window that cannot be is a broken sensor, a wrong clock, or somebody's hand. Only a
+//! person finds out which. It changes no sum: nothing of a refused batch is kept, where two epochs of one agent
+//! overlap the first in the ledger counts, and what cannot be is certain of nothing whether anybody looks or not.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use weighbridge_meter::{AgentId, EpochId, UtcMillis};
-use weighbridge_store::{Fact, ledger::CommitError, state::CursorRow};
+use weighbridge_store::{Fact, hour::DoubtedHour, ledger::CommitError, state::CursorRow};
 
 use crate::{
     app::{App, record},
@@ -31,11 +32,14 @@ pub enum AlarmKind {
     BrokenChain,
     /// Two epochs of one agent measured at the same time: two hosts with one identity, or a restored one.
     TwoEpochs,
+    /// Windows of an accelerator say what cannot be.
+    Implausible,
 }
 
 impl AlarmKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Conflict, Self::SetBack, Self::BrokenChain, Self::TwoEpochs];
+    pub const ALL: [Self; 5] =
+        [Self::Conflict, Self::SetBack, Self::BrokenChain, Self::TwoEpochs, Self::Implausible];
 
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -44,6 +48,7 @@ impl AlarmKind {
             Self::SetBack => "set_back",
             Self::BrokenChain => "broken_chain",
             Self::TwoEpochs => "two_epochs",
+            Self::Implausible => "implausible",
         }
     }
 
@@ -55,6 +60,7 @@ impl AlarmKind {
                 "its spool was set back, as by a restored snapshot, or two hosts have it: refused"
             }
             Self::BrokenChain => "a batch does not follow on the one before it: refused",
+            Self::Implausible => "it measured what cannot be: certain of nothing, possible up to the peak",
             Self::TwoEpochs => {
                 "two epochs measured at the same time, as of a cloned host: the first to come counts"
             }
@@ -65,14 +71,14 @@ impl AlarmKind {
 /// An alarm, as it was raised.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alarm {
-    /// Names it: kind, agent and epoch. Raised once for each, however often it happens.
+    /// Names it: kind, agent and epoch, or accelerator and doubt. Raised once for each, however often it happens.
     pub id: String,
     /// What happened.
     pub kind: AlarmKind,
     /// Under whose identity.
     pub agent: AgentId,
-    /// In which epoch.
-    pub epoch: EpochId,
+    /// In which epoch, where it is about one.
+    pub epoch: Option<EpochId>,
     /// What exactly.
     pub detail: String,
     /// When we knew.
@@ -82,7 +88,7 @@ pub struct Alarm {
 impl Alarm {
     fn new(kind: AlarmKind, agent: AgentId, epoch: EpochId, detail: String, raised_at: UtcMillis) -> Self {
         let id = format!("{}:{agent}:{epoch}", kind.as_str());
-        Self { id, kind, agent, epoch, detail, raised_at }
+        Self { id, kind, agent, epoch: Some(epoch), detail, raised_at }
     }
 
     /// The alarm that a refused batch is; `None` where it is none.
@@ -105,6 +111,10 @@ impl Alarm {
 /// Alarms to raise as of a view that were not raised before.
 pub fn to_raise(view: &View, known: &BTreeMap<String, Alarm>) -> Vec<Alarm> {
     let mut alarms = two_epochs(&view.epochs, view.as_of);
+    alarms.extend(view.doubted.iter().map(|said| implausible(said, view.as_of)));
+    alarms.sort_by(|a, b| a.id.cmp(&b.id));
+    // Of what happened in many hours the first one tells.
+    alarms.dedup_by(|later, first| later.id == first.id);
     alarms.retain(|alarm| !known.contains_key(&alarm.id));
     alarms
 }
@@ -139,6 +149,18 @@ fn two_epochs(rows: &[CursorRow], at: UtcMillis) -> Vec<Alarm> {
     alarms
 }
 
+fn implausible(said: &DoubtedHour, at: UtcMillis) -> Alarm {
+    let DoubtedHour { accelerator, hour, agent, doubt, millis } = said;
+    Alarm {
+        id: format!("{}:{agent}:{accelerator}:{}", AlarmKind::Implausible.as_str(), doubt.as_str()),
+        kind: AlarmKind::Implausible,
+        agent: agent.clone(),
+        epoch: None,
+        detail: format!("{accelerator}, hour {hour}: {}, in {} s of windows", doubt.means(), millis / 1000),
+        raised_at: at,
+    }
+}
+
 impl App {
     /// Records an alarm, unless it was raised before.
     pub async fn raise(&self, alarm: Alarm) -> Result<(), CommitError> {
@@ -170,7 +192,7 @@ mod tests {
     }
 
     fn raised(rows: &[CursorRow]) -> Vec<u8> {
-        two_epochs(rows, UtcMillis(0)).iter().map(|alarm| alarm.epoch.0[0]).collect()
+        two_epochs(rows, UtcMillis(0)).iter().filter_map(|alarm| Some(alarm.epoch?.0[0])).collect()
     }
 
     #[test]

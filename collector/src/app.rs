@@ -22,8 +22,13 @@ use weighbridge_store::{
 use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 
 use crate::{
-    alarm::Alarm, config::Config, ingest::quota::Quotas, integrity::IntegrityFinding, metrics::Metrics,
-    random, view::View,
+    alarm::Alarm,
+    config::Config,
+    ingest::{opener::Opener, quota::Quotas, status::LastSaid},
+    integrity::IntegrityFinding,
+    metrics::Metrics,
+    random,
+    view::View,
 };
 
 /// Tells the time; another one in the demo and in tests.
@@ -131,8 +136,12 @@ pub struct Inner {
     pub clock: Clock,
     /// Counts.
     pub metrics: Metrics,
+    /// Checks signatures.
+    pub opener: Opener,
     /// What each agent may send.
     pub quotas: Quotas,
+    /// What agents say of themselves ahead of their batches.
+    pub said: LastSaid,
     signing: SigningKey,
     admin_token: String,
     stands: watch::Receiver<Place>,
@@ -177,7 +186,8 @@ impl App {
         let (announce, stands) = watch::channel(*ledger.durable().borrow());
         let (announce_fault, fault) = watch::channel(None);
         let durable = ledger.durable();
-        tokio::spawn(async move {
+        let follower = follower.with_tail(ledger.tail());
+        fold_apart(async move {
             if let Err(error) = follower.run(durable, announce).await {
                 let problem = weighbridge_store::verify::chain_of(&error);
                 tracing::error!(problem, "the fold has stopped: sums no longer follow the ledger");
@@ -196,7 +206,10 @@ impl App {
             keys,
             clock,
             metrics: Metrics::default(),
+            // The other half is for requests, the ledger and the fold.
+            opener: Opener::start(std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
             quotas: Quotas::new(config.quota),
+            said: LastSaid::default(),
             signing,
             admin_token: admin_token(&config.operator_key)?,
             stands,
@@ -321,6 +334,17 @@ impl App {
     pub fn signing_key(&self) -> &SigningKey {
         &self.signing
     }
+}
+
+/// Runs the fold on a thread of its own: what it computes must not stand between a batch and its acknowledgement.
+fn fold_apart(fold: impl Future<Output = ()> + Send + 'static) {
+    let thread = std::thread::Builder::new().name("fold".into());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let run = move || match runtime {
+        Ok(runtime) => runtime.block_on(fold),
+        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the fold cannot be run"),
+    };
+    drop(thread.spawn(run).expect("a thread can be started at start-up"));
 }
 
 /// What a program on this host must show to import or to open an identity: it follows from the operator's key,

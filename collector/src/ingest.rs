@@ -20,17 +20,23 @@ use weighbridge_meter::{AgentId, BootId, EpochId, UtcMillis};
 use weighbridge_store::{
     UsageStore,
     entry::{Clocks, Received},
-    fold::{hex, hours_of},
+    fold::{hex, hours_of, touched_hours},
     ledger::{self, CommitError, Committed, Health, Outcome, Submission},
 };
 use weighbridge_wire::{Batch, Envelope, KeyId, OpenError, limits};
 
 use crate::{alarm::Alarm, app::App, random};
 
+pub mod opener;
 pub mod quota;
+pub mod status;
 
 /// For the whole body of a request, from its head on: a megabyte over a line of a few hundred kilobits.
 const BODY: Duration = Duration::from_secs(60);
+
+/// Hours of accelerators that one batch may touch: 72 devices that were away for eleven days. Beyond it somebody is
+/// marking hours, each of which costs the collector something.
+const TOUCHED_HOURS: usize = 20_000;
 
 /// What a sender is asked to wait where the collector is behind: about the time of a few groups.
 const BUSY: Duration = Duration::from_secs(1);
@@ -42,6 +48,7 @@ const NO_DISK: Duration = Duration::from_secs(10);
 pub fn routes(app: App) -> Router {
     Router::new()
         .route("/api/v1/batches", post(take))
+        .route("/api/v1/status", post(status::take))
         .route("/-/healthy", get(|| async { "ok\n" }))
         .with_state(app)
 }
@@ -140,22 +147,21 @@ async fn take(State(app): State<App>, request: Request) -> Response {
 async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
     writable(app)?;
     let (parts, body) = request.into_parts();
-    let body = whole(&parts.headers, body).await?;
+    let body = whole(&parts.headers, body, limits::ENCODED_BYTES).await?;
     let envelope = Envelope::decode(&body).map_err(|error| unreadable(&error))?;
-    let (agent, key) = app.agent(envelope.key_id()).ok_or_else(|| {
-        let detail = format!("key {} belongs to no agent that is enrolled and valid now", envelope.key_id());
-        Refusal::new(StatusCode::FORBIDDEN, "unknown key", detail)
-    })?;
+    let (agent, key) = app.agent(envelope.key_id()).ok_or_else(|| unknown(envelope.key_id()))?;
     let received_at = app.now();
-    app.quotas.allows(&agent.agent, received_at).map_err(|wait| {
-        let detail = format!("agent {} has sent as much as it may for now", agent.agent);
-        Refusal::later(StatusCode::TOO_MANY_REQUESTS, "over the quota", detail, wait)
-    })?;
-    let batch = envelope.open(&key).map_err(|error| unreadable(&error))?;
+    app.quotas.allows(&agent.agent, received_at).map_err(|wait| over_quota(&agent.agent, wait))?;
+    let opened = app.opener.open(envelope, key).await.map_err(|error| unavailable(&error, BUSY))?;
+    let batch = opened.map_err(|error| unreadable(&error))?;
     app.quotas.spend(&agent.agent, body.len(), received_at);
     if batch.agent != agent.agent {
-        let detail = format!("the batch says {}, the key belongs to {}", batch.agent, agent.agent);
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "somebody else's key", detail));
+        return Err(somebody_elses(&batch.agent, &agent.agent));
+    }
+    let touched = touched_hours(&batch);
+    if touched > TOUCHED_HOURS {
+        let detail = format!("it touches {touched} hours of accelerators, more than {TOUCHED_HOURS}");
+        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many hours", detail));
     }
     let hash = weighbridge_wire::hash(&body);
     let received =
@@ -202,18 +208,33 @@ fn writable(app: &App) -> Result<(), Refusal> {
     }
 }
 
+fn unknown(key: KeyId) -> Refusal {
+    let detail = format!("key {key} belongs to no agent that is enrolled and valid now");
+    Refusal::new(StatusCode::FORBIDDEN, "unknown key", detail)
+}
+
+fn somebody_elses(said: &AgentId, owner: &AgentId) -> Refusal {
+    let detail = format!("it says {said}, the key belongs to {owner}");
+    Refusal::new(StatusCode::FORBIDDEN, "somebody else's key", detail)
+}
+
+fn over_quota(agent: &AgentId, wait: Duration) -> Refusal {
+    let detail = format!("agent {agent} has sent as much as it may for now");
+    Refusal::later(StatusCode::TOO_MANY_REQUESTS, "over the quota", detail, wait)
+}
+
 /// The body, if it is within the limit and all of it comes in time. One that says that it is longer is not read.
-async fn whole(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+async fn whole(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Refusal> {
     let too_large = || {
-        let detail = format!("a batch has at most {} bytes", limits::ENCODED_BYTES);
+        let detail = format!("the body is longer than {limit} bytes");
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too large", detail)
     };
     let said =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if said.is_some_and(|bytes| bytes > limits::ENCODED_BYTES) {
+    if said.is_some_and(|bytes| bytes > limit) {
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY, Limited::new(body, limits::ENCODED_BYTES).collect()).await {
+    match tokio::time::timeout(BODY, Limited::new(body, limit).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "cut off", error, BUSY)),

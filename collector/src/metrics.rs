@@ -5,7 +5,7 @@
 
 use prometheus::{Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use weighbridge_casework::State as CaseState;
-use weighbridge_meter::{Condition, Operations, Tier, estimate::METHOD};
+use weighbridge_meter::{Condition, Doubt, Operations, Tier, estimate::METHOD};
 use weighbridge_store::{StoreError, hour::HeldState, ledger::Health};
 use weighbridge_wire::LossCause;
 
@@ -177,6 +177,15 @@ fn fleet(app: &App, view: &View, gauges: &Gauges) {
         &["state"],
     );
     let enrolled = || fleet.agents.iter().filter(|agent| agent.enrolled);
+    let implausible = gauges.vec(
+        "weighbridge_collector_implausible_seconds",
+        "Accelerator time in windows that cannot be as they say, by why; certain of nothing.",
+        &["doubt"],
+    );
+    for doubt in Doubt::ALL {
+        let millis = view.doubted.iter().filter(|said| said.doubt == doubt).map(|said| said.millis).sum();
+        implausible.with_label_values(&[doubt.as_str()]).set(seconds(millis));
+    }
     let whole = |number: u64| count(usize::try_from(number).unwrap_or(usize::MAX));
     let lost = gauges.vec(
         "weighbridge_collector_lost_batches",

@@ -205,3 +205,104 @@ async fn a_batch_of_long_ago_is_a_duplicate_if_it_is_the_same_and_an_alarm_if_it
     assert_eq!(app.casebook().alarms.len(), 1);
     drop((app, router, folder));
 }
+
+#[tokio::test]
+async fn what_cannot_be_is_kept_and_certain_of_nothing_and_an_alarm() {
+    use weighbridge_meter::window::Counter;
+    let site = site("").await;
+    site.sets(30);
+    // A hundred times the cycles that the clock has.
+    let mut forged = window(0);
+    for counter in [Counter::ElapsedCycles, Counter::TensorCycles, Counter::HmmaCycles] {
+        forged.counters = forged.counters.with(counter, 6_000_000_000_000);
+    }
+    let honest = Batch { inventory: vec![device()], windows: vec![window(1)], ..batch(1) };
+    let future = window(90);
+    taken(&send(&site, &[honest, Batch { windows: vec![forged, future], ..batch(2) }]).await);
+    let usage = site.json("/api/v1/usage?accelerator=GPU-1").await;
+    let honest_low = 60_000_000_000_u64 / 1000 * 540_672 / 1_000_000_000;
+    let low: u64 = usage["rows"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|row| row["low_tera"].as_str().expect("text").parse::<u64>().expect("a number"))
+        .sum();
+    assert!(low > 0 && low <= honest_low, "{usage}");
+    let measured: u64 = usage["rows"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|row| row["measured_ms"].as_u64().expect("a number"))
+        .sum();
+    assert_eq!(measured, 180_000, "nothing is dropped");
+
+    let judged = site.app.judge().await.expect("judges");
+    let kinds: Vec<&str> = judged.alarms.iter().map(|alarm| alarm.kind.as_str()).collect();
+    assert_eq!(kinds, ["implausible", "implausible"], "{judged:?}");
+    let integrity = site.json("/api/v1/integrity").await;
+    let doubts: Vec<&Value> =
+        integrity["implausible"].as_array().expect("a list").iter().map(|one| &one["doubt"]).collect();
+    assert_eq!(doubts, ["future", "cycles"]);
+    let metrics = site.get("/metrics").await.body;
+    assert!(
+        metrics.contains("weighbridge_collector_implausible_seconds{doubt=\"cycles\"} 60\n"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_batch_that_marks_hours_without_end_is_refused() {
+    let site = site("").await;
+    let day = |number: i64| weighbridge_meter::Gap {
+        accelerator: common::accelerator(),
+        span: weighbridge_meter::Span::new(at(-number * 1440), at(-(number - 1) * 1440)).expect("a day"),
+        boot_start_ms: 0,
+        cause: weighbridge_meter::GapCause::DeviceLost,
+    };
+    let marking = |days| Batch { gaps: (1..=days).map(day).collect(), ..batch(1) };
+    let answer = site.submit(sealed(&[marking(900)]).remove(0)).await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", answer.body);
+    taken(&[site.submit(sealed(&[marking(800)]).remove(0)).await]);
+}
+
+#[tokio::test]
+async fn what_an_agent_says_of_itself_is_shown_at_once_and_is_in_no_ledger() {
+    use weighbridge_wire::{Report, SigningKey, report};
+    let site = site("").await;
+    let before = *site.app.ledger.durable().borrow();
+    let said = Report {
+        agent: "agent-1".parse().expect("valid"),
+        epoch: EpochId([1; 16]),
+        sequence: 9_000,
+        boot: weighbridge_meter::BootId([2; 16]),
+        boot_ms: 5,
+        status: weighbridge_wire::Status { unacknowledged: 1_440, ..common::status() },
+    };
+    let answer = site.say(report::seal(&said, &key())).await;
+    assert_eq!((answer.status, answer.body.as_str()), (StatusCode::NO_CONTENT, ""));
+    let agent = site.json("/api/v1/fleet").await["agents"][0].clone();
+    assert_eq!(
+        (&agent["last_said"]["unacknowledged"], &agent["delivery"]["batches"]),
+        (&json!(1_440), &json!(0))
+    );
+    assert!(
+        site.get("/host?name=gpu-1").await.body.contains("1\u{202f}440 batches waiting"),
+        "{}",
+        site.get("/host?name=gpu-1").await.body
+    );
+    for (bytes, expected) in [
+        (report::seal(&said, &SigningKey::from_bytes(&[8; 32])), StatusCode::FORBIDDEN),
+        (
+            report::seal(&Report { agent: "agent-2".parse().expect("valid"), ..said.clone() }, &key()),
+            StatusCode::FORBIDDEN,
+        ),
+        (vec![7; limits::REPORT_BYTES], StatusCode::BAD_REQUEST),
+        (vec![7; limits::REPORT_BYTES + 1], StatusCode::PAYLOAD_TOO_LARGE),
+        // A batch is no report, whoever signed it.
+        (sealed(&[minute(1, 0)]).remove(0), StatusCode::FORBIDDEN),
+    ] {
+        let answer = site.say(bytes).await;
+        assert_eq!(answer.status, expected, "{}", answer.body);
+    }
+    assert_eq!(*site.app.ledger.durable().borrow(), before);
+}

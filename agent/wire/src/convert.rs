@@ -70,7 +70,8 @@ impl Delta {
     }
 }
 
-pub(crate) fn to_proto(batch: &Batch) -> proto::Batch {
+/// As it crosses the network.
+pub fn to_proto(batch: &Batch) -> proto::Batch {
     let mut names = Names::default();
     let (mut start, mut boot) = (Delta::default(), Delta::default());
     let mut windows = proto::Windows::default();
@@ -183,7 +184,8 @@ fn to_loss(loss: &Loss) -> proto::Loss {
     proto::Loss { epoch: loss.epoch.0.to_vec(), first: loss.first, last: loss.last, cause: loss.cause.code() }
 }
 
-pub(crate) fn from_proto(batch: proto::Batch) -> Result<Batch, Malformed> {
+/// From what crossed the network; nothing in it is believed before.
+pub fn from_proto(batch: proto::Batch) -> Result<Batch, Malformed> {
     let agent = batch.agent.parse().map_err(|_| bad("agent", &batch.agent, "an agent id"))?;
     let epoch = bytes(&batch.epoch, "epoch").map(EpochId)?;
     let boot = bytes(&batch.boot_id, "boot_id").map(BootId)?;
@@ -283,10 +285,10 @@ fn columns(table: &str, rows: usize, lengths: &[(&str, usize)]) -> Result<(), Ma
 }
 
 fn span(place: impl Fn(&str) -> String, start: i64, length: u64) -> Result<Span, Malformed> {
-    // From 2000 to 2200: outside of it the clock is no clock.
-    const SENSIBLE: std::ops::Range<i64> = 946_684_800_000..7_258_118_400_000;
+    // From 1970, where a clock that was never set begins, to 2200: outside of it the clock is no clock.
+    const SENSIBLE: std::ops::Range<i64> = 0..7_258_118_400_000;
     if !SENSIBLE.contains(&start) {
-        return Err(bad(place("start_ms"), start, "a time from the year 2000 to 2199"));
+        return Err(bad(place("start_ms"), start, "a time from the year 1970 to 2199"));
     }
     if length == 0 || length > limits::SPAN_MS {
         return Err(bad(place("length_ms"), length, "a length from 1 ms to a day"));

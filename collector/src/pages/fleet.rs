@@ -85,7 +85,7 @@ pub(super) fn page(fleet: &Fleet, runs: &[AttemptJson]) -> Markup {
     }
 }
 
-/// Two histories under one identity.
+/// Two histories under one identity, and what cannot be.
 fn alarms(integrity: &Integrity) -> Markup {
     const NEWEST: usize = 50;
     if integrity.alarms.is_empty() {
@@ -95,8 +95,9 @@ fn alarms(integrity: &Integrity) -> Markup {
         section #alarms {
             h2 { "Alarms" }
             p {
-                "Two histories under one identity: a cloned host, a snapshot that was restored, or somebody with the "
-                "key. Nothing of them is counted twice; who it was is for a person to find out."
+                "Two histories under one identity are a cloned host, a snapshot that was restored, or somebody with the "
+                "key: nothing of them is counted twice. Windows that cannot be as they say are a broken sensor, a wrong "
+                "clock, or somebody's hand: they are certain of nothing, and possible up to the peak."
             }
             div.scroll { table {
                 thead { tr {
@@ -357,7 +358,7 @@ pub(super) fn host(fleet: &Fleet, name: &str) -> Option<Markup> {
                 div.scroll { table {
                     thead { tr {
                         th scope="col" { "Agent" } th scope="col" { "State" } th scope="col" { "Source" }
-                        th scope="col" { "Last received" } th.n scope="col" { "Batches held back" }
+                        th scope="col" { "Last batch" } th scope="col" { "Last said" } th.n scope="col" { "Batches held back" }
                         th scope="col" { "Version" } th scope="col" { "Site, fabric" }
                     } }
                     tbody {
@@ -367,6 +368,10 @@ pub(super) fn host(fleet: &Fleet, name: &str) -> Option<Markup> {
                                 td { (agent_state(agent)) }
                                 td { (agent.source_state.as_deref().unwrap_or("–")) }
                                 td { @match agent.last_received { Some(at) => { (when(at)) } None => { "never" } } }
+                                td { @match &agent.last_said {
+                                    Some(said) => { (when(said.received)) small.note { (said.source_state) ", " (said.version) ", " (grouped(said.unacknowledged)) " batches waiting" } }
+                                    None => { "–" }
+                                } }
                                 td.n { @match agent.unacknowledged { Some(count) => { (count) } None => { "–" } } }
                                 td { (agent.version.as_deref().unwrap_or("–")) }
                                 td { (agent.site) ", " (agent.fabric) }

@@ -141,7 +141,7 @@ fn needs(seen: &Seen) -> Markup {
                 }
                 @if !alarms.is_empty() {
                     li {
-                        strong { (counted(alarms.len(), "alarm")) } " of the last 24 h: two histories under one identity."
+                        strong { (counted(alarms.len(), "alarm")) } " of the last 24 h: something happened that should never."
                         ul.plain { @for one in alarms.iter().take(5) { li { (one.alarm.agent) ": " (one.means) } } }
                         a href="/fleet#alarms" { "All of them" }
                     }

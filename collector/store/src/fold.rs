@@ -96,6 +96,39 @@ pub fn open(place: Place, payload: &[u8]) -> Result<Opened, FoldError> {
 }
 
 impl Opened {
+    /// Of an entry that was opened elsewhere: what [`open`] would make of it.
+    pub(crate) fn of_batch(place: Place, received: UtcMillis, hash: [u8; 32], batch: Batch) -> Self {
+        Self { place, received, hash, what: What::Batch(Box::new(batch)) }
+    }
+
+    /// The same of a fact.
+    pub(crate) fn of_fact(place: Place, received: UtcMillis, fact: Fact) -> Self {
+        Self { place, received, hash: [0; 32], what: What::Fact(fact) }
+    }
+
+    /// Where it begins.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// How much is in it: bounds memory.
+    pub(crate) fn records(&self) -> usize {
+        match &self.what {
+            What::Batch(batch) => {
+                1 + batch.windows.len() + batch.gaps.len() + batch.holdings.len() + batch.inventory.len()
+            }
+            What::Fact(_) => 1,
+        }
+    }
+
+    /// How many hours of accelerators it touches, at most: bounds the memory that folding it takes.
+    pub fn touches(&self) -> usize {
+        match &self.what {
+            What::Batch(batch) => touched_hours(batch),
+            What::Fact(_) => 0,
+        }
+    }
+
     /// Whose batch it is; `None` if it is a fact.
     pub fn agent(&self) -> Option<&AgentId> {
         match &self.what {
@@ -329,7 +362,7 @@ impl Fold {
             self.known(&window.accelerator, &batch.agent, window.span);
             self.measured(&window.accelerator, window.span);
             self.note_place(&batch.agent, window.span, place);
-            self.window(&batch.agent, window);
+            self.window(&batch.agent, received, window);
         }
         for mut gap in batch.gaps {
             gap.span = shifted(gap.span, minutes);
@@ -493,6 +526,15 @@ pub fn hours_of(batch: &Batch, minutes: &[i64]) -> BTreeSet<UtcMillis> {
         .flat_map(|span| minutes.iter().map(move |minutes| shifted(span, *minutes).start().hour()))
         .collect();
     if found.is_empty() { hours(labelled(batch)).collect() } else { found }
+}
+
+/// How many hours of accelerators the windows and gaps of a batch touch, at most.
+pub fn touched_hours(batch: &Batch) -> usize {
+    let spans = batch.windows.iter().map(|window| window.span).chain(batch.gaps.iter().map(|gap| gap.span));
+    let hours = |span: Span| {
+        (span.end().plus(-1).hour().since(span.start().hour()) / UtcMillis::HOUR + 1).unsigned_abs()
+    };
+    usize::try_from(spans.map(hours).sum::<u64>()).unwrap_or(usize::MAX)
 }
 
 /// Bytes in hexadecimal.

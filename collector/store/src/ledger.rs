@@ -31,10 +31,12 @@ use crate::{
 mod clock;
 mod cursor;
 mod find;
+mod tail;
 mod writer;
 
 pub use clock::CLOCK_TOLERANCE_MS;
 pub use find::{find, read_places};
+pub use tail::Tail;
 
 /// Entries in one group: bounds the time to the fsync.
 const GROUP: usize = 1024;
@@ -90,6 +92,7 @@ pub struct Ledger {
     requests: mpsc::Sender<Request>,
     durable: watch::Receiver<Place>,
     health: watch::Receiver<Health>,
+    tail: Tail,
     folder: PathBuf,
     generation: [u8; 16],
     salts: Arc<Salts>,
@@ -276,7 +279,7 @@ pub enum CommitError {
 #[derive(Debug)]
 enum Request {
     Batch(Box<Submission>, oneshot::Sender<Result<Committed, CommitError>>),
-    Facts(Vec<(Fact, Vec<u8>)>, oneshot::Sender<Result<Place, CommitError>>),
+    Facts(Vec<(UtcMillis, Fact, Vec<u8>)>, oneshot::Sender<Result<Place, CommitError>>),
 }
 
 impl OpenLedger {
@@ -309,16 +312,11 @@ impl OpenLedger {
         let (requests, queue) = mpsc::channel(QUEUE);
         let (announce, durable) = watch::channel(self.journal.durable());
         let (report, health) = watch::channel(Health::Writable);
-        let announcing = writer::Announcing { durable: announce, health: report };
-        let writer = writer::Writer::new(
-            self.journal,
-            &self.folder,
-            self.options,
-            cursors,
-            state,
-            self.salts.clone(),
-            announcing,
-        );
+        let tail = Tail::default();
+        let outlets = writer::Outlets { tail: tail.clone(), health: report, announce };
+        let salts = self.salts.clone();
+        let writer =
+            writer::Writer::new(self.journal, &self.folder, self.options, cursors, state, salts, outlets);
         std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run(queue))
@@ -327,6 +325,7 @@ impl OpenLedger {
             requests,
             durable,
             health,
+            tail,
             folder: self.folder,
             generation: self.generation,
             salts: self.salts,
@@ -383,7 +382,7 @@ impl Ledger {
                 return Err(bad(None));
             }
             let Body::Fact(fact) = entry.body else { continue };
-            entries.push((fact, bytes));
+            entries.push((at, fact, bytes));
         }
         let (reply, answer) = oneshot::channel();
         self.send(Request::Facts(entries, reply))?;
@@ -405,6 +404,11 @@ impl Ledger {
     /// Whether it takes entries, as that changes.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
+    }
+
+    /// The last entries, opened, for the fold.
+    pub fn tail(&self) -> Tail {
+        self.tail.clone()
     }
 
     /// Where it lies.

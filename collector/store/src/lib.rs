@@ -32,7 +32,7 @@ pub use state::State;
 pub use weighbridge_journal::Place;
 
 use crate::{
-    hour::{HeldState, HourKey, HourRow, Sums},
+    hour::{DoubtedHour, HeldState, HourKey, HourRow, Sums},
     state::{CursorRow, PlaceRow, StateRow},
     witness::WitnessedHour,
 };
@@ -72,6 +72,9 @@ pub trait UsageStore: Send + Sync {
 
     /// Hours of `from..to` in which two sources said what cannot both be true, in their order.
     async fn disagreements(&self, filter: &Filter) -> Result<Vec<WitnessedHour>, StoreError>;
+
+    /// Hours of `from..to` in which something was said that cannot be, in their order.
+    async fn doubted(&self, filter: &Filter) -> Result<Vec<DoubtedHour>, StoreError>;
 
     /// All records of a kind, in order of the ledger.
     async fn records(&self, kind: &str) -> Result<Vec<RecordRow>, StoreError>;

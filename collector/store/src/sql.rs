@@ -17,7 +17,7 @@ use weighbridge_meter::{AcceleratorId, AgentId, GapCause, UtcMillis};
 
 use crate::{
     Applied, CoverageSum, Filter, Folded, HourlySum, Place, RecordRow, StoreError, UsageStore, UsageSum,
-    hour::{Hour, HourKey, HourRow},
+    hour::{DoubtedHour, Hour, HourKey, HourRow},
     state::{CursorRow, PlaceRow, StateRow, kind},
     witness::{Witness, WitnessedHour},
 };
@@ -228,7 +228,7 @@ impl UsageStore for SqliteStore {
                 query.push(")");
             };
             let mut query = QueryBuilder::<Sqlite>::new(
-                "SELECT accelerator, hour_ms, covered, gaps, agents, witnesses FROM hour",
+                "SELECT accelerator, hour_ms, covered, gaps, agents, witnesses, doubts FROM hour",
             );
             wanted(&mut query);
             for row in query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)? {
@@ -239,6 +239,7 @@ impl UsageStore for SqliteStore {
                     agents: cells.json("agents")?,
                     usage: BTreeMap::new(),
                     witnesses: cells.witnesses()?,
+                    doubts: cells.doubts()?,
                 };
                 found.insert(hour_key(&cells)?, hour);
             }
@@ -365,6 +366,26 @@ impl UsageStore for SqliteStore {
         Ok(found)
     }
 
+    async fn doubted(&self, filter: &Filter) -> Result<Vec<DoubtedHour>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT accelerator, hour_ms, doubts FROM hour");
+        push_filter(&mut query, &Filter { principal: None, ..filter.clone() });
+        query.push(" AND doubted > 0 ORDER BY hour_ms, accelerator");
+        let rows = query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)?;
+        let mut found = Vec::new();
+        for row in &rows {
+            let cells = Cells { table: "hour", row };
+            let HourKey { accelerator, hour } = hour_key(&cells)?;
+            found.extend(cells.doubts()?.into_iter().map(|((agent, doubt), millis)| DoubtedHour {
+                accelerator: accelerator.clone(),
+                hour,
+                agent,
+                doubt,
+                millis,
+            }));
+        }
+        Ok(found)
+    }
+
     async fn records(&self, kind: &str) -> Result<Vec<RecordRow>, StoreError> {
         let rows = sqlx::query(
             "SELECT name, entry_index, received_ms, body FROM record WHERE kind = $1 ORDER BY entry_index",
@@ -398,8 +419,8 @@ impl UsageStore for SqliteStore {
             (
                 "hour",
                 "SELECT accelerator || ' ' || hour_ms || ' ' || covered || ' ' || gaps || ' ' || agents || ' ' || \
-                 measured_ms || ' ' || interpolated_ms || ' ' || witnesses || ' ' || disagreeing AS line \
-                 FROM hour ORDER BY line",
+                 measured_ms || ' ' || interpolated_ms || ' ' || witnesses || ' ' || disagreeing || ' ' || \
+                 doubts || ' ' || doubted AS line FROM hour ORDER BY line",
             ),
             (
                 "gap",

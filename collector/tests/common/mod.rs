@@ -210,6 +210,12 @@ impl Site {
         answer(&self.ingest, request).await
     }
 
+    /// A report of the agent on itself.
+    pub(crate) async fn say(&self, bytes: Vec<u8>) -> Answer {
+        let request = Request::post("/api/v1/status").body(Body::from(bytes)).expect("valid");
+        answer(&self.ingest, request).await
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         answer(&self.pages, Request::get(path).body(Body::empty()).expect("valid")).await
     }

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use weighbridge_meter::{
-    AgentId, EpochId, Estimate, Estimator, Gap, Signs, Span, Tier, Trust, UtcMillis, Window, window::Coverage,
+    AgentId, Doubt, EpochId, Estimate, Estimator, Gap, Signs, Span, Tier, Trust, UtcMillis, Window,
+    window::Coverage,
 };
 
 use super::{Fold, Opened, What, hours, shifted};
 use crate::{
     State, holders,
     hour::{Hour, HourKey, Spans, UsageKey},
+    ledger::CLOCK_TOLERANCE_MS,
     witness::{Teller, Testimony},
 };
 
@@ -20,6 +22,7 @@ struct Candidate {
     agent: AgentId,
     epoch: EpochId,
     index: u64,
+    received: UtcMillis,
     window: Window,
 }
 
@@ -43,8 +46,8 @@ impl Epochs {
 }
 
 impl Fold {
-    pub(super) fn window(&mut self, agent: &AgentId, window: Window) {
-        let weighed = Weighed::of(&self.estimator, &self.state, window);
+    pub(super) fn window(&mut self, agent: &AgentId, received: UtcMillis, window: Window) {
+        let weighed = Weighed::of(&self.estimator, &self.state, received, window);
         let window = &weighed.window;
         for hour in hours(window.span) {
             let key = HourKey { accelerator: window.accelerator.clone(), hour };
@@ -58,7 +61,7 @@ impl Fold {
                 slot.covered.insert(piece);
                 self.changed.refold.insert(key);
             } else {
-                weighed.add(&self.state, slot, piece);
+                weighed.add(&self.state, agent, slot, piece);
             }
         }
     }
@@ -99,6 +102,7 @@ impl Fold {
                         agent: batch.agent.clone(),
                         epoch: batch.epoch,
                         index: entry.place.index,
+                        received: entry.received,
                         window: Window { span, ..window.clone() },
                     });
                 }
@@ -116,14 +120,14 @@ impl Fold {
             (a.trust, a.tier, &a.agent, a.index).cmp(&(b.trust, b.tier, &b.agent, b.index))
         });
         let mut testimony = Testimony::default();
-        for (Candidate { agent, window, .. }, parts) in heard {
+        for (Candidate { agent, received, window, .. }, parts) in heard {
             let teller = Teller { agent, source: window.source };
-            let weighed = Weighed::of(&self.estimator, &self.state, window);
+            let weighed = Weighed::of(&self.estimator, &self.state, received, window);
             for part in parts {
                 let counts = slot.covered.missing(part);
                 testimony.hear(&teller, &weighed.window, &weighed.estimate, part, &counts);
                 for piece in counts {
-                    weighed.add(&self.state, &mut slot, piece);
+                    weighed.add(&self.state, &teller.agent, &mut slot, piece);
                 }
             }
         }
@@ -138,19 +142,38 @@ struct Weighed {
     window: Window,
     estimate: Estimate,
     signs: Signs,
+    /// Why it cannot be as it says: then it is certain of nothing.
+    doubt: Option<Doubt>,
+}
+
+/// Agents keep what they measured for so long at most, and as a rule for a week.
+const OLDEST_MS: i64 = 400 * UtcMillis::DAY;
+
+/// Whether it can have been measured then, by when it was received.
+fn dated(span: Span, received: UtcMillis) -> Option<Doubt> {
+    if span.end() > received.plus(CLOCK_TOLERANCE_MS) {
+        return Some(Doubt::Future);
+    }
+    (span.start() < received.plus(-OLDEST_MS)).then_some(Doubt::Past)
 }
 
 impl Weighed {
-    fn of(estimator: &Estimator, state: &State, window: Window) -> Self {
+    fn of(estimator: &Estimator, state: &State, received: UtcMillis, window: Window) -> Self {
         let device = state.accelerators.get(&window.accelerator);
         let hardware =
             device.map(|device| device.hardware(estimator.table(), window.span.start())).unwrap_or_default();
-        Self { estimate: estimator.estimate(hardware, &window), signs: Signs::of(&hardware, &window), window }
+        let doubt = dated(window.span, received).or_else(|| estimator.doubt(hardware, &window));
+        let estimate = estimator.estimate(hardware, &window);
+        let estimate = if doubt.is_some() { estimate.doubted(window.span.millis()) } else { estimate };
+        Self { estimate, signs: Signs::of(&hardware, &window), doubt, window }
     }
 
     /// Adds the `piece` of it that nothing covers yet.
-    fn add(&self, state: &State, slot: &mut Hour, piece: Span) {
+    fn add(&self, state: &State, agent: &AgentId, slot: &mut Hour, piece: Span) {
         slot.covered.insert(piece);
+        if let Some(doubt) = self.doubt {
+            *slot.doubts.entry((agent.clone(), doubt)).or_default() += piece.millis();
+        }
         let window = &self.window;
         let idle = window.counters.idle();
         let whole = window.span.millis();

@@ -16,13 +16,14 @@ use weighbridge_journal::{AppendError, Journal};
 use weighbridge_meter::{AgentId, BootId};
 
 use super::{
-    CommitError, Committed, GROUP, Health, LedgerOptions, Outcome, Request, Salts, Submission,
+    CommitError, Committed, GROUP, Health, LedgerOptions, Outcome, Request, Salts, Submission, Tail,
     clock::{is_news, offset_minutes},
     cursor::{Cursors, Known, Undo},
 };
 use crate::{
     Place,
     entry::{self, Body, Entry, Fact},
+    fold::Opened,
     state::{CursorRow, State},
 };
 
@@ -36,17 +37,19 @@ pub(super) struct Writer {
     durable: Place,
     cursors: Cursors,
     offsets: HashMap<(AgentId, BootId), i64>,
+    /// What the group that is being written holds, for the tail.
+    opened: Vec<(Opened, Place)>,
     /// How to forget what the group that is being written changed, in order.
     undo: Vec<Step>,
     salts: Arc<Salts>,
-    health: watch::Sender<Health>,
-    announce: watch::Sender<Place>,
+    outlets: Outlets,
 }
 
-/// Where the thread tells how it stands.
-pub(super) struct Announcing {
-    pub(super) durable: watch::Sender<Place>,
+/// Where others see what the thread did.
+pub(super) struct Outlets {
+    pub(super) tail: Tail,
     pub(super) health: watch::Sender<Health>,
+    pub(super) announce: watch::Sender<Place>,
 }
 
 /// What has to be taken back if a group does not become durable.
@@ -69,7 +72,7 @@ impl Writer {
         cursors: Vec<CursorRow>,
         state: &State,
         salts: Arc<Salts>,
-        announcing: Announcing,
+        outlets: Outlets,
     ) -> Self {
         let offsets = state
             .offsets
@@ -83,10 +86,10 @@ impl Writer {
             options,
             cursors: Cursors::new(cursors),
             offsets,
+            opened: Vec::new(),
             undo: Vec::new(),
             salts,
-            health: announcing.health,
-            announce: announcing.durable,
+            outlets,
         }
     }
 
@@ -110,7 +113,7 @@ impl Writer {
     }
 
     fn reports(&self, health: Health) {
-        self.health.send_if_modified(|known| std::mem::replace(known, health) != health);
+        self.outlets.health.send_if_modified(|known| std::mem::replace(known, health) != health);
     }
 
     fn commit(&mut self, journal: &mut Journal, group: &mut Vec<Request>) -> Result<(), AppendError> {
@@ -123,7 +126,8 @@ impl Writer {
         journal.sync()?;
         self.undo.clear();
         self.durable = journal.durable();
-        self.announce.send_replace(self.durable);
+        self.outlets.tail.extend(self.opened.drain(..));
+        self.outlets.announce.send_replace(self.durable);
         for answer in waiting {
             // A sender that went away will ask again.
             match answer {
@@ -151,11 +155,12 @@ impl Writer {
     ) -> Result<(), AppendError> {
         match request {
             Request::Facts(facts, reply) => {
-                for (fact, bytes) in facts {
-                    if let Fact::ClockOffset { agent, boot, minutes } = fact {
-                        self.fix(agent, boot, minutes);
+                for (received, fact, bytes) in facts {
+                    if let Fact::ClockOffset { agent, boot, minutes } = &fact {
+                        self.fix(agent.clone(), *boot, *minutes);
                     }
-                    journal.append(&bytes)?;
+                    let place = journal.append(&bytes)?;
+                    self.opened.push((Opened::of_fact(place, received, fact), journal.next()));
                 }
                 waiting.push(Waiting::Facts(reply, journal.next()));
             }
@@ -191,16 +196,18 @@ impl Writer {
                 tracing::warn!(agent = %batch.agent, boot = %batch.boot, minutes, "the clock of a host is off");
                 self.fix(batch.agent.clone(), batch.boot, minutes);
                 let fact = Fact::ClockOffset { agent: batch.agent.clone(), boot: batch.boot, minutes };
-                let entry = Entry { received: received_at, body: Body::Fact(fact) };
-                journal.append(&entry.encode(&self.salts.next()))?;
+                let entry = Entry { received: received_at, body: Body::Fact(fact.clone()) };
+                let place = journal.append(&entry.encode(&self.salts.next()))?;
+                self.opened.push((Opened::of_fact(place, received_at, fact), journal.next()));
             }
         }
         // A batch has a salt of its own.
         let payload = Entry { received: received_at, body: Body::Batch(received) }.encode(&[0; 16]);
         let leaf_hash = entry::leaf_hash(&payload);
-        journal.append(&payload)?;
+        let place = journal.append(&payload)?;
         let undo = self.cursors.take(&batch, hash);
         self.undo.push(Step::Batch(undo));
+        self.opened.push((Opened::of_batch(place, received_at, hash, batch), journal.next()));
         Ok(Outcome::Accepted { leaf_hash })
     }
 
@@ -211,6 +218,7 @@ impl Writer {
     fn recover(&mut self, queue: &mut mpsc::Receiver<Request>) -> bool {
         // Closed and unlocked.
         self.journal = None;
+        self.opened.clear();
         while let Some(step) = self.undo.pop() {
             match step {
                 Step::Batch(undo) => self.cursors.forget(undo),

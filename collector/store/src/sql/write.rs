@@ -58,11 +58,13 @@ pub(super) fn statements(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
 fn hours(rows: &[HourRow]) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new(
         "INSERT INTO hour (cell, accelerator, hour_ms, covered, gaps, agents, measured_ms, interpolated_ms, \
-         witnesses, disagreeing) ",
+         witnesses, disagreeing, doubts, doubted) ",
     );
     query.push_values(rows, |mut b, row| {
         let interpolated: u64 = row.hour.usage.values().map(|sums| sums.interpolated_ms).sum();
         let witnesses = &row.hour.witnesses;
+        let doubts: Vec<_> =
+            row.hour.doubts.iter().map(|((agent, doubt), millis)| (agent, doubt, millis)).collect();
         let disagreeing = witnesses.iter().filter(|witness| witness.disagrees()).count();
         b.push_bind(cell(row.key.accelerator.as_str()))
             .push_bind(row.key.accelerator.as_str().to_owned())
@@ -73,12 +75,15 @@ fn hours(rows: &[HourRow]) -> QueryBuilder<Sqlite> {
             .push_bind(index_i64(row.hour.covered.millis() - interpolated))
             .push_bind(index_i64(interpolated))
             .push_bind(if witnesses.is_empty() { String::new() } else { json(witnesses) })
-            .push_bind(index_i64(disagreeing as u64));
+            .push_bind(index_i64(disagreeing as u64))
+            .push_bind(if doubts.is_empty() { String::new() } else { json(&doubts) })
+            .push_bind(index_i64(doubts.len() as u64));
     });
     query.push(
         " ON CONFLICT (cell, accelerator, hour_ms) DO UPDATE SET covered = excluded.covered, gaps = excluded.gaps, \
          agents = excluded.agents, measured_ms = excluded.measured_ms, interpolated_ms = excluded.interpolated_ms, \
-         witnesses = excluded.witnesses, disagreeing = excluded.disagreeing",
+         witnesses = excluded.witnesses, disagreeing = excluded.disagreeing, \
+         doubts = excluded.doubts, doubted = excluded.doubted",
     );
     query
 }

@@ -54,7 +54,7 @@ async fn submit(ledger: &Ledger, batch: &Batch) -> Result<Outcome, CommitError> 
 /// With what is missing.
 async fn committed(ledger: &Ledger, batch: &Batch) -> Result<Committed, CommitError> {
     let number = crate::support::number(batch);
-    ledger.submit(submission(number, batch.clone(), None, at(0))).await
+    ledger.submit(submission(number, batch.clone(), None, at(UtcMillis::DAY))).await
 }
 
 /// Everything before `end`, as somebody else reads it.
