@@ -102,7 +102,6 @@ impl Sender {
             holdings: Vec::new(),
             losses: Vec::new(),
             inventory: if sequence == 1 { vec![inventory] } else { Vec::new() },
-            losses: Vec::new(),
             status: Some(Status {
                 at: from.plus(windows * 1_000),
                 version: "by hand".into(),

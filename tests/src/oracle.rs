@@ -135,6 +135,7 @@ impl Oracle {
 #[track_caller]
 pub fn flows(site: &Site, device: &Device, moment: UtcMillis) -> Span {
     wait::until(&format!("{} is measured after {moment}", device.uuid), || {
+        site.collector.accelerator(&device.uuid)?;
         let last = audit::windows(&site.collector, device).windows.last().copied();
         let fresh = last.filter(|window| moment <= window.start());
         fresh.ok_or_else(|| {
