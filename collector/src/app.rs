@@ -17,11 +17,19 @@ use weighbridge_store::{
     entry::AgentFact,
     follow::{FollowError, Follower, Shared},
     ledger::{CommitError, LedgerError, OpenLedger},
+    tree::{LogPaths, TreeError},
     verify::public_key,
 };
 use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 
-use crate::{config::Config, integrity::IntegrityFinding, metrics::Metrics, random, view::View};
+use crate::{
+    config::Config,
+    integrity::IntegrityFinding,
+    metrics::Metrics,
+    random,
+    tree::{self, Restored, Tree},
+    view::View,
+};
 
 /// Tells the time; another one in the demo and in tests.
 pub type Clock = Arc<dyn Fn() -> UtcMillis + Send + Sync>;
@@ -40,6 +48,8 @@ pub mod record {
     pub const AUDIT: &str = "audit";
     /// Two sources of one accelerator that cannot both be right.
     pub const INTEGRITY: &str = "integrity";
+    /// What happened to the store itself, as that it was restored from a backup.
+    pub const STORE: &str = "store";
 }
 
 /// The collector cannot start.
@@ -57,6 +67,9 @@ pub enum StartError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The tree over the ledger.
+    #[error("the tree over the ledger cannot be signed")]
+    Tree(#[from] TreeError),
     /// The sums.
     #[error("the sums cannot be opened")]
     Store(#[from] StoreError),
@@ -124,6 +137,8 @@ pub struct Inner {
     pub clock: Clock,
     /// Counts.
     pub metrics: Metrics,
+    /// The tree over the ledger.
+    pub tree: Tree,
     signing: SigningKey,
     admin_token: String,
     stands: watch::Receiver<Place>,
@@ -147,7 +162,7 @@ impl App {
         let keys = KeyStore::at(&config.key_store, operator)?;
         let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
         let options = LedgerOptions { journal: Options { segment_bytes: config.segment_bytes } };
-        let open = OpenLedger::open(&config.data.join("ledger"), &options, &mut random::fill)?;
+        let mut open = OpenLedger::open(&config.data.join("ledger"), &options, &mut random::fill)?;
         if open.cut_bytes > 0 {
             tracing::warn!(
                 bytes = open.cut_bytes,
@@ -159,8 +174,12 @@ impl App {
         let mut follower = Follower::new(open.folder(), store.clone(), estimator.clone()).await?;
         follower.catch_up(open.durable()).await?;
         let shared = follower.shared();
+        let paths = LogPaths::of(&config.data, &config.key_store);
+        let tree = tree::open(paths, &config.tree.site, &signing, &mut open).await?;
+        let restored = tree.restored.clone();
         let cursors = store.cursors().await?;
         let ledger = shared.with(|state| open.start(cursors, state));
+        let tree = tree.start(&config.tree, &signing, ledger.durable(), clock.clone());
         let (announce, stands) = watch::channel(*ledger.durable().borrow());
         let (announce_fault, fault) = watch::channel(None);
         let durable = ledger.durable();
@@ -183,6 +202,7 @@ impl App {
             keys,
             clock,
             metrics: Metrics::default(),
+            tree,
             signing,
             admin_token: admin_token(&config.operator_key)?,
             stands,
@@ -191,15 +211,22 @@ impl App {
             viewed: tokio::sync::Mutex::default(),
         }));
         app.learn_agents();
-        app.announce().await?;
+        app.announce(restored).await?;
         Ok(app)
     }
 
-    /// Records method and packs where they are not what the ledger says was last in use.
-    async fn announce(&self) -> Result<(), StartError> {
+    /// Records method and packs where they are not what the ledger says was last in use, and that the store began anew.
+    async fn announce(&self, restored: Option<Restored>) -> Result<(), StartError> {
         let figures_sha256 = weighbridge_store::fold::hex(&self.estimator.figures_sha256());
         let method = (METHOD.to_owned(), figures_sha256.clone());
         let mut facts = Vec::new();
+        if let Some(Restored { before, signed, entries }) = restored {
+            let key = weighbridge_store::fold::hex(&self.ledger.generation());
+            let body = serde_json::json!({
+                "act": "begun_anew", "log_before": before, "signed_before": signed, "entries": entries,
+            });
+            facts.push(Fact::Record { kind: record::STORE.into(), key, body });
+        }
         if self.shared.with(|state| state.method.as_ref() != Some(&method)) {
             facts.push(Fact::Method { method: method.0, figures_sha256 });
         }
@@ -333,7 +360,7 @@ fn operator_key(file: &Path) -> Result<OperatorKey, StartError> {
 }
 
 /// The key that signs promises; made when missing.
-fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
+pub(crate) fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let failed = |source| StartError::Folder { path: file.into(), source };
     match std::fs::read(file) {

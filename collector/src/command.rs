@@ -27,7 +27,7 @@ use crate::{
     config::{self, Config, Flags},
     demo,
     evaluate::Evaluate,
-    import, ingest, pages, random,
+    import, ingest, pages, random, verifying, witness,
 };
 
 /// Weighs the compute that tenants use and keeps the book.
@@ -60,8 +60,12 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
-    /// Reads the whole ledger again: checksums, chains, signatures, and whether the sums follow from it.
-    Verify,
+    /// Reads the whole ledger again: checksums, chains, signatures, the tree over it, and whether the sums follow.
+    Verify(verifying::Options),
+    /// Cosigns checkpoints of other collectors, each only if it follows on the last one: for a second party.
+    Witness(witness::Options),
+    /// Prints the key of the log, which witnesses and auditors need.
+    LogKey,
     /// Throws the sums away and folds them anew from the ledger.
     Rebuild,
     /// Measures estimates and classes against runs of which the truth is known from elsewhere.
@@ -102,6 +106,11 @@ impl Failure {
     /// Usage or configuration.
     pub fn usage(text: impl ToString) -> Self {
         Self { code: 2, text: text.to_string() }
+    }
+
+    /// Something needed is not there, in words.
+    pub fn not_there(text: impl ToString) -> Self {
+        Self { code: 3, text: text.to_string() }
     }
 
     /// Something needed is not there.
@@ -182,7 +191,12 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             say(imported);
             Ok(())
         }
-        Command::Verify => check(&load(&Flags::default())?).await,
+        Command::Verify(options) => verifying::run(&load(&Flags::default())?, &options).await,
+        Command::Witness(options) => witness::run(options).await,
+        Command::LogKey => {
+            say(verifying::own_log_key(&load(&Flags::default())?)?);
+            Ok(())
+        }
         Command::Rebuild => rebuild(&load(&Flags::default())?).await,
         Command::Report { case, actor, reason, masked, out } => {
             let identity = match (masked, actor, reason) {
@@ -291,6 +305,8 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     }
     drop(judge.await);
     app.settled().await;
+    let durable = *app.ledger.durable().borrow();
+    app.tree.reaches(durable).await;
     app.store.close().await;
     Ok(())
 }
@@ -346,35 +362,6 @@ pub(crate) async fn wait_for_signal() {
         }
         Err(_) => drop(tokio::signal::ctrl_c().await),
     }
-}
-
-async fn check(config: &Config) -> Result<(), Failure> {
-    let folder = config.data.join("ledger");
-    if !folder.is_dir() {
-        return Err(Failure { code: 3, text: format!("{}: there is no ledger", folder.display()) });
-    }
-    let verified = verify::ledger(&folder);
-    say(format_args!(
-        "{} entries, {} batches, {} windows read",
-        verified.entries, verified.batches, verified.windows
-    ));
-    let mut faults = verified.faults;
-    if faults.is_empty() {
-        let store = SqliteStore::open(&config.data.join("usage.sqlite")).await;
-        let store = store.map_err(|error| Failure::missing(&error))?;
-        match verify::sums(&folder, &store, Estimator::shipped()).await {
-            Ok(None) => say("the sums follow from the ledger, to the integer"),
-            Ok(Some(tables)) => {
-                faults.push(format!("the sums do not follow from the ledger: {} differ", tables.join(", ")));
-            }
-            Err(error) => faults.push(verify::chain_of(&error)),
-        }
-    }
-    if faults.is_empty() {
-        say("ok");
-        return Ok(());
-    }
-    Err(Failure::check(faults.join("\n")))
 }
 
 async fn rebuild(config: &Config) -> Result<(), Failure> {

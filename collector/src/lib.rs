@@ -19,4 +19,7 @@ pub mod judge;
 pub mod metrics;
 pub mod pages;
 pub mod random;
+pub mod tree;
+pub mod verifying;
 pub mod view;
+pub mod witness;
