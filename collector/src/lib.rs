@@ -18,6 +18,7 @@ pub mod integrity;
 pub mod judge;
 pub mod metrics;
 pub mod pages;
+pub mod proof;
 pub mod random;
 pub mod tree;
 pub mod verifying;

@@ -87,6 +87,7 @@ pub struct Tree {
     status: watch::Receiver<TreeStatus>,
     cosigned: watch::Receiver<Cosigned>,
     wake: Arc<Notify>,
+    witnesses: usize,
 }
 
 /// A ledger that is older than what was signed of it: it goes on as another log.
@@ -178,7 +179,8 @@ impl Opened {
         };
         tokio::spawn(maker.run(self.sequencer));
         let cosigned = ask::start(config, &self.paths, &self.log, read.clone(), clock);
-        Tree { paths: self.paths, log: self.log, status: read, cosigned, wake }
+        let witnesses = config.witnesses.len();
+        Tree { paths: self.paths, log: self.log, status: read, cosigned, wake, witnesses }
     }
 }
 
@@ -301,6 +303,11 @@ impl Tree {
     /// What witnesses say.
     pub fn cosigned(&self) -> Cosigned {
         self.cosigned.borrow().clone()
+    }
+
+    /// Whether anybody is asked to cosign.
+    pub fn has_witnesses(&self) -> bool {
+        self.witnesses > 0
     }
 
     /// Waits until a checkpoint is out that has everything before `place`; `false` if none will be.

@@ -149,3 +149,21 @@ async fn full(
     }
     Ok(faults)
 }
+
+/// Checks the proof of a report, and the report if it lies beside it.
+pub async fn proof(file: &Path, options: &Options) -> Result<(), Failure> {
+    let read = |file: &Path| {
+        std::fs::read(file).map_err(|error| Failure::not_there(format!("{}: {error}", file.display())))
+    };
+    let text = read(file)?;
+    let report = file.with_extension("json");
+    let report = if report.is_file() { Some(read(&report)?) } else { None };
+    let checked =
+        crate::proof::check::check(&text, options.key.as_ref(), &options.witness, report.as_deref()).await;
+    checked.lines.iter().for_each(say);
+    if checked.faults.is_empty() {
+        say("ok");
+        return Ok(());
+    }
+    Err(Failure::check(checked.faults.join("\n")))
+}

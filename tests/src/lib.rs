@@ -23,5 +23,6 @@ pub mod prometheus;
 pub mod random;
 pub mod rules;
 pub mod site;
+pub mod tlog;
 pub mod usage;
 pub mod wait;
