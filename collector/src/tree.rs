@@ -274,17 +274,12 @@ impl Maker {
     /// ledger is closed.
     async fn wait(&mut self) -> bool {
         let next = tokio::time::Instant::now() + self.every;
-        loop {
-            tokio::select! {
-                biased;
-                () = self.wake.notified() => return true,
-                changed = self.durable.changed() => {
-                    if changed.is_err() {
-                        return false;
-                    }
-                    break;
-                }
-            }
+        tokio::select! {
+            biased;
+            () = self.wake.notified() => return true,
+            changed = self.durable.changed() => if changed.is_err() {
+                return false;
+            },
         }
         tokio::select! {
             biased;
