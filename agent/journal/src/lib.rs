@@ -50,6 +50,7 @@
 //! write and is cut; [`Opened::cut_bytes`] tells.
 
 mod error;
+pub mod fail;
 mod folder;
 mod format;
 mod journal;
