@@ -308,6 +308,25 @@ impl OpenLedger {
         &self.folder
     }
 
+    /// Random bytes made with this ledger: another one has others.
+    pub fn generation(&self) -> [u8; 16] {
+        self.generation
+    }
+
+    /// Makes this another store than before, because it is an older state of that: agents send again what they
+    /// still hold.
+    pub fn begin_generation(&mut self, random: &mut dyn FnMut(&mut [u8])) -> Result<(), LedgerError> {
+        let file = self.folder.join("GENERATION");
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(LedgerError::Generation { file, source: error });
+            }
+            _ => {}
+        }
+        self.generation = generation(&self.folder, random)?;
+        Ok(())
+    }
+
     /// Begins to take entries; cursors and clock offsets are those at [`OpenLedger::durable`].
     pub fn start(self, cursors: Vec<CursorRow>, state: &State) -> Ledger {
         let (requests, queue) = mpsc::channel(QUEUE);
