@@ -9,19 +9,25 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
-use weighbridge_journal::Options;
 use weighbridge_meter::{Estimator, UtcMillis, estimate::METHOD};
 use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
 use weighbridge_store::{
-    Fact, Ledger, LedgerOptions, Place, RecordRow, SqliteStore, StoreError, UsageStore,
+    Fact, Ledger, Place, RecordRow, SqliteStore, StoreError, UsageStore,
     entry::AgentFact,
-    follow::{FollowError, Follower, Shared},
-    ledger::{CommitError, LedgerError, OpenLedger},
+    follow::{FollowError, Shared},
+    ledger::{CommitError, LedgerError, PruneError},
     verify::public_key,
 };
 use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 
-use crate::{config::Config, integrity::IntegrityFinding, metrics::Metrics, random, view::View};
+use crate::{
+    config::Config,
+    integrity::IntegrityFinding,
+    metrics::Metrics,
+    opening::{self, Mended, OpeningError, Places, Sums},
+    random,
+    view::View,
+};
 
 /// Tells the time; another one in the demo and in tests.
 pub type Clock = Arc<dyn Fn() -> UtcMillis + Send + Sync>;
@@ -40,6 +46,8 @@ pub mod record {
     pub const AUDIT: &str = "audit";
     /// Two sources of one accelerator that cannot both be right.
     pub const INTEGRITY: &str = "integrity";
+    /// Why the store goes on under another generation.
+    pub const GENERATION: &str = "generation";
 }
 
 /// The collector cannot start.
@@ -60,6 +68,12 @@ pub enum StartError {
     /// The sums.
     #[error("the sums cannot be opened")]
     Store(#[from] StoreError),
+    /// What lies on the disk.
+    #[error(transparent)]
+    Opening(#[from] OpeningError),
+    /// What was to be removed.
+    #[error(transparent)]
+    Prune(#[from] PruneError),
     /// The replay.
     #[error("the sums cannot be brought up to the ledger")]
     Follow(#[from] FollowError),
@@ -128,6 +142,10 @@ pub struct Inner {
     admin_token: String,
     stands: watch::Receiver<Place>,
     fault: watch::Receiver<Option<String>>,
+    /// Where things lie.
+    pub places: Places,
+    /// What this start mended.
+    pub mended: Mended,
     agents: RwLock<HashMap<KeyId, (AgentFact, VerifyingKey)>>,
     customers: RwLock<BTreeMap<String, SealedCustomer>>,
     casebook: Mutex<Casebook>,
@@ -146,18 +164,12 @@ impl App {
         let operator = operator_key(&config.operator_key)?;
         let keys = KeyStore::at(&config.key_store, operator)?;
         let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
-        let options = LedgerOptions { journal: Options { segment_bytes: config.segment_bytes } };
-        let open = OpenLedger::open(&config.data.join("ledger"), &options, &mut random::fill)?;
-        if open.cut_bytes > 0 {
-            tracing::warn!(
-                bytes = open.cut_bytes,
-                "cut the torn end of the ledger: written, never acknowledged"
-            );
-        }
+        let now = clock();
+        let places = Places::of(config);
+        let open = opening::ledger(config, now)?;
         let estimator = Estimator::shipped();
-        let store = Arc::new(SqliteStore::open(&config.data.join("usage.sqlite")).await?);
-        let mut follower = Follower::new(open.folder(), store.clone(), estimator.clone()).await?;
-        follower.catch_up(open.durable()).await?;
+        let Sums { store, follower, mended } = opening::sums(&places, &open, &estimator, now).await?;
+        let renewal = open.pending_renewal().cloned();
         let shared = follower.shared();
         let cursors = store.cursors().await?;
         let ledger = shared.with(|state| open.start(cursors, state));
@@ -187,10 +199,13 @@ impl App {
             admin_token: admin_token(&config.operator_key)?,
             stands,
             fault,
+            places,
+            mended,
             writing: tokio::sync::Mutex::default(),
             viewed: tokio::sync::Mutex::default(),
         }));
         app.learn_agents();
+        app.settle_history(renewal).await?;
         app.announce().await?;
         Ok(app)
     }
@@ -333,7 +348,7 @@ fn operator_key(file: &Path) -> Result<OperatorKey, StartError> {
 }
 
 /// The key that signs promises; made when missing.
-fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
+pub(crate) fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let failed = |source| StartError::Folder { path: file.into(), source };
     match std::fs::read(file) {

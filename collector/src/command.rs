@@ -13,12 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use weighbridge_journal::OpenError;
 use weighbridge_meter::Estimator;
-use weighbridge_store::{
-    LedgerOptions, SqliteStore, UsageStore,
-    follow::Follower,
-    ledger::{LedgerError, OpenLedger},
-    verify,
-};
+use weighbridge_store::{SqliteStore, UsageStore, ledger::LedgerError, summary, verify};
 
 use crate::{
     api,
@@ -27,8 +22,12 @@ use crate::{
     config::{self, Config, Flags},
     demo,
     evaluate::Evaluate,
-    import, ingest, pages, random,
+    import, ingest,
+    opening::{self, Places},
+    pages, random,
 };
+
+mod keeping;
 
 /// Weighs the compute that tenants use and keeps the book.
 #[derive(Debug, Parser)]
@@ -62,6 +61,12 @@ enum Command {
     },
     /// Reads the whole ledger again: checksums, chains, signatures, and whether the sums follow from it.
     Verify,
+    /// Copies the whole collector into a folder, or checks such a copy.
+    Backup(keeping::Backup),
+    /// Puts a backup into an empty data folder.
+    Restore(keeping::Restore),
+    /// Removes old payloads, after a signed summary of them.
+    Prune(keeping::Prune),
     /// Throws the sums away and folds them anew from the ledger.
     Rebuild,
     /// Measures estimates and classes against runs of which the truth is known from elsewhere.
@@ -183,6 +188,9 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Command::Verify => check(&load(&Flags::default())?).await,
+        Command::Backup(backup) => backup.run(&load(&Flags::default())?, arguments.config.clone()).await,
+        Command::Restore(restore) => restore.run(&load(&Flags::default())?),
+        Command::Prune(prune) => prune.run(&load(&Flags::default())?).await,
         Command::Rebuild => rebuild(&load(&Flags::default())?).await,
         Command::Report { case, actor, reason, masked, out } => {
             let identity = match (masked, actor, reason) {
@@ -221,20 +229,32 @@ impl Remote {
         let pairs: Vec<String> =
             query.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
         let url = format!("http://{}{path}?{}", self.at, pairs.join("&"));
-        // The token and what it opens go to this host and nowhere else.
-        let client =
-            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
-        let request = client
-            .map_err(|error| Failure::missing(&error))?
+        let request = self
+            .client()?
             .post(url)
             .header("authorization", format!("Bearer {}", self.token))
             .header("content-type", content_type)
             .body(body);
-        let answer = request.send().await.map_err(|error| Failure::missing(&error))?;
-        let status = answer.status();
-        let text = answer.text().await.map_err(|error| Failure::missing(&error))?;
-        if status.is_success() { Ok(text) } else { Err(refused(status, &text)) }
+        answered(request).await
     }
+
+    async fn get(&self, path: &str) -> Result<String, Failure> {
+        answered(self.client()?.get(format!("http://{}{path}", self.at))).await
+    }
+
+    /// The token and what it opens go to this host and nowhere else.
+    fn client(&self) -> Result<reqwest::Client, Failure> {
+        let client =
+            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+        client.map_err(|error| Failure::missing(&error))
+    }
+}
+
+async fn answered(request: reqwest::RequestBuilder) -> Result<String, Failure> {
+    let answer = request.send().await.map_err(|error| Failure::missing(&error))?;
+    let status = answer.status();
+    let text = answer.text().await.map_err(|error| Failure::missing(&error))?;
+    if status.is_success() { Ok(text) } else { Err(refused(status, &text)) }
 }
 
 /// What a running collector says against a request, in the words of the command that works without it.
@@ -283,6 +303,7 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let servers = spawn_servers(&app, ingest, http, &stop);
     let judge = tokio::spawn(judge_until(app.clone(), config.judge_every, stop.clone()));
+    let prune = tokio::spawn(prune_until(app.clone(), config.keep_payloads, stop.clone()));
     wait_for_signal().await;
     tracing::info!("stopping: requests that were taken are finished");
     stop.cancel();
@@ -290,7 +311,11 @@ async fn serve(config: &Config) -> Result<(), Failure> {
         drop(server.await);
     }
     drop(judge.await);
+    drop(prune.await);
     app.settled().await;
+    if let Err(error) = app.note_promised() {
+        tracing::warn!(problem = verify::chain_of(&error), "how far the ledger is promised cannot be noted");
+    }
     app.store.close().await;
     Ok(())
 }
@@ -334,6 +359,21 @@ async fn judge_until(app: App, every: std::time::Duration, stop: CancellationTok
     }
 }
 
+/// Prunes what is older than configured, once an hour; without an age nothing.
+async fn prune_until(app: App, keep: Option<i64>, stop: CancellationToken) {
+    let Some(keep) = keep else { return };
+    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(3600));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        app.prune_older_than(keep).await;
+    }
+}
+
 /// Returns at SIGINT or SIGTERM.
 pub(crate) async fn wait_for_signal() {
     use tokio::signal::unix::{SignalKind, signal};
@@ -353,16 +393,19 @@ async fn check(config: &Config) -> Result<(), Failure> {
     if !folder.is_dir() {
         return Err(Failure { code: 3, text: format!("{}: there is no ledger", folder.display()) });
     }
-    let verified = verify::ledger(&folder);
+    let places = Places::of(config);
+    let known = pruned(&places).await?;
+    let verified = verify::ledger_after(&folder, &known.agents);
     say(format_args!(
         "{} entries, {} batches, {} windows read",
         verified.entries, verified.batches, verified.windows
     ));
     let mut faults = verified.faults;
+    faults.extend(known.fault);
     if faults.is_empty() {
         let store = SqliteStore::open(&config.data.join("usage.sqlite")).await;
         let store = store.map_err(|error| Failure::missing(&error))?;
-        match verify::sums(&folder, &store, Estimator::shipped()).await {
+        match verify::sums(&folder, &places.summaries, &store, Estimator::shipped()).await {
             Ok(None) => say("the sums follow from the ledger, to the integer"),
             Ok(Some(tables)) => {
                 faults.push(format!("the sums do not follow from the ledger: {} differ", tables.join(", ")));
@@ -377,11 +420,43 @@ async fn check(config: &Config) -> Result<(), Failure> {
     Err(Failure::check(faults.join("\n")))
 }
 
+/// What an auditor must take from the summary, where payloads are pruned.
+#[derive(Default)]
+struct Known {
+    agents: Vec<weighbridge_store::entry::AgentFact>,
+    fault: Option<String>,
+}
+
+async fn pruned(places: &Places) -> Result<Known, Failure> {
+    let oldest =
+        weighbridge_journal::oldest_segment(&places.ledger).map_err(|error| Failure::missing(&error))?;
+    if oldest.is_none_or(|oldest| oldest == 1) {
+        return Ok(Known::default());
+    }
+    let memory = Arc::new(SqliteStore::in_memory().await.map_err(|error| Failure::missing(&error))?);
+    let end = weighbridge_store::Place { index: u64::MAX, segment: u64::MAX, offset: 0 };
+    let summary = match summary::begin(&memory, &places.ledger, &places.summaries, end).await {
+        Ok(summary) => summary,
+        Err(error) => return Ok(Known { fault: Some(verify::chain_of(&error)), ..Known::default() }),
+    };
+    let Some(summary) = summary else { return Ok(Known::default()) };
+    let mut state = weighbridge_store::State::default();
+    for row in memory.state().await.map_err(|error| Failure::missing(&error))? {
+        state.absorb(&row).map_err(|error| Failure::missing(&error))?;
+    }
+    say(format_args!(
+        "what was before segment {} is pruned; the summary of everything before entry {} stands for it",
+        oldest.unwrap_or(1),
+        summary.header.place.index
+    ));
+    Ok(Known { agents: state.agents.into_values().flatten().collect(), fault: None })
+}
+
 async fn rebuild(config: &Config) -> Result<(), Failure> {
     let missing = |error: &(dyn std::error::Error + 'static)| Failure::missing(error);
+    let places = Places::of(config);
     // Held open, so that nobody writes meanwhile.
-    let ledger = OpenLedger::open(&config.data.join("ledger"), &LedgerOptions::default(), &mut random::fill)
-        .map_err(|error| missing(&error))?;
+    let ledger = opening::ledger(config, random::now()).map_err(|error| missing(&error))?;
     let (file, fresh) = (config.data.join("usage.sqlite"), config.data.join("usage.sqlite.new"));
     remove_database(&fresh).map_err(|error| missing(&error))?;
     // Sums that cannot be read are a reason to rebuild, not one against it.
@@ -393,11 +468,13 @@ async fn rebuild(config: &Config) -> Result<(), Failure> {
         }
         Err(_) => None,
     };
-    let store = Arc::new(SqliteStore::open(&fresh).await.map_err(|error| missing(&error))?);
-    let mut follower = Follower::new(ledger.folder(), store.clone(), Estimator::shipped())
+    let (store, _, summary) = opening::anew(&fresh, &places, &ledger, &Estimator::shipped())
         .await
         .map_err(|error| missing(&error))?;
-    follower.catch_up(ledger.durable()).await.map_err(|error| missing(&error))?;
+    if let Some(summary) = &summary {
+        let (index, file) = (summary.header.place.index, summary.file.display());
+        say(format_args!("from the summary of everything before entry {index}, {file}"));
+    }
     let new = store.fingerprint().await.map_err(|error| missing(&error))?;
     store.close().await;
     remove_database(&file).and_then(|()| std::fs::rename(&fresh, &file)).map_err(|error| missing(&error))?;

@@ -34,6 +34,10 @@ struct RawStore {
     data: Option<PathBuf>,
     /// A ledger segment is closed once it is larger, in bytes. Default 64 MiB; at least 4096.
     segment_bytes: Option<u64>,
+    /// How long payloads of the ledger are kept, in days, such as `400d`; at least `8d`. After that the collector
+    /// prunes them: it closes the hours that were made of them, keeps a signed summary, and removes the segments.
+    /// Unset by default: everything is kept.
+    keep_payloads: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -80,6 +84,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Size of a ledger segment in bytes.
     pub segment_bytes: u64,
+    /// After how many milliseconds payloads are pruned, if they are.
+    pub keep_payloads: Option<i64>,
     /// File with the operator's key.
     pub operator_key: PathBuf,
     /// Folder of wrapped keys.
@@ -92,6 +98,8 @@ pub struct Config {
     pub judge_every: Duration,
     /// Packs, and whether totals are compared with each.
     pub packs: Vec<(RulePack, bool)>,
+    /// Where further packs are.
+    pub packs_folder: Option<PathBuf>,
     /// How much is logged.
     pub log: tracing::Level,
 }
@@ -160,12 +168,14 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
             .or(raw.store.data)
             .unwrap_or_else(|| "/var/lib/weighbridge/collector".into()),
         segment_bytes,
+        keep_payloads: raw.store.keep_payloads.map(keep_payloads).transpose()?,
         operator_key: raw.keys.operator_key.unwrap_or_else(|| "/etc/weighbridge/operator.key".into()),
         key_store: raw.keys.key_store.unwrap_or_else(|| "/var/lib/weighbridge/collector-keys".into()),
         ingest: listen("ingest.listen", raw.ingest.listen, "127.0.0.1:19312")?,
         http: listen("http.listen", raw.http.listen, "127.0.0.1:19311")?,
         judge_every: every(raw.rules.every.as_deref().unwrap_or("10s"))?,
         packs: packs(&raw.rules)?,
+        packs_folder: raw.rules.folder,
         log: level(raw.log.level.as_deref().unwrap_or("info"))?,
     })
 }
@@ -176,6 +186,14 @@ fn listen(key: &'static str, value: Option<String>, default: &str) -> Result<Soc
         key,
         value,
         expected: "an address with a port, such as 127.0.0.1:19311 or [::]:19311",
+    })
+}
+
+fn keep_payloads(value: String) -> Result<i64, ConfigError> {
+    crate::prune::days(&value).ok_or(ConfigError::Value {
+        key: "store.keep_payloads",
+        value,
+        expected: "a number of days from 8d to 36500d, such as 400d",
     })
 }
 
@@ -285,6 +303,10 @@ mod tests {
         assert_eq!(
             error("[store]\nsegment_bytes = 1"),
             r#"store.segment_bytes: "1" is not at least 4096 bytes"#
+        );
+        assert_eq!(
+            error("[store]\nkeep_payloads = '7d'"),
+            r#"store.keep_payloads: "7d" is not a number of days from 8d to 36500d, such as 400d"#
         );
         assert!(error("[store]\nsegment_bytes = 'many'").contains("segment_bytes"));
         assert_eq!(error("[log]\nlevel = 'loud'"), r#"log.level: "loud" is not error, warn, info or debug"#);

@@ -143,12 +143,23 @@ async fn accept(app: &App, headers: &HeaderMap, body: Bytes) -> Result<Acknowled
                 places.extend(found.map_err(|error| unavailable(&error))?);
             }
             let (folder, end) = (app.ledger.folder().to_owned(), app.stands());
+            let oldest = weighbridge_journal::oldest_segment(&folder).map_err(|error| unavailable(&error))?;
+            // With this number there was one; whether it was this one can no longer be told.
+            let pruned = oldest > Some(1)
+                && (places.is_empty() || places.iter().any(|place| Some(place.segment) < oldest));
             let agent = id.clone();
             let found = tokio::task::spawn_blocking(move || {
                 ledger::find(&folder, &places, end, &agent, epoch, sequence)
             });
             match found.await {
                 Ok(Ok(Some(found))) if found == hash => ("duplicate", None),
+                Ok(Ok(None) | Err(_)) if pruned => {
+                    let detail = format!(
+                        "agent {id}, epoch {epoch}, sequence {sequence}: a batch with this number was taken, \
+                         and what it held is pruned"
+                    );
+                    return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "closed", detail));
+                }
                 Ok(Ok(_)) => {
                     let agent = id;
                     return Err(uncommitted(CommitError::Conflict { agent, epoch, sequence }));
@@ -207,6 +218,10 @@ fn uncommitted(error: CommitError) -> Refusal {
         CommitError::Conflict { .. } | CommitError::BrokenChain { .. } => {
             tracing::error!(problem = %error, "refused a batch: someone must look");
             Refusal::new(StatusCode::CONFLICT, "conflict", error)
+        }
+        CommitError::Closed { .. } => {
+            tracing::error!(problem = %error, "refused a batch of closed hours: someone must look");
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "closed", error)
         }
         // Ingest gives no facts; `BadFact` would be a fault of ours, and the batch is not in.
         CommitError::Unwritable | CommitError::Busy | CommitError::BadFact { .. } => unavailable(&error),

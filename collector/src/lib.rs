@@ -7,16 +7,22 @@
 
 pub mod api;
 pub mod app;
+pub mod backup;
 pub mod casefile;
 pub mod command;
 pub mod config;
 pub mod demo;
 pub mod evaluate;
+mod history;
 pub mod import;
 pub mod ingest;
 pub mod integrity;
 pub mod judge;
 pub mod metrics;
+pub mod opening;
 pub mod pages;
+mod progress;
+pub mod prune;
 pub mod random;
+pub mod restore;
 pub mod view;

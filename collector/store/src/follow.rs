@@ -53,6 +53,12 @@ pub enum FollowError {
         /// Next entry the ledger will have.
         ends: u64,
     },
+    /// Do not retry: what came before was pruned, and no summary of it was loaded.
+    #[error("the ledger begins at entry {begins}, and the sums hold nothing of what was before it")]
+    Pruned {
+        /// Its oldest entry.
+        begins: u64,
+    },
     /// The sums cannot be written.
     #[error("the sums cannot be written")]
     Store(#[from] StoreError),
@@ -114,6 +120,21 @@ impl<S: UsageStore> Follower<S> {
         Ok(())
     }
 
+    /// The same, telling after each piece how far it is.
+    pub async fn catch_up_telling(
+        &mut self,
+        end: Place,
+        mut tell: impl FnMut(Place),
+    ) -> Result<(), FollowError> {
+        if end < self.stands {
+            return Err(FollowError::Ahead { stands: self.stands.index, ends: end.index });
+        }
+        while self.piece(end).await? {
+            tell(self.stands);
+        }
+        Ok(())
+    }
+
     /// Follows the ledger until nobody writes it any more, at least twice a second when there is something.
     pub async fn run(
         mut self,
@@ -168,11 +189,21 @@ impl<S: UsageStore> Follower<S> {
             && bytes < PIECE_BYTES
             && let Some(entry) = self.reader.next_before(end)?
         {
-            entries.push(fold::open(entry.place, &entry.payload)?);
+            let opened = fold::open(entry.place, &entry.payload)?;
+            let closes = opened.closes();
+            entries.push(opened);
             nexts.push(entry.next);
             bytes += entry.payload.len();
+            if closes {
+                break;
+            }
         }
         let Some(last) = nexts.last().copied() else { return Ok(false) };
+        if let Some(first) =
+            entries.first().map(Opened::index).filter(|first| *first > self.stands.index.max(1))
+        {
+            return Err(FollowError::Pruned { begins: first });
+        }
         let needed = self.fold.needs(&entries);
         if !needed.is_empty() {
             let rows = self.store.hours(&needed).await?;

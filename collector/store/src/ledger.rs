@@ -10,15 +10,19 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
-use weighbridge_journal::{AppendError, Journal, MAX_PAYLOAD, OpenError, Options, Reader};
+use weighbridge_journal::{
+    AppendError, Journal, MAX_PAYLOAD, OpenError, Options, Reader, RemoveError, Removed,
+};
 use weighbridge_meter::{AgentId, BootId, EpochId, UtcMillis};
 use weighbridge_wire::{Batch, Envelope};
 
 use crate::{
-    Place,
+    Place, closed,
     entry::{Body, Entry, EntryError, Fact, Received},
     state::{CursorRow, PlaceRow, State},
 };
+
+pub mod generation;
 
 /// Hashes kept for each agent and epoch: what an agent may resend after a lost acknowledgement, many times over.
 const HASHES: usize = 4096;
@@ -44,6 +48,8 @@ pub struct LedgerOptions {
 pub struct Ledger {
     requests: mpsc::Sender<Request>,
     durable: watch::Receiver<Place>,
+    /// The same with the chain hash there.
+    tip: watch::Receiver<(Place, [u8; 32])>,
     folder: PathBuf,
     generation: [u8; 16],
 }
@@ -54,6 +60,7 @@ pub struct OpenLedger {
     journal: Journal,
     folder: PathBuf,
     generation: [u8; 16],
+    pending: Option<generation::Renewal>,
     /// Bytes of a torn tail that were cut: written, never acknowledged.
     pub cut_bytes: u64,
 }
@@ -135,6 +142,23 @@ pub enum CommitError {
         /// Which number.
         sequence: u64,
     },
+    /// It reaches into hours that are [closed](crate::closed): nothing is stored, do not send it again.
+    #[error(
+        "agent {agent}, epoch {epoch}, sequence {sequence}: it reaches back to {reaches}, and hours before {closed} \
+         are closed: what they were made of is pruned"
+    )]
+    Closed {
+        /// Whose.
+        agent: AgentId,
+        /// Which epoch.
+        epoch: EpochId,
+        /// Which number.
+        sequence: u64,
+        /// How far back.
+        reaches: UtcMillis,
+        /// Hours from this one on are open.
+        closed: UtcMillis,
+    },
     /// It would not read back as it is: nothing of the request is stored, do not send it again.
     #[error("fact {index} of {count} cannot be kept")]
     BadFact {
@@ -154,10 +178,23 @@ pub enum CommitError {
     Busy,
 }
 
+/// Segments were not removed; those that were stay so.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    /// The journal.
+    #[error("segments of the ledger cannot be removed")]
+    Remove(#[source] RemoveError),
+    /// The thread of the ledger.
+    #[error(transparent)]
+    Commit(CommitError),
+}
+
 #[derive(Debug)]
 enum Request {
     Batch(Box<Submission>, oneshot::Sender<Result<Outcome, CommitError>>),
     Facts(Vec<(Fact, Vec<u8>)>, oneshot::Sender<Result<Place, CommitError>>),
+    /// Remove the segments numbered below this one.
+    Prune(u64, oneshot::Sender<Result<Removed, RemoveError>>),
 }
 
 impl OpenLedger {
@@ -169,8 +206,9 @@ impl OpenLedger {
     ) -> Result<Self, LedgerError> {
         let (journal, opened) = Journal::open(folder, options.journal)
             .map_err(|source| LedgerError::Journal { folder: folder.into(), source })?;
+        let pending = generation::pending(folder)?;
         let generation = generation(folder, random)?;
-        Ok(Self { journal, folder: folder.into(), generation, cut_bytes: opened.cut_bytes })
+        Ok(Self { journal, folder: folder.into(), generation, pending, cut_bytes: opened.cut_bytes })
     }
 
     /// Everything before this is in the ledger.
@@ -187,6 +225,7 @@ impl OpenLedger {
     pub fn start(self, cursors: Vec<CursorRow>, state: &State) -> Ledger {
         let (requests, queue) = mpsc::channel(QUEUE);
         let (announce, durable) = watch::channel(self.journal.durable());
+        let (announce_tip, tip) = watch::channel((self.journal.durable(), self.journal.chain()));
         let offsets = state
             .offsets
             .iter()
@@ -196,13 +235,15 @@ impl OpenLedger {
             journal: self.journal,
             cursors: cursors.into_iter().map(Cursor::from_row).collect(),
             offsets,
+            closed: state.closed_before,
             announce,
+            announce_tip,
         };
         std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run(queue))
             .expect("a thread can be started at start-up");
-        Ledger { requests, durable, folder: self.folder, generation: self.generation }
+        Ledger { requests, durable, tip, folder: self.folder, generation: self.generation }
     }
 }
 
@@ -269,6 +310,16 @@ impl Ledger {
         })
     }
 
+    /// Removes the segments numbered below this one: what they hold must be in a committed summary.
+    pub async fn prune(&self, segment: u64) -> Result<Removed, PruneError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Prune(segment, reply)).map_err(PruneError::Commit)?;
+        match answer.await {
+            Ok(removed) => removed.map_err(PruneError::Remove),
+            Err(_) => Err(PruneError::Commit(CommitError::Unwritable)),
+        }
+    }
+
     /// The place up to which the ledger is durable, as it moves.
     pub fn durable(&self) -> watch::Receiver<Place> {
         self.durable.clone()
@@ -332,7 +383,7 @@ impl Cursor {
     }
 }
 
-fn unhex(text: &str) -> Option<[u8; 32]> {
+pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
     if text.len() != 64 || !text.is_ascii() {
         return None;
     }
@@ -348,7 +399,10 @@ struct Writer {
     journal: Journal,
     cursors: HashMap<(AgentId, EpochId), Cursor>,
     offsets: HashMap<(AgentId, BootId), i64>,
+    /// Hours before this one take nothing in.
+    closed: Option<UtcMillis>,
     announce: watch::Sender<Place>,
+    announce_tip: watch::Sender<(Place, [u8; 32])>,
 }
 
 /// An answer that waits for the fsync.
@@ -381,6 +435,7 @@ impl Writer {
                 return;
             }
             self.announce.send_replace(self.journal.durable());
+            self.announce_tip.send_replace((self.journal.durable(), self.journal.chain()));
             for answer in waiting {
                 // A sender that went away will ask again.
                 match answer {
@@ -395,8 +450,14 @@ impl Writer {
         match request {
             Request::Facts(facts, reply) => {
                 for (fact, bytes) in facts {
-                    if let Fact::ClockOffset { agent, boot, minutes } = fact {
-                        self.offsets.insert((agent, boot), minutes);
+                    match fact {
+                        Fact::ClockOffset { agent, boot, minutes } => {
+                            self.offsets.insert((agent, boot), minutes);
+                        }
+                        Fact::Record { kind, body, .. } => {
+                            self.closed = self.closed.max(closed::before(&kind, &body));
+                        }
+                        _ => {}
                     }
                     self.journal.append(&bytes)?;
                 }
@@ -410,6 +471,9 @@ impl Writer {
                     waiting.push(Waiting::Batch(reply, outcome));
                 }
             },
+            Request::Prune(segment, reply) => {
+                drop(reply.send(self.journal.remove_segments_before(segment)));
+            }
         }
         Ok(())
     }
@@ -433,7 +497,22 @@ impl Writer {
         if before.is_some_and(|before| before != *prev_hash) {
             return Err(CommitError::BrokenChain { agent, epoch, sequence });
         }
+        if let Some(closed) = self.closed {
+            let minutes = self.minutes(submission);
+            if let Some(reaches) = closed::reaches(&submission.batch, minutes, closed) {
+                return Err(CommitError::Closed { agent, epoch, sequence, reaches, closed });
+            }
+        }
         Ok(None)
+    }
+
+    /// Minutes by which the clock of this batch is off, as they will be fixed when it is taken.
+    fn minutes(&self, Submission { received_at, received, batch, .. }: &Submission) -> i64 {
+        let fixed = self.offsets.get(&(batch.agent.clone(), batch.boot)).copied().unwrap_or(0);
+        match offset_minutes(batch, received, *received_at) {
+            Some(minutes) if is_change(fixed, minutes) => minutes,
+            _ => fixed,
+        }
     }
 
     fn append(&mut self, submission: Submission) -> Result<Outcome, AppendError> {
@@ -441,10 +520,7 @@ impl Writer {
         if let Some(minutes) = offset_minutes(&batch, &received, received_at) {
             let key = (batch.agent.clone(), batch.boot);
             let fixed = self.offsets.get(&key).copied().unwrap_or(0);
-            let change = fixed.abs_diff(minutes).saturating_mul(UtcMillis::MINUTE.unsigned_abs());
-            // A clock that was right is off from the first minute beyond the tolerance; one that was off
-            // stays as it is fixed until it has moved by more than that, or it would flap.
-            if change > CLOCK_TOLERANCE_MS.unsigned_abs() || (fixed == 0 && minutes != 0) {
+            if is_change(fixed, minutes) {
                 tracing::warn!(agent = %batch.agent, boot = %batch.boot, minutes, "the clock of a host is off");
                 self.offsets.insert(key, minutes);
                 let fact = Fact::ClockOffset { agent: batch.agent.clone(), boot: batch.boot, minutes };
@@ -456,6 +532,13 @@ impl Writer {
         self.cursors.entry((batch.agent, batch.epoch)).or_default().take(batch.sequence, hash);
         Ok(Outcome::Accepted { leaf_hash })
     }
+}
+
+/// A clock that was right is off from the first minute beyond the tolerance; one that was off stays as it is
+/// fixed until it has moved by more than that, or it would flap.
+fn is_change(fixed: i64, minutes: i64) -> bool {
+    let change = fixed.abs_diff(minutes).saturating_mul(UtcMillis::MINUTE.unsigned_abs());
+    change > CLOCK_TOLERANCE_MS.unsigned_abs() || (fixed == 0 && minutes != 0)
 }
 
 /// How far the labels of this batch are off, by the boot clock at sending; `None` if that cannot be known.

@@ -21,6 +21,7 @@ use crate::{
     witness::{Witness, WitnessedHour},
 };
 
+pub mod dump;
 mod rows;
 mod write;
 
