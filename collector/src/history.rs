@@ -60,17 +60,13 @@ impl App {
         let mut promised = self.ledger.promised();
         let file = self.places.mark.clone();
         tokio::spawn(async move {
-            loop {
-                let open = promised.changed().await;
+            while promised.changed().await {
                 let mark = promised.mark();
                 let file = file.clone();
                 let written = tokio::task::spawn_blocking(move || mark.write(&file)).await;
                 if let Ok(Err(error)) = written {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "how far the ledger is promised cannot be noted");
-                }
-                if !open {
-                    return;
                 }
                 tokio::time::sleep(NOTE).await;
             }

@@ -50,8 +50,22 @@ impl Site {
     /// If any of it does not work.
     #[track_caller]
     pub fn with_config(more: &str, agents: Vec<AgentOptions>) -> Self {
+        Self::with("", more, agents)
+    }
+
+    /// The same with more in the section of the collector's store.
+    ///
+    /// # Panics
+    /// If any of it does not work.
+    #[track_caller]
+    pub fn with_store(store: &str, agents: Vec<AgentOptions>) -> Self {
+        Self::with(store, "", agents)
+    }
+
+    #[track_caller]
+    fn with(store: &str, more: &str, agents: Vec<AgentOptions>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut collector = Collector::prepare(&folder.path().join("collector"), more);
+        let mut collector = Collector::prepare_store(&folder.path().join("collector"), store, more);
         let prepared = agents.into_iter().map(|options| {
             let of_agent = folder.path().join(&options.name);
             Agent::prepare(&of_agent, options, collector.ingest())

@@ -133,13 +133,25 @@ impl Answer {
 impl Site {
     /// An empty one at [`START`].
     pub(crate) async fn empty() -> Self {
+        Self::with_store("").await
+    }
+
+    /// One with an agent and customers, whose ledger has segments of this size.
+    pub(crate) async fn with_segments(bytes: u64) -> Self {
+        let site = Self::with_store(&format!("segment_bytes = {bytes}")).await;
+        site.import(Kind::Agents, &agents()).await;
+        site.import(Kind::Customers, CUSTOMERS).await;
+        site
+    }
+
+    async fn with_store(store: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         std::fs::create_dir(path("packs")).expect("a folder");
         std::fs::write(path("packs/small@1.toml"), SMALL_PACK.trim_start()).expect("a file");
         let quoted = |name: &str| format!("{:?}", path(name));
         let text = format!(
-            "[store]\ndata = {}\n[keys]\noperator_key = {}\nkey_store = {}\n[rules]\nfolder = {}\n",
+            "[store]\ndata = {}\n{store}\n[keys]\noperator_key = {}\nkey_store = {}\n[rules]\nfolder = {}\n",
             quoted("data"),
             quoted("operator.key"),
             quoted("keys"),
@@ -240,6 +252,12 @@ impl Site {
     pub(crate) fn token(&self) -> String {
         admin_token(&self.config.operator_key).expect("readable")
     }
+}
+
+/// What the ingest port of this collector says to a batch.
+pub(crate) async fn submitted(app: &App, bytes: Vec<u8>) -> Answer {
+    let request = Request::post("/api/v1/batches").body(Body::from(bytes)).expect("valid");
+    answer(&ingest::routes(app.clone()), request).await
 }
 
 async fn answer(router: &Router, request: Request<Body>) -> Answer {
