@@ -266,6 +266,7 @@ impl Weigher {
                 spool_bytes: spool.bytes(),
                 unacknowledged: spool.unacknowledged(),
             }),
+            losses: Vec::new(),
         };
         let sealed = match seal::seal(&batch, &self.key) {
             Ok(sealed) => sealed,
@@ -388,6 +389,7 @@ mod tests {
                 holdings: vec![],
                 inventory: vec![],
                 status: None,
+                losses: Vec::new(),
             };
             let hash = if there { hash } else { [0xff; 32] };
             weigher.in_doubt = Some((hash, Box::new(batch)));

@@ -29,7 +29,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use weighbridge_journal::{AppendError, FileError, OpenError, ReadError, RemoveError};
+use weighbridge_journal::{AppendError, FileError, OpenError, ReadError, RemoveError, fail};
 use weighbridge_meter::{EpochId, UtcMillis};
 use weighbridge_wire::{Hash, Sealed};
 
@@ -382,7 +382,8 @@ impl Spool {
         files::write(&self.options.dir.join(EPOCHS), names.as_bytes())?;
         for id in done {
             let path = self.options.dir.join(id.to_string());
-            fs::remove_dir_all(&path).map_err(files::failed("remove", &path))?;
+            fail::around("spool.remove_epoch", || fs::remove_dir_all(&path))
+                .map_err(files::failed("remove", &path))?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
+use weighbridge_journal::fail;
 use weighbridge_meter::{Estimator, UtcMillis, estimate::METHOD};
 use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
 use weighbridge_store::{
@@ -21,7 +22,9 @@ use weighbridge_store::{
 use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 
 use crate::{
+    alarm::Alarm,
     config::Config,
+    ingest::{opener::Opener, quota::Quotas, status::LastSaid},
     integrity::IntegrityFinding,
     metrics::Metrics,
     opening::{self, Mended, OpeningError, Places, Sums},
@@ -46,6 +49,8 @@ pub mod record {
     pub const AUDIT: &str = "audit";
     /// Two sources of one accelerator that cannot both be right.
     pub const INTEGRITY: &str = "integrity";
+    /// Two histories under one identity.
+    pub const ALARM: &str = "alarm";
     /// Why the store goes on under another generation.
     pub const GENERATION: &str = "generation";
 }
@@ -106,6 +111,8 @@ pub struct Casebook {
     pub cases: BTreeMap<String, Case>,
     /// Findings of integrity, by id.
     pub integrity: BTreeMap<String, IntegrityFinding>,
+    /// Alarms, by id.
+    pub alarms: BTreeMap<String, Alarm>,
 }
 
 /// The running collector; cheap to clone.
@@ -138,6 +145,12 @@ pub struct Inner {
     pub clock: Clock,
     /// Counts.
     pub metrics: Metrics,
+    /// Checks signatures.
+    pub opener: Opener,
+    /// What each agent may send.
+    pub quotas: Quotas,
+    /// What agents say of themselves ahead of their batches.
+    pub said: LastSaid,
     signing: SigningKey,
     admin_token: String,
     stands: watch::Receiver<Place>,
@@ -176,7 +189,8 @@ impl App {
         let (announce, stands) = watch::channel(*ledger.durable().borrow());
         let (announce_fault, fault) = watch::channel(None);
         let durable = ledger.durable();
-        tokio::spawn(async move {
+        let follower = follower.with_tail(ledger.tail());
+        fold_apart(async move {
             if let Err(error) = follower.run(durable, announce).await {
                 let problem = weighbridge_store::verify::chain_of(&error);
                 tracing::error!(problem, "the fold has stopped: sums no longer follow the ledger");
@@ -195,6 +209,10 @@ impl App {
             keys,
             clock,
             metrics: Metrics::default(),
+            // The other half is for requests, the ledger and the fold.
+            opener: Opener::start(std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
+            quotas: Quotas::new(config.quota),
+            said: LastSaid::default(),
             signing,
             admin_token: admin_token(&config.operator_key)?,
             stands,
@@ -324,6 +342,17 @@ impl App {
     }
 }
 
+/// Runs the fold on a thread of its own: what it computes must not stand between a batch and its acknowledgement.
+fn fold_apart(fold: impl Future<Output = ()> + Send + 'static) {
+    let thread = std::thread::Builder::new().name("fold".into());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let run = move || match runtime {
+        Ok(runtime) => runtime.block_on(fold),
+        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the fold cannot be run"),
+    };
+    drop(thread.spawn(run).expect("a thread can be started at start-up"));
+}
+
 /// What a program on this host must show to import or to open an identity: it follows from the operator's key,
 /// so that only who can read that file has it. A hash, so that the key itself never travels.
 pub fn admin_token(operator_key: &Path) -> Result<String, StartError> {
@@ -364,8 +393,9 @@ pub(crate) fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
             let mut options = std::fs::OpenOptions::new();
             let mut new =
                 options.write(true).create(true).truncate(true).mode(0o600).open(&half).map_err(failed)?;
-            new.write_all(&bytes).and_then(|()| new.sync_all()).map_err(failed)?;
-            std::fs::rename(&half, file).map_err(failed)?;
+            fail::around("signing_key.write", || new.write_all(&bytes).and_then(|()| new.sync_all()))
+                .map_err(failed)?;
+            fail::around("signing_key.replace", || std::fs::rename(&half, file)).map_err(failed)?;
             if let Some(folder) = file.parent() {
                 std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
             }
@@ -391,6 +421,11 @@ async fn casebook(store: &SqliteStore) -> Result<Casebook, StartError> {
             .map_err(|error| unreadable(record::INTEGRITY, &row, error))?;
         // It never moves: the first record counts.
         book.integrity.entry(finding.id.clone()).or_insert(finding);
+    }
+    for row in store.records(record::ALARM).await? {
+        let alarm: Alarm = serde_json::from_value(row.body.clone())
+            .map_err(|error| unreadable(record::ALARM, &row, error))?;
+        book.alarms.entry(alarm.id.clone()).or_insert(alarm);
     }
     for row in store.records(record::CASE).await? {
         let event: CaseEvent = serde_json::from_value(row.body.clone())

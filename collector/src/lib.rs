@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: a way to edit a number. Corrections are new dated records.
 
+pub mod alarm;
 pub mod api;
 pub mod app;
 pub mod backup;
@@ -18,6 +19,7 @@ pub mod import;
 pub mod ingest;
 pub mod integrity;
 pub mod judge;
+pub mod listen;
 pub mod metrics;
 pub mod opening;
 pub mod pages;

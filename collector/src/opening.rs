@@ -105,7 +105,11 @@ pub(crate) fn failed(path: &Path) -> impl FnOnce(io::Error) -> OpeningError {
 pub(crate) fn ledger(config: &Config, now: UtcMillis) -> Result<OpenLedger, crate::app::StartError> {
     let places = Places::of(config);
     restore::finish(&places)?;
-    let options = LedgerOptions { journal: Options { segment_bytes: config.segment_bytes } };
+    let options = LedgerOptions {
+        journal: Options { segment_bytes: config.segment_bytes },
+        reserve_bytes: config.reserve_bytes,
+        ..LedgerOptions::default()
+    };
     let mut open = OpenLedger::open(&places.ledger, &options, &mut random::fill)?;
     if open.cut_bytes > 0 {
         tracing::warn!(bytes = open.cut_bytes, "cut the torn end of the ledger: written, never acknowledged");

@@ -545,11 +545,8 @@ async fn pruned_payloads_leave_the_same_totals_and_a_summary_that_everything_sta
     let lease = |end: &str, start: &str| {
         format!("lease,host,accelerator,principal,start,end\nL-1,gpu-1,*,lease:site/one,{start},{end}\n")
     };
-    let refused = site.app.import(
-        Kind::Leases,
-        "l.csv",
-        lease("2026-03-02T11:00:00Z", "2026-03-02T08:30:00Z").as_bytes(),
-    );
+    let changed = lease("2026-03-02T11:00:00Z", "2026-03-02T08:30:00Z");
+    let refused = site.app.import(Kind::Leases, "l.csv", changed.as_bytes());
     let Err(ImportError::Contradiction(wrong)) = refused.await else { panic!("a lease of a closed hour") };
     assert!(
         wrong[0].contains("lease L-1") && wrong[0].contains("2026-03-02T09:00:00Z are closed"),

@@ -271,6 +271,7 @@ fn batch(agent: &str, seed: u8) -> Vec<u8> {
         holdings: Vec::new(),
         inventory: Vec::new(),
         status: None,
+        losses: Vec::new(),
     };
     seal(&batch, &SigningKey::from_bytes(&[seed; 32])).unwrap().bytes
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Place;
 use crate::error::{AppendError, FileError, OpenError, RemoveError};
+use crate::fail;
 use crate::folder::{self, segment_path};
 use crate::format::{Chain, EntryHead, HEADER_LEN, Header, MAX_PAYLOAD, chain_after};
 use crate::recover::{Recovered, recover};
@@ -187,7 +188,7 @@ impl Journal {
         let mut removed = Removed::default();
         while let Some(oldest) = self.closed.first().copied().filter(|oldest| oldest.number < segment) {
             let path = segment_path(&self.dir, oldest.number);
-            match fs::remove_file(&path) {
+            match fail::around("journal.remove_segment", || fs::remove_file(&path)) {
                 Ok(()) => {}
                 // An earlier call removed it, but could not sync the folder.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -239,8 +240,7 @@ impl Journal {
 
     fn write(&mut self) -> Result<(), FileError> {
         let start = self.next.offset - self.buffer.len() as u64;
-        self.file
-            .write_all_at(&self.buffer, start)
+        fail::around("journal.write", || self.file.write_all_at(&self.buffer, start))
             .map_err(FileError::new("write", &segment_path(&self.dir, self.header.number)))?;
         self.buffer.clear();
         self.buffer.shrink_to(2 * BUFFER);
@@ -249,8 +249,7 @@ impl Journal {
 
     fn write_and_sync(&mut self) -> Result<(), FileError> {
         self.write()?;
-        self.file
-            .sync_data()
+        fail::around("journal.sync", || self.file.sync_data())
             .map_err(FileError::new("sync", &segment_path(&self.dir, self.header.number)))?;
         self.durable = self.next;
         Ok(())

@@ -50,6 +50,7 @@
 //! write and is cut; [`Opened::cut_bytes`] tells.
 
 mod error;
+pub mod fail;
 mod folder;
 mod format;
 mod journal;
@@ -57,6 +58,7 @@ mod read;
 mod recover;
 mod search;
 mod segment;
+mod starts;
 mod verify;
 
 pub use error::{AppendError, Corrupt, Damage, FileError, OpenError, ReadError, RemoveError};
@@ -64,6 +66,7 @@ pub use folder::oldest_segment;
 pub use format::{ENTRY_HEAD_LEN, HEADER_LEN, MAX_PAYLOAD};
 pub use journal::{Journal, Opened, Options, Removed, SegmentInfo};
 pub use read::{Entry, Reader, chain_at, first_place};
+pub use starts::segment_of;
 pub use verify::{Verified, verify};
 
 use std::cmp::Ordering;

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Corrupt, Damage, FileError};
+use crate::fail;
 use crate::folder::{self, segment_path};
 use crate::format::{Chain, ENTRY_HEAD, EntryHead, HEADER, HEADER_LEN, Header};
 
@@ -53,13 +54,13 @@ impl Segment {
     /// Creates a segment, durable with its name before this returns. The file is open for writing.
     pub(crate) fn create(dir: &Path, header: &Header) -> Result<File, FileError> {
         let path = segment_path(dir, header.number);
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(FileError::new("create", &path))?;
-        file.write_all_at(&header.encode(), 0).map_err(FileError::new("write", &path))?;
-        file.sync_all().map_err(FileError::new("sync", &path))?;
+        let file = fail::around("journal.create_segment", || {
+            File::options().write(true).create_new(true).open(&path)
+        });
+        let file = file.map_err(FileError::new("create", &path))?;
+        fail::around("journal.write_header", || file.write_all_at(&header.encode(), 0))
+            .map_err(FileError::new("write", &path))?;
+        fail::around("journal.sync_header", || file.sync_all()).map_err(FileError::new("sync", &path))?;
         folder::sync(dir)?;
         Ok(file)
     }

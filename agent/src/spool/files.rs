@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use weighbridge_journal::fail;
+
 use super::SpoolError;
 
 pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
@@ -24,10 +26,11 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, SpoolError> {
 /// Replaces the file: after a crash there is the old content or the new, never a part.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), SpoolError> {
     let new = path.with_extension("new");
-    let mut file = File::create(&new).map_err(failed("create", &new))?;
-    file.write_all(content).map_err(failed("write", &new))?;
-    file.sync_all().map_err(failed("sync", &new))?;
-    fs::rename(&new, path).map_err(failed("replace", path))?;
+    let file = fail::around("spool.create", || File::create(&new));
+    let mut file = file.map_err(failed("create", &new))?;
+    fail::around("spool.write", || file.write_all(content)).map_err(failed("write", &new))?;
+    fail::around("spool.sync", || file.sync_all()).map_err(failed("sync", &new))?;
+    fail::around("spool.replace", || fs::rename(&new, path)).map_err(failed("replace", path))?;
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
@@ -35,12 +38,12 @@ pub(super) fn create_dir(dir: &Path) -> Result<(), SpoolError> {
     if dir.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(dir).map_err(failed("create", dir))?;
+    fail::around("spool.create_folder", || fs::create_dir_all(dir)).map_err(failed("create", dir))?;
     dir.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_dir)
 }
 
 fn sync_dir(dir: &Path) -> Result<(), SpoolError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))
+    fail::around("spool.sync_folder", || File::open(dir)?.sync_all()).map_err(failed("sync", dir))
 }
 
 /// Files in a folder with their lengths; none if there is no such folder.

@@ -9,7 +9,7 @@ use weighbridge_meter::{
     window::{Counter, Counters, Coverage},
 };
 
-use crate::{Batch, DeviceRecord, Status, limits, proto};
+use crate::{Batch, DeviceRecord, Loss, LossCause, Status, limits, proto};
 
 /// Something in a batch cannot be: where, what, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +23,11 @@ pub struct Malformed {
     pub expected: &'static str,
 }
 
-fn bad(place: impl Into<String>, value: impl std::fmt::Debug, expected: &'static str) -> Malformed {
+pub(crate) fn bad(
+    place: impl Into<String>,
+    value: impl std::fmt::Debug,
+    expected: &'static str,
+) -> Malformed {
     let mut value = format!("{value:?}");
     if value.len() > 80 {
         // A foreign value must not fill our logs.
@@ -147,14 +151,7 @@ pub(crate) fn to_proto(batch: &Batch) -> proto::Batch {
             conditions: device.conditions.iter().map(|condition| condition.code()).collect(),
         })
         .collect();
-    let status = batch.status.as_ref().map(|status| proto::Status {
-        at_ms: status.at.0,
-        version: status.version.clone(),
-        host: status.host.clone(),
-        source_state: status.source_state.clone(),
-        spool_bytes: status.spool_bytes,
-        unacknowledged: status.unacknowledged,
-    });
+    let status = batch.status.as_ref().map(to_status);
     proto::Batch {
         agent: batch.agent.to_string(),
         epoch: batch.epoch.0.to_vec(),
@@ -167,7 +164,23 @@ pub(crate) fn to_proto(batch: &Batch) -> proto::Batch {
         holdings,
         inventory,
         status,
+        losses: batch.losses.iter().map(to_loss).collect(),
     }
+}
+
+pub(crate) fn to_status(status: &Status) -> proto::Status {
+    proto::Status {
+        at_ms: status.at.0,
+        version: status.version.clone(),
+        host: status.host.clone(),
+        source_state: status.source_state.clone(),
+        spool_bytes: status.spool_bytes,
+        unacknowledged: status.unacknowledged,
+    }
+}
+
+fn to_loss(loss: &Loss) -> proto::Loss {
+    proto::Loss { epoch: loss.epoch.0.to_vec(), first: loss.first, last: loss.last, cause: loss.cause.code() }
 }
 
 pub(crate) fn from_proto(batch: proto::Batch) -> Result<Batch, Malformed> {
@@ -179,18 +192,19 @@ pub(crate) fn from_proto(batch: proto::Batch) -> Result<Batch, Malformed> {
         .as_slice()
         .try_into()
         .map_err(|_| bad("prev_hash", batch.prev_hash.len(), "32 bytes long"))?;
-    if batch.sequence == 0 || batch.sequence > i64::MAX.unsigned_abs() {
-        return Err(bad("sequence", batch.sequence, "a number from 1 to 2^63-1"));
-    }
+    let sequence = number(batch.sequence, "sequence")?;
     let names = Lookup(&batch.names);
     if batch.holdings.len() > limits::RECORDS || batch.inventory.len() > limits::RECORDS {
         let most = batch.holdings.len().max(batch.inventory.len());
         return Err(bad("holdings or inventory", most, "a number of rows within the limit of 50000"));
     }
+    if batch.losses.len() > limits::LOSSES {
+        return Err(bad("losses", batch.losses.len(), "a number of rows within the limit of 1000"));
+    }
     Ok(Batch {
         agent,
         epoch,
-        sequence: batch.sequence,
+        sequence,
         prev_hash,
         boot,
         windows: windows(batch.windows.unwrap_or_default(), &names)?,
@@ -208,10 +222,40 @@ pub(crate) fn from_proto(batch: proto::Batch) -> Result<Batch, Malformed> {
             .map(|(row, device)| from_device(row, device, &names))
             .collect::<Result<_, _>>()?,
         status: batch.status.map(from_status).transpose()?,
+        losses: batch
+            .losses
+            .iter()
+            .enumerate()
+            .map(|(row, loss)| from_loss(row, loss))
+            .collect::<Result<_, _>>()?,
     })
 }
 
-fn bytes<const N: usize>(bytes: &[u8], place: &'static str) -> Result<[u8; N], Malformed> {
+/// A number of a batch.
+fn number(value: u64, place: impl Into<String>) -> Result<u64, Malformed> {
+    if value == 0 || value > i64::MAX.unsigned_abs() {
+        return Err(bad(place, value, "a number from 1 to 2^63-1"));
+    }
+    Ok(value)
+}
+
+fn from_loss(row: usize, loss: &proto::Loss) -> Result<Loss, Malformed> {
+    let place = |column: &str| format!("losses[{row}].{column}");
+    let first = number(loss.first, place("first"))?;
+    let last = number(loss.last, place("last"))?;
+    if last < first {
+        return Err(bad(place("last"), last, "a number not before the first"));
+    }
+    Ok(Loss {
+        epoch: bytes(&loss.epoch, place("epoch")).map(EpochId)?,
+        first,
+        last,
+        cause: LossCause::from_code(loss.cause)
+            .ok_or_else(|| bad(place("cause"), loss.cause, "a known cause"))?,
+    })
+}
+
+pub(crate) fn bytes<const N: usize>(bytes: &[u8], place: impl Into<String>) -> Result<[u8; N], Malformed> {
     bytes.try_into().map_err(|_| bad(place, bytes.len(), "the number of bytes in it (16)"))
 }
 
@@ -453,7 +497,7 @@ fn from_device(row: usize, device: proto::Device, names: &Lookup<'_>) -> Result<
     })
 }
 
-fn from_status(status: proto::Status) -> Result<Status, Malformed> {
+pub(crate) fn from_status(status: proto::Status) -> Result<Status, Malformed> {
     let place = |column: &str| format!("status.{column}");
     span(place, status.at_ms, 1)?;
     Ok(Status {

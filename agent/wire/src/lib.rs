@@ -6,7 +6,11 @@
 //!
 //! Deliberately absent: HTTP, keys on disk, and any decision about whom to believe.
 
+mod bounds;
 pub mod convert;
+pub mod group;
+mod loss;
+pub mod report;
 pub mod seal;
 
 /// The wire types as generated from `proto/weighbridge/v1.proto`.
@@ -23,6 +27,8 @@ use weighbridge_meter::{
 pub type Hash = [u8; 32];
 
 pub use convert::Malformed;
+pub use loss::{Loss, LossCause};
+pub use report::Report;
 pub use seal::{Envelope, KeyId, OpenError, Sealed, SigningKey, VerifyingKey, hash};
 
 /// Consecutive records of one agent.
@@ -48,6 +54,8 @@ pub struct Batch {
     pub inventory: Vec<DeviceRecord>,
     /// How the agent is, if it says so.
     pub status: Option<Status>,
+    /// Batches that this agent will not deliver.
+    pub losses: Vec<Loss>,
 }
 
 /// A device as an agent found it.
@@ -116,6 +124,10 @@ pub mod limits {
     pub const DECODED_BYTES: usize = 8 << 20;
     /// Windows, gaps or holdings in one batch.
     pub const RECORDS: usize = 50_000;
+    /// Losses told in one batch.
+    pub const LOSSES: usize = 1_000;
+    /// Bytes of an encoded status report.
+    pub const REPORT_BYTES: usize = 4 << 10;
     /// Milliseconds in one window or gap: a day. Agents cut at minutes.
     pub const SPAN_MS: u64 = 86_400_000;
 }

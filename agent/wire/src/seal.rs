@@ -1,13 +1,13 @@
 //! Making and opening the signed envelope.
 
-use std::fmt;
+use std::{cell::RefCell, fmt};
 
 use ed25519_dalek::{Signature, Signer};
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::{Batch, Hash, Malformed, convert, limits, proto};
+use crate::{Batch, Hash, Malformed, bounds, convert, group::fits_with_cofactor, limits, proto};
 
 /// What the signature is over, before the payload: a signature made for one purpose serves no other.
 const CONTEXT: &[u8] = b"weighbridge-batch-v1\0";
@@ -62,19 +62,18 @@ pub fn seal(batch: &Batch, key: &SigningKey) -> Result<Sealed, SealError> {
         return Err(SealError::TooLarge { bytes: plain.len(), limit: limits::DECODED_BYTES });
     }
     let payload = zstd::bulk::compress(&plain, ZSTD_LEVEL).map_err(SealError::Compress)?;
-    let signature = key.sign(&signed_bytes(&payload));
-    let key_id = KeyId::of(&key.verifying_key());
-    let envelope =
-        proto::Signed { payload, key_id: key_id.0.to_vec(), signature: signature.to_bytes().to_vec() };
-    let bytes = envelope.encode_to_vec();
+    let bytes = envelope(CONTEXT, payload, key);
     if bytes.len() > limits::ENCODED_BYTES {
         return Err(SealError::TooLarge { bytes: bytes.len(), limit: limits::ENCODED_BYTES });
     }
     Ok(Sealed { hash: hash(&bytes), bytes })
 }
 
-fn signed_bytes(payload: &[u8]) -> Vec<u8> {
-    [CONTEXT, payload].concat()
+/// Signs a payload for one purpose.
+pub(crate) fn envelope(context: &[u8], payload: Vec<u8>, key: &SigningKey) -> Vec<u8> {
+    let signature = key.sign(&[context, &payload].concat()).to_bytes().to_vec();
+    let key_id = KeyId::of(&key.verifying_key()).0.to_vec();
+    proto::Signed { payload, key_id, signature }.encode_to_vec()
 }
 
 /// A batch could not be sealed.
@@ -101,14 +100,36 @@ pub struct Envelope {
     key_id: KeyId,
 }
 
+thread_local! {
+    /// Making one takes longer than most batches do.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// The payload decompressed, or refused once it would be longer than allowed.
+///
+/// It is decompressed in one go into memory of the size that its first frame tells, at most what is allowed: frames
+/// after that one, and the window that a frame asks for, take no memory of their own. Frames to be skipped make no
+/// output; they are limited by the length of the envelope.
+fn decompress(payload: &[u8]) -> std::io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(decompressor) => decompressor,
+            None => kept.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress(payload, limits::DECODED_BYTES)
+    })
+}
+
 /// A batch could not be opened. None of these gets better by sending it again.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Larger than allowed.
-    #[error("the envelope has {bytes} bytes, the limit is {}", limits::ENCODED_BYTES)]
+    #[error("the envelope has {bytes} bytes, the limit is {limit}")]
     TooLarge {
         /// It has.
         bytes: usize,
+        /// At most.
+        limit: usize,
     },
     /// Not an envelope.
     #[error("the envelope is not a weighbridge.v1.Signed message")]
@@ -125,6 +146,9 @@ pub enum OpenError {
     /// Decompressed, but not a batch.
     #[error("the payload is not a weighbridge.v1.Batch message")]
     NotABatch(#[source] prost::DecodeError),
+    /// Signed as a status report, but none.
+    #[error("the payload is not a weighbridge.v1.Report message")]
+    NotAReport(#[source] prost::DecodeError),
     /// A batch with something in it that cannot be.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -134,7 +158,7 @@ impl Envelope {
     /// Takes the envelope apart; nothing in it is believed yet.
     pub fn decode(bytes: &[u8]) -> Result<Self, OpenError> {
         if bytes.len() > limits::ENCODED_BYTES {
-            return Err(OpenError::TooLarge { bytes: bytes.len() });
+            return Err(OpenError::TooLarge { bytes: bytes.len(), limit: limits::ENCODED_BYTES });
         }
         let signed = proto::Signed::decode(bytes).map_err(|error| OpenError::NotAnEnvelope(Some(error)))?;
         let key_id = signed.key_id.try_into().map_err(|_| OpenError::NotAnEnvelope(None))?;
@@ -153,16 +177,33 @@ impl Envelope {
 
     /// Checks the signature, then reads the content.
     pub fn open(&self, key: &VerifyingKey) -> Result<Batch, OpenError> {
-        key.verify_strict(&signed_bytes(&self.payload), &self.signature)
-            .map_err(|_| OpenError::BadSignature { key_id: self.key_id })?;
+        self.check(CONTEXT, key)?;
         self.read()
+    }
+
+    /// The payload, if it was signed with this key for this purpose.
+    pub(crate) fn check(&self, context: &[u8], key: &VerifyingKey) -> Result<&[u8], OpenError> {
+        let message = [context, &self.payload].concat();
+        let fits = key.verify_strict(&message, &self.signature).is_ok()
+            || fits_with_cofactor(&message, &self.signature, key);
+        if fits { Ok(&self.payload) } else { Err(OpenError::BadSignature { key_id: self.key_id }) }
+    }
+
+    /// What the signature of a batch is over.
+    pub(crate) fn signed_bytes(&self) -> Vec<u8> {
+        [CONTEXT, &self.payload].concat()
+    }
+
+    /// The signature.
+    pub(crate) fn signature(&self) -> Signature {
+        self.signature
     }
 
     /// Reads the content without checking the signature: for bytes whose signature was checked before
     /// they were kept.
     pub fn read(&self) -> Result<Batch, OpenError> {
-        let plain =
-            zstd::bulk::decompress(&self.payload, limits::DECODED_BYTES).map_err(OpenError::Decompress)?;
+        let plain = decompress(&self.payload).map_err(OpenError::Decompress)?;
+        bounds::check(&plain)?;
         let batch = proto::Batch::decode(plain.as_slice()).map_err(OpenError::NotABatch)?;
         Ok(convert::from_proto(batch)?)
     }

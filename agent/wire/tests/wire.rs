@@ -9,7 +9,8 @@ use weighbridge_meter::{
     window::{Counter, Counters, Coverage},
 };
 use weighbridge_wire::{
-    Batch, DeviceRecord, Envelope, KeyId, OpenError, SigningKey, Status, hash, limits, proto, seal,
+    Batch, DeviceRecord, Envelope, KeyId, Loss, LossCause, OpenError, SigningKey, Status, hash, limits,
+    proto, seal,
 };
 
 fn key() -> SigningKey {
@@ -98,6 +99,7 @@ fn sample() -> Batch {
             spool_bytes: 12,
             unacknowledged: 3,
         }),
+        losses: Vec::new(),
     }
 }
 
@@ -112,6 +114,17 @@ fn later_sample() -> Batch {
     device.units = Some(16);
     device.sample_ms = 30_000;
     device.conditions = vec![Condition::StreamingOff, Condition::ClockAssumed];
+    batch
+}
+
+/// The same with what came after that: batches that will not be delivered.
+fn sample_with_losses() -> Batch {
+    let mut batch = later_sample();
+    batch.losses = vec![
+        Loss { epoch: batch.epoch, first: 40, last: 41, cause: LossCause::Damaged },
+        Loss { epoch: EpochId([9; 16]), first: 1, last: 1, cause: LossCause::Parked },
+        Loss { epoch: EpochId([9; 16]), first: 7, last: i64::MAX.unsigned_abs(), cause: LossCause::Removed },
+    ];
     batch
 }
 
@@ -133,7 +146,8 @@ fn signed_payload(payload: Vec<u8>) -> Vec<u8> {
 }
 
 fn sample_proto() -> proto::Batch {
-    let sealed = seal::seal(&sample(), &key()).expect("seals");
+    let batch = Batch { losses: sample_with_losses().losses, ..sample() };
+    let sealed = seal::seal(&batch, &key()).expect("seals");
     let envelope = proto::Signed::decode(sealed.bytes.as_slice()).expect("an envelope");
     let plain = zstd::bulk::decompress(&envelope.payload, limits::DECODED_BYTES).expect("decompresses");
     proto::Batch::decode(plain.as_slice()).expect("a batch")
@@ -152,6 +166,25 @@ fn the_batch_recorded_with_version_1_still_opens() {
     assert_eq!(opened(recorded).expect("opens"), sample());
     let later = include_bytes!("../samples/v1-features.bin");
     assert_eq!(opened(later).expect("opens"), later_sample());
+    let losses = include_bytes!("../samples/v1-losses.bin");
+    assert_eq!(opened(losses).expect("opens"), sample_with_losses());
+}
+
+#[test]
+fn a_batch_without_losses_is_the_same_bytes_as_before_there_were_any() {
+    let recorded = include_bytes!("../samples/v1-features.bin").as_slice();
+    assert_eq!(seal::seal(&later_sample(), &key()).expect("seals").bytes, recorded);
+}
+
+#[test]
+fn more_losses_than_the_limit_are_refused() {
+    let loss = Loss { epoch: EpochId([9; 16]), first: 1, last: 1, cause: LossCause::Removed };
+    let told = |count| Batch { losses: vec![loss; count], ..sample() };
+    let sealed = seal::seal(&told(limits::LOSSES), &key()).expect("seals");
+    assert_eq!(opened(&sealed.bytes).expect("opens"), told(limits::LOSSES));
+    let sealed = seal::seal(&told(limits::LOSSES + 1), &key()).expect("seals");
+    let error = opened(&sealed.bytes).expect_err("too many").to_string();
+    assert_eq!(error, "losses: 1001 is not a number of rows within the limit of 1000");
 }
 
 #[test]
@@ -184,8 +217,8 @@ fn features_that_are_not_announced_or_not_there_are_refused() {
 fn the_recorder_of_samples_still_works() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("sample.bin");
-    std::fs::write(&file, seal::seal(&later_sample(), &key()).expect("seals").bytes).expect("writes");
-    assert_eq!(opened(&std::fs::read(&file).expect("reads")).expect("opens"), later_sample());
+    std::fs::write(&file, seal::seal(&sample_with_losses(), &key()).expect("seals").bytes).expect("writes");
+    assert_eq!(opened(&std::fs::read(&file).expect("reads")).expect("opens"), sample_with_losses());
 }
 
 #[test]
@@ -270,6 +303,12 @@ fn what_cannot_be_is_refused_with_place_value_and_expectation() {
         ),
         (|b| b.holdings[0].evidence = 1, "holdings[0].evidence: 1 is not evidence that an agent can have"),
         (|b| b.inventory[0].host = "a\nb".into(), "inventory[0].host"),
+        (|b| b.losses[0].epoch.clear(), "losses[0].epoch: 0 is not the number of bytes in it (16)"),
+        (|b| b.losses[0].first = 0, "losses[0].first: 0 is not a number from 1 to 2^63-1"),
+        (|b| b.losses[2].last = u64::MAX, "losses[2].last: 18446744073709551615 is not a number from 1"),
+        (|b| b.losses[2].last = 6, "losses[2].last: 6 is not a number not before the first"),
+        (|b| b.losses[1].cause = 0, "losses[1].cause: 0 is not a known cause"),
+        (|b| b.losses[1].cause = 4, "losses[1].cause: 4 is not a known cause"),
     ];
     for (change, expected) in cases {
         let mut batch = sample_proto();
@@ -322,7 +361,25 @@ fn any_window() -> impl Strategy<Value = Window> {
         })
 }
 
+fn any_loss() -> impl Strategy<Value = Loss> {
+    (any::<[u8; 16]>(), 1..=i64::MAX.unsigned_abs(), any::<u64>(), 0..LossCause::ALL.len()).prop_map(
+        |(epoch, first, length, cause)| Loss {
+            epoch: EpochId(epoch),
+            first,
+            last: first + length % (i64::MAX.unsigned_abs() - first + 1),
+            cause: LossCause::ALL[cause],
+        },
+    )
+}
+
 proptest! {
+    #[test]
+    fn any_losses_arrive_as_they_were_sent(losses in proptest::collection::vec(any_loss(), 0..40)) {
+        let batch = Batch { losses, ..sample() };
+        let sealed = seal::seal(&batch, &key()).expect("seals");
+        prop_assert_eq!(opened(&sealed.bytes).expect("opens"), batch);
+    }
+
     #[test]
     fn any_windows_arrive_as_they_were_sent(windows in proptest::collection::vec(any_window(), 0..40)) {
         let batch = Batch { windows, ..sample() };

@@ -105,7 +105,7 @@ pub mod place {
 pub mod hash {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    use crate::{fold::hex, ledger::unhex};
+    use crate::{fold::hex, numbers::unhex};
 
     /// Hexadecimal.
     pub fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {

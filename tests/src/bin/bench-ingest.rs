@@ -123,6 +123,7 @@ fn host(index: usize, count: usize, windows: usize) -> Host {
                 spool_bytes: 0,
                 unacknowledged: 0,
             }),
+            losses: Vec::new(),
         };
         let sealed = seal(&batch, &key).expect("a batch of this size can be sealed");
         prev_hash = sealed.hash;
