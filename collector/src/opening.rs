@@ -61,6 +61,8 @@ pub enum OpeningError {
 pub struct Mended {
     /// Why the sums were folded anew: `missing`, `damaged`, `schema`, `ahead`, `behind` or `generation`.
     pub sums: Option<&'static str>,
+    /// The same in words, where they were there.
+    pub problem: Option<String>,
     /// The summary they start from, where payloads are pruned.
     pub summary: Option<Summary>,
 }
@@ -194,15 +196,19 @@ pub(crate) async fn sums(
     now: UtcMillis,
 ) -> Result<Sums, crate::app::StartError> {
     let missing = !places.sums.exists();
-    let reason = if missing {
-        "missing"
+    let (reason, problem) = if missing {
+        ("missing", None)
     } else {
         match reused(places, ledger, estimator).await? {
             Ok((store, follower)) => return Ok(Sums { store, follower, mended: Mended::default() }),
             Err(Unfit { reason, problem }) => {
-                tracing::error!(reason, problem, "the sums are unfit: they are set aside and folded anew");
+                tracing::error!(
+                    reason,
+                    problem = problem.as_str(),
+                    "the sums are unfit: they are set aside and folded anew"
+                );
                 set_aside(&places.sums, now).map_err(failed(&places.sums))?;
-                reason
+                (reason, Some(problem))
             }
         }
     };
@@ -211,7 +217,7 @@ pub(crate) async fn sums(
         files::remove(&beside).map_err(failed(&beside))?;
     }
     let (store, follower, summary) = anew(&places.sums, places, ledger, estimator).await?;
-    let mended = Mended { sums: (ledger.durable().index > 1).then_some(reason), summary };
+    let mended = Mended { sums: (ledger.durable().index > 1).then_some(reason), problem, summary };
     Ok(Sums { store, follower, mended })
 }
 

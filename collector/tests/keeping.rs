@@ -139,7 +139,7 @@ async fn sums_that_are_unfit_are_set_aside_and_folded_anew_by_the_start_itself()
         assert_eq!(kept > 0, reason != "missing", "{name}: what was unfit is there to look at");
         stop(app).await;
         let app = start(&config, 61).await.unwrap();
-        assert_eq!(app.mended.sums, None, "{name}: once is enough");
+        assert_eq!(app.mended.sums, None, "{name}: once is enough: {:?}", app.mended);
         stop(app).await;
     }
 }
@@ -237,7 +237,7 @@ async fn a_ledger_that_is_not_the_promised_one_goes_on_under_a_new_generation() 
     // Once is enough.
     let app = start(&config, 64).await.unwrap();
     assert_eq!(generations(&app), (now, vec!["behind".to_owned()]));
-    assert_eq!(app.mended.sums, None);
+    assert_eq!(app.mended.sums, None, "{:?}", app.mended);
     stop(app).await;
 
     // Put back where nothing was noted, so that it goes on unnoticed, past where the promised one was.
@@ -575,7 +575,7 @@ async fn pruned_payloads_leave_the_same_totals_and_a_summary_that_everything_sta
     let expected = print(&site.app).await;
     let _folder = site.stop().await;
     let app = start(&config, 126).await.unwrap();
-    assert_eq!(app.mended.sums, None);
+    assert_eq!(app.mended.sums, None, "{:?}", app.mended);
     assert_eq!(print(&app).await, expected);
     stop(app).await;
     fs::remove_file(config.data.join("usage.sqlite")).unwrap();

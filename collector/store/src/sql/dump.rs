@@ -203,11 +203,8 @@ impl SqliteStore {
 
     /// What the database finds wrong with its own file; `None` if nothing. Reads all of it.
     pub async fn damage(&self) -> Result<Option<String>, StoreError> {
-        let row = sqlx::query("SELECT quick_check AS said FROM pragma_quick_check(1)")
-            .fetch_one(&self.pool)
-            .await
-            .map_err(unavailable)?;
-        let said = Cells { table: "pragma_quick_check", row: &row }.text("said")?;
+        let row = sqlx::query("PRAGMA quick_check(1)").fetch_one(&self.pool).await.map_err(unavailable)?;
+        let said = Cells { table: "pragma", row: &row }.text("quick_check")?;
         Ok((said != "ok").then_some(said))
     }
 
