@@ -101,6 +101,7 @@ impl Sender {
             gaps: Vec::new(),
             holdings: Vec::new(),
             inventory: if sequence == 1 { vec![inventory] } else { Vec::new() },
+            losses: Vec::new(),
             status: Some(Status {
                 at: from.plus(windows * 1_000),
                 version: "by hand".into(),

@@ -122,14 +122,14 @@ fn entries() -> Vec<Vec<u8>> {
         .into_iter()
         .map(|envelope| {
             let body = Body::Batch(Received { clocks, salt: [3; 16], envelope });
-            Entry { received: MOMENT, body }.encode()
+            Entry { received: MOMENT, body }.encode(&[0; 16])
         })
         .collect();
     let facts = [
         Fact::Method { method: "m".into(), figures_sha256: "00".into() },
         Fact::Record { kind: "case".into(), key: "k".into(), body: Vec::from_iter([1, 2]).into() },
     ];
-    all.extend(facts.map(|fact| Entry { received: MOMENT, body: Body::Fact(fact) }.encode()));
+    all.extend(facts.map(|fact| Entry { received: MOMENT, body: Body::Fact(fact) }.encode(&[0; 16])));
     all
 }
 
