@@ -144,11 +144,6 @@ impl Collector {
         self.folder.join("collector.toml")
     }
 
-    /// Folder of everything that is its own.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Folder of ledger and sums.
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")
