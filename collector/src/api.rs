@@ -26,6 +26,7 @@ use crate::{
     import::{Imported, Kind},
     pages,
     prune::Pruned,
+    tree,
 };
 
 pub(crate) mod amount;
@@ -52,6 +53,7 @@ const BODY_BYTES: usize = 64 << 10;
 /// Everything on the port for pages and API.
 pub fn http_routes(app: App) -> Router {
     routes(app.clone())
+        .merge(tree::routes(app.clone()))
         .merge(pages::routes(app))
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_that_way)

@@ -17,6 +17,7 @@ use weighbridge_store::{
     entry::AgentFact,
     follow::{FollowError, Shared},
     ledger::{CommitError, LedgerError, PruneError},
+    tree::{LogPaths, TreeError},
     verify::public_key,
 };
 use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
@@ -29,6 +30,7 @@ use crate::{
     metrics::Metrics,
     opening::{self, Mended, OpeningError, Places, Sums},
     random,
+    tree::{self, Tree},
     view::View,
 };
 
@@ -70,6 +72,9 @@ pub enum StartError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The tree over the ledger.
+    #[error("the tree over the ledger cannot be signed")]
+    Tree(#[from] TreeError),
     /// The sums.
     #[error("the sums cannot be opened")]
     Store(#[from] StoreError),
@@ -145,6 +150,8 @@ pub struct Inner {
     pub clock: Clock,
     /// Counts.
     pub metrics: Metrics,
+    /// The tree over the ledger.
+    pub tree: Tree,
     /// Checks signatures.
     pub opener: Opener,
     /// What each agent may send.
@@ -179,13 +186,17 @@ impl App {
         let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
         let now = clock();
         let places = Places::of(config);
-        let open = opening::ledger(config, now)?;
+        let mut open = opening::ledger(config, now)?;
         let estimator = Estimator::shipped();
         let Sums { store, follower, mended } = opening::sums(&places, &open, &estimator, now).await?;
-        let renewal = open.pending_renewal().cloned();
         let shared = follower.shared();
+        let paths = LogPaths::of(&config.data, &config.key_store);
+        let tree = tree::open(paths, &config.tree.site, &signing, &mut open, now).await?;
+        store.set_origin(&open.generation().to_string()).await?;
+        let renewal = open.pending_renewal().cloned();
         let cursors = store.cursors().await?;
         let ledger = shared.with(|state| open.start(cursors, state));
+        let tree = tree.start(&config.tree, &signing, ledger.durable(), clock.clone());
         let (announce, stands) = watch::channel(*ledger.durable().borrow());
         let (announce_fault, fault) = watch::channel(None);
         let durable = ledger.durable();
@@ -209,6 +220,7 @@ impl App {
             keys,
             clock,
             metrics: Metrics::default(),
+            tree,
             // The other half is for requests, the ledger and the fold.
             opener: Opener::start(std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
             quotas: Quotas::new(config.quota),

@@ -177,6 +177,14 @@ impl App {
             segment = needed;
             because = format!("segment {needed} holds a batch of agent {agent} that reaches into open hours");
         }
+        let needs_from = self.tree.needs_from().await;
+        while segment > 1
+            && let Some(first) = weighbridge_journal::first_place(self.ledger.folder(), segment)?
+            && first.index > needs_from
+        {
+            segment -= 1;
+            because = format!("the tree needs entry {needs_from} and what follows, in segment {segment}");
+        }
         let folder = self.ledger.folder().to_owned();
         let received = tokio::task::spawn_blocking(move || received_before(&folder, segment, closed_before));
         let received = received.await.unwrap_or(Ok(0))?;

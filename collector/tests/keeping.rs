@@ -457,16 +457,20 @@ fn the_backup_of_the_keys_forgets_what_was_destroyed() {
     let folder = tempfile::tempdir().unwrap();
     let (store, to) = (folder.path().join("keys"), folder.path().join("mirror"));
     fs::create_dir(&store).unwrap();
-    for name in ["one.key", "two.key", "ledger-mark.json"] {
+    for folder in ["tlog", "ca"] {
+        fs::create_dir(store.join(folder)).unwrap();
+    }
+    for name in ["one.key", "two.key", "ca/ca.key", "tlog/x.signed", "ledger-mark.json"] {
         fs::write(store.join(name), name).unwrap();
     }
     let mirrored = backup::keys::mirror(&store, &to).unwrap();
-    assert_eq!((mirrored.files, mirrored.destroyed), (2, 0));
-    assert!(!to.join("ledger-mark.json").exists(), "it is about this machine's ledger");
+    assert_eq!((mirrored.files, mirrored.destroyed), (3, 0));
+    assert!(!to.join("ledger-mark.json").exists() && !to.join("tlog").exists(), "about this machine's ledger");
+    assert!(to.join("ca/ca.key").exists());
     fs::remove_file(store.join("one.key")).unwrap();
     fs::write(store.join("one.destroyed"), "mark").unwrap();
     let mirrored = backup::keys::mirror(&store, &to).unwrap();
-    assert_eq!((mirrored.files, mirrored.destroyed), (2, 1));
+    assert_eq!((mirrored.files, mirrored.destroyed), (3, 1));
     assert!(!to.join("one.key").exists() && to.join("one.destroyed").exists());
     // A folder with anything else in it is not touched.
     let other = folder.path().join("other");
@@ -475,6 +479,9 @@ fn the_backup_of_the_keys_forgets_what_was_destroyed() {
     assert!(matches!(backup::keys::mirror(&store, &other), Err(BackupError::Folder { .. })));
     assert!(other.join("mine").exists());
 }
+
+/// Batches of the agent in a minute.
+const A_MINUTE: u64 = 6;
 
 /// An H100 that ran for most of two hours, in a batch a minute, under a lease; as of 10:05.
 async fn two_hours() -> (Site, [u8; 32]) {
@@ -492,9 +499,19 @@ async fn two_hours() -> (Site, [u8; 32]) {
     let mut hash = [0; 32];
     for minute in 0..100 {
         site.sets(minute + 1);
-        let (status, next, body) = sends(&site.app, u64::try_from(minute).unwrap() + 1, hash, minute).await;
+        let mut sequence = u64::try_from(minute).unwrap() * A_MINUTE + 1;
+        let (status, next, body) = sends(&site.app, sequence, hash, minute).await;
         assert_eq!(status, StatusCode::OK, "{body}");
         hash = next;
+        // A tile of the tree has 256 entries, and pruning goes by whole tiles.
+        for _ in 1..A_MINUTE {
+            sequence += 1;
+            let mut next = batch(sequence);
+            (next.prev_hash, next.status) = (hash, Some(common::status()));
+            let sealed = seal(&next, &key()).unwrap();
+            assert_eq!(site.submit(sealed.bytes).await.status, StatusCode::OK);
+            hash = sealed.hash;
+        }
     }
     site.sets(125);
     site.app.settled().await;
@@ -552,7 +569,7 @@ async fn pruned_payloads_leave_the_same_totals_and_a_summary_that_everything_sta
         wrong[0].contains("lease L-1") && wrong[0].contains("2026-03-02T09:00:00Z are closed"),
         "{wrong:?}"
     );
-    let (status, _, body) = sends(&site.app, 101, last, 30).await;
+    let (status, _, body) = sends(&site.app, 100 * A_MINUTE + 1, last, 30).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
     assert!(body.contains("hours before 2026-03-02T09:00:00Z are closed"), "{body}");
     assert_eq!(sums(&print(&site.app).await), sums(&before));

@@ -105,7 +105,9 @@ impl Site {
         collector.start_ready();
         let mut csv = String::from("agent,host,site,fabric,public_key,valid_from,valid_to\n");
         agents.iter().for_each(|agent| csv.push_str(&agent.enrolment()));
-        collector.import("agents", &csv);
+        if !agents.is_empty() {
+            collector.import("agents", &csv);
+        }
         Self { collector, agents, folder }
     }
 

@@ -43,7 +43,7 @@ fn names(folder: &Path) -> Result<BTreeSet<String>, BackupError> {
 
 /// Makes `to` hold what `store` holds, and nothing else.
 pub fn mirror(store: &Path, to: &Path) -> Result<Mirrored, BackupError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(failed("make", to))?;
+    folder(to)?;
     let sign = to.join(SIGN);
     let there = names(to)?;
     if !there.contains(SIGN) {
@@ -55,9 +55,24 @@ pub fn mirror(store: &Path, to: &Path) -> Result<Mirrored, BackupError> {
             .map_err(failed("write", &sign))?;
     }
     let mut mirrored = Mirrored::default();
-    // The mark is about this machine's ledger; drafts are keys of nobody yet.
+    level(store, to, &mut mirrored)?;
+    Ok(mirrored)
+}
+
+fn folder(to: &Path) -> Result<(), BackupError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(failed("make", to))?;
+    Ok(())
+}
+
+/// What is about this machine's ledger and no key: how far it was promised, and what was signed of it.
+const LEFT_OUT: [&str; 3] = [MARK, "tlog", "LOCK"];
+
+/// One folder of it.
+fn level(store: &Path, to: &Path, mirrored: &mut Mirrored) -> Result<(), BackupError> {
+    let there = names(to)?;
+    // Drafts are keys of nobody yet.
     let kept: BTreeSet<String> =
-        names(store)?.into_iter().filter(|name| name != MARK && !name.ends_with(files::UNFINISHED)).collect();
+        names(store)?.into_iter().filter(|name| !LEFT_OUT.contains(&name.as_str()) && !name.ends_with(files::UNFINISHED)).collect();
     // Destroyed first: if this is interrupted, it has forgotten all the same.
     for name in there.iter().filter(|name| *name != SIGN && !kept.contains(*name)) {
         let path = to.join(name);
@@ -67,8 +82,9 @@ pub fn mirror(store: &Path, to: &Path) -> Result<Mirrored, BackupError> {
     for name in &kept {
         let (from, target) = (store.join(name), to.join(name));
         if from.is_dir() {
-            let problem = "expected files only".into();
-            return Err(BackupError::Folder { path: from, problem });
+            folder(&target)?;
+            level(&from, &target, mirrored)?;
+            continue;
         }
         let bytes = match fs::read(&from) {
             // Destroyed since it was listed.
@@ -85,8 +101,7 @@ pub fn mirror(store: &Path, to: &Path) -> Result<Mirrored, BackupError> {
         private(&target, &bytes).map_err(failed("write", &target))?;
         mirrored.files += 1;
     }
-    files::sync_folder(to).map_err(failed("sync", to))?;
-    Ok(mirrored)
+    files::sync_folder(to).map_err(failed("sync", to))
 }
 
 fn private(file: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -98,8 +113,14 @@ fn private(file: &Path, bytes: &[u8]) -> io::Result<()> {
     files::settle(file)
 }
 
-/// Overwrites and removes.
+/// Overwrites and removes; a folder with all that is in it.
 fn destroy(file: &Path) -> io::Result<()> {
+    if file.is_dir() {
+        for entry in fs::read_dir(file)? {
+            destroy(&entry?.path())?;
+        }
+        return fs::remove_dir(file);
+    }
     let length = fs::metadata(file)?.len();
     let mut out = File::options().write(true).open(file)?;
     io::copy(&mut io::Read::take(io::repeat(0), length), &mut out)?;
