@@ -243,6 +243,7 @@ async fn a_ledger_that_is_not_the_promised_one_goes_on_under_a_new_generation() 
     // Put back where nothing was noted, so that it goes on unnoticed, past where the promised one was.
     put_back();
     fs::remove_file(&mark).unwrap();
+    fs::remove_dir_all(config.key_store.join("tlog")).unwrap();
     let app = start(&config, 65).await.unwrap();
     assert_eq!(generations(&app), (before.clone(), Vec::new()));
     let (status, other, _) = sends(&app, 3, last_hash(), 62).await;
@@ -465,7 +466,10 @@ fn the_backup_of_the_keys_forgets_what_was_destroyed() {
     }
     let mirrored = backup::keys::mirror(&store, &to).unwrap();
     assert_eq!((mirrored.files, mirrored.destroyed), (3, 0));
-    assert!(!to.join("ledger-mark.json").exists() && !to.join("tlog").exists(), "about this machine's ledger");
+    assert!(
+        !to.join("ledger-mark.json").exists() && !to.join("tlog").exists(),
+        "about this machine's ledger"
+    );
     assert!(to.join("ca/ca.key").exists());
     fs::remove_file(store.join("one.key")).unwrap();
     fs::write(store.join("one.destroyed"), "mark").unwrap();

@@ -71,8 +71,10 @@ const LEFT_OUT: [&str; 3] = [MARK, "tlog", "LOCK"];
 fn level(store: &Path, to: &Path, mirrored: &mut Mirrored) -> Result<(), BackupError> {
     let there = names(to)?;
     // Drafts are keys of nobody yet.
-    let kept: BTreeSet<String> =
-        names(store)?.into_iter().filter(|name| !LEFT_OUT.contains(&name.as_str()) && !name.ends_with(files::UNFINISHED)).collect();
+    let kept: BTreeSet<String> = names(store)?
+        .into_iter()
+        .filter(|name| !LEFT_OUT.contains(&name.as_str()) && !name.ends_with(files::UNFINISHED))
+        .collect();
     // Destroyed first: if this is interrupted, it has forgotten all the same.
     for name in there.iter().filter(|name| *name != SIGN && !kept.contains(*name)) {
         let path = to.join(name);
