@@ -24,7 +24,7 @@ use serde::Deserialize;
 use crate::{
     app::App,
     import::{Imported, Kind},
-    pages,
+    pages, tree,
 };
 
 pub(crate) mod amount;
@@ -51,6 +51,7 @@ const BODY_BYTES: usize = 64 << 10;
 /// Everything on the port for pages and API.
 pub fn http_routes(app: App) -> Router {
     routes(app.clone())
+        .merge(tree::routes(app.clone()))
         .merge(pages::routes(app))
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_that_way)

@@ -17,6 +17,7 @@ use weighbridge_store::{
     entry::AgentFact,
     follow::{FollowError, Follower, Shared},
     ledger::{CommitError, LedgerError, OpenLedger},
+    tree::{LogPaths, TreeError},
     verify::public_key,
 };
 use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
@@ -24,10 +25,11 @@ use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 use crate::{
     alarm::Alarm,
     config::Config,
-    ingest::{opener::Opener, quota::Quotas, status::LastSaid},
+    ingest::{delays::Delays, opener::Opener, quota::Quotas, status::LastSaid},
     integrity::IntegrityFinding,
     metrics::Metrics,
     random,
+    tree::{self, Restored, Tree},
     view::View,
 };
 
@@ -48,6 +50,8 @@ pub mod record {
     pub const AUDIT: &str = "audit";
     /// Two sources of one accelerator that cannot both be right.
     pub const INTEGRITY: &str = "integrity";
+    /// What happened to the store itself, as that it was restored from a backup.
+    pub const STORE: &str = "store";
     /// Two histories under one identity.
     pub const ALARM: &str = "alarm";
 }
@@ -67,6 +71,9 @@ pub enum StartError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The tree over the ledger.
+    #[error("the tree over the ledger cannot be signed")]
+    Tree(#[from] TreeError),
     /// The sums.
     #[error("the sums cannot be opened")]
     Store(#[from] StoreError),
@@ -136,10 +143,14 @@ pub struct Inner {
     pub clock: Clock,
     /// Counts.
     pub metrics: Metrics,
+    /// The tree over the ledger.
+    pub tree: Tree,
     /// Checks signatures.
     pub opener: Opener,
     /// What each agent may send.
     pub quotas: Quotas,
+    /// Clocks that were found off and are measured again.
+    pub delays: Delays,
     /// What agents say of themselves ahead of their batches.
     pub said: LastSaid,
     signing: SigningKey,
@@ -169,7 +180,7 @@ impl App {
             reserve_bytes: config.reserve_bytes,
             ..LedgerOptions::default()
         };
-        let open = OpenLedger::open(&config.data.join("ledger"), &options, &mut random::fill)?;
+        let mut open = OpenLedger::open(&config.data.join("ledger"), &options, &mut random::fill)?;
         if open.cut_bytes > 0 {
             tracing::warn!(
                 bytes = open.cut_bytes,
@@ -181,8 +192,12 @@ impl App {
         let mut follower = Follower::new(open.folder(), store.clone(), estimator.clone()).await?;
         follower.catch_up(open.durable()).await?;
         let shared = follower.shared();
+        let paths = LogPaths::of(&config.data, &config.key_store);
+        let tree = tree::open(paths, &config.tree.site, &signing, &mut open).await?;
+        let restored = tree.restored.clone();
         let cursors = store.cursors().await?;
         let ledger = shared.with(|state| open.start(cursors, state));
+        let tree = tree.start(&config.tree, &signing, ledger.durable(), clock.clone());
         let (announce, stands) = watch::channel(*ledger.durable().borrow());
         let (announce_fault, fault) = watch::channel(None);
         let durable = ledger.durable();
@@ -206,9 +221,11 @@ impl App {
             keys,
             clock,
             metrics: Metrics::default(),
+            tree,
             // The other half is for requests, the ledger and the fold.
             opener: Opener::start(std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
             quotas: Quotas::new(config.quota),
+            delays: Delays::default(),
             said: LastSaid::default(),
             signing,
             admin_token: admin_token(&config.operator_key)?,
@@ -218,15 +235,22 @@ impl App {
             viewed: tokio::sync::Mutex::default(),
         }));
         app.learn_agents();
-        app.announce().await?;
+        app.announce(restored).await?;
         Ok(app)
     }
 
-    /// Records method and packs where they are not what the ledger says was last in use.
-    async fn announce(&self) -> Result<(), StartError> {
+    /// Records method and packs where they are not what the ledger says was last in use, and that the store began anew.
+    async fn announce(&self, restored: Option<Restored>) -> Result<(), StartError> {
         let figures_sha256 = weighbridge_store::fold::hex(&self.estimator.figures_sha256());
         let method = (METHOD.to_owned(), figures_sha256.clone());
         let mut facts = Vec::new();
+        if let Some(Restored { before, signed, entries }) = restored {
+            let key = weighbridge_store::fold::hex(&self.ledger.generation());
+            let body = serde_json::json!({
+                "act": "begun_anew", "log_before": before, "signed_before": signed, "entries": entries,
+            });
+            facts.push(Fact::Record { kind: record::STORE.into(), key, body });
+        }
         if self.shared.with(|state| state.method.as_ref() != Some(&method)) {
             facts.push(Fact::Method { method: method.0, figures_sha256 });
         }
@@ -371,7 +395,7 @@ fn operator_key(file: &Path) -> Result<OperatorKey, StartError> {
 }
 
 /// The key that signs promises; made when missing.
-fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
+pub(crate) fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let failed = |source| StartError::Folder { path: file.into(), source };
     match std::fs::read(file) {

@@ -29,7 +29,9 @@ use crate::{
     evaluate::Evaluate,
     import, ingest,
     listen::{self, Limits},
-    pages, random,
+    pages,
+    proof::Content,
+    random, verifying, witness,
 };
 
 /// Weighs the compute that tenants use and keeps the book.
@@ -62,14 +64,18 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
-    /// Reads the whole ledger again: checksums, chains, signatures, and whether the sums follow from it.
-    Verify,
+    /// Reads the whole ledger again: checksums, chains, signatures, the tree over it, and whether the sums follow.
+    Verify(verifying::Options),
+    /// Cosigns checkpoints of other collectors, each only if it follows on the last one: for a second party.
+    Witness(witness::Options),
+    /// Prints the key of the log, which witnesses and auditors need.
+    LogKey,
     /// Throws the sums away and folds them anew from the ledger.
     Rebuild,
     /// Measures estimates and classes against runs of which the truth is known from elsewhere.
     #[command(subcommand)]
     Evaluate(Evaluate),
-    /// Writes the report of a case as JSON and printable HTML.
+    /// Writes the report of a case as JSON and printable HTML, with the proof of its figures.
     Report {
         /// Id of the case, such as case-0001.
         case: String,
@@ -85,6 +91,10 @@ enum Command {
         /// Folder for the files.
         #[arg(long, default_value = ".", value_name = "DIR")]
         out: PathBuf,
+        /// Put the batches into the proof, so that whoever checks it can fold the sums anew; they say what every
+        /// accelerator of the report did from minute to minute.
+        #[arg(long)]
+        with_batches: bool,
     },
 }
 
@@ -104,6 +114,11 @@ impl Failure {
     /// Usage or configuration.
     pub fn usage(text: impl ToString) -> Self {
         Self { code: 2, text: text.to_string() }
+    }
+
+    /// Something needed is not there, in words.
+    pub fn not_there(text: impl ToString) -> Self {
+        Self { code: 3, text: text.to_string() }
     }
 
     /// Something needed is not there.
@@ -184,14 +199,24 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             say(imported);
             Ok(())
         }
-        Command::Verify => check(&load(&Flags::default())?).await,
+        Command::Verify(options) => match &options.proof {
+            // Nothing of a collector is needed for it, and nothing asked for.
+            Some(file) => verifying::proof(file, &options).await,
+            None => verifying::run(&load(&Flags::default())?, &options).await,
+        },
+        Command::Witness(options) => witness::run(options).await,
+        Command::LogKey => {
+            say(verifying::own_log_key(&load(&Flags::default())?)?);
+            Ok(())
+        }
         Command::Rebuild => rebuild(&load(&Flags::default())?).await,
-        Command::Report { case, actor, reason, masked, out } => {
+        Command::Report { case, actor, reason, masked, out, with_batches } => {
             let identity = match (masked, actor, reason) {
                 (false, Some(actor), Some(reason)) => Identity::Opened { actor, reason },
                 _ => Identity::Masked,
             };
-            report(&load(&Flags::default())?, &case, identity, &out).await
+            let content = if with_batches { Content::Batches } else { Content::Leaves };
+            report(&load(&Flags::default())?, &case, identity, content, &out).await
         }
     }
 }
@@ -301,6 +326,8 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     }
     drop(judge.await);
     app.settled().await;
+    let durable = *app.ledger.durable().borrow();
+    app.tree.reaches(durable).await;
     app.store.close().await;
     Ok(())
 }
@@ -356,35 +383,6 @@ pub(crate) fn wait_for_signal() -> impl Future<Output = ()> {
             _ => drop(tokio::signal::ctrl_c().await),
         }
     }
-}
-
-async fn check(config: &Config) -> Result<(), Failure> {
-    let folder = config.data.join("ledger");
-    if !folder.is_dir() {
-        return Err(Failure { code: 3, text: format!("{}: there is no ledger", folder.display()) });
-    }
-    let verified = verify::ledger(&folder);
-    say(format_args!(
-        "{} entries, {} batches, {} windows read",
-        verified.entries, verified.batches, verified.windows
-    ));
-    let mut faults = verified.faults;
-    if faults.is_empty() {
-        let store = SqliteStore::open(&config.data.join("usage.sqlite")).await;
-        let store = store.map_err(|error| Failure::missing(&error))?;
-        match verify::sums(&folder, &store, Estimator::shipped()).await {
-            Ok(None) => say("the sums follow from the ledger, to the integer"),
-            Ok(Some(tables)) => {
-                faults.push(format!("the sums do not follow from the ledger: {} differ", tables.join(", ")));
-            }
-            Err(error) => faults.push(verify::chain_of(&error)),
-        }
-    }
-    if faults.is_empty() {
-        say("ok");
-        return Ok(());
-    }
-    Err(Failure::check(faults.join("\n")))
 }
 
 async fn rebuild(config: &Config) -> Result<(), Failure> {
@@ -449,13 +447,23 @@ fn write_private(file: &Path, content: &[u8]) -> std::io::Result<()> {
     open.write_all(content)
 }
 
-async fn report(config: &Config, case: &str, identity: Identity, out: &Path) -> Result<(), Failure> {
-    let (json, html) = match access(config).await? {
+async fn report(
+    config: &Config,
+    case: &str,
+    identity: Identity,
+    content: Content,
+    out: &Path,
+) -> Result<(), Failure> {
+    let pretty = |value: &serde_json::Value| {
+        serde_json::to_string_pretty(value).map_err(|error| Failure::missing(&error))
+    };
+    let (json, html, proof) = match access(config).await? {
         Access::Here(app) => {
-            let report =
-                app.report(case, identity).await.map_err(|error| Failure::check(verify::chain_of(&error)))?;
+            let proven = app.proven_report(case, identity, content).await;
+            let (report, proof) = proven.map_err(|error| Failure::check(verify::chain_of(&error)))?;
             let json = serde_json::to_string_pretty(&report).map_err(|error| Failure::missing(&error))?;
-            (json, pages::report_document(&report))
+            let proof = serde_json::to_value(&proof).map_err(|error| Failure::missing(&error))?;
+            (json, pages::report_document(&report), pretty(&proof)?)
         }
         Access::Running(remote) => {
             let path = format!("/api/v1/cases/{}/report", escaped(case));
@@ -463,18 +471,21 @@ async fn report(config: &Config, case: &str, identity: Identity, out: &Path) -> 
                 Identity::Masked => serde_json::json!({ "masked": true }),
                 Identity::Opened { actor, reason } => serde_json::json!({ "actor": actor, "reason": reason }),
             };
-            // One request, so that one look is recorded: the answer carries both forms.
-            let answer = remote
-                .post(&path, &[("format", "both")], "application/json", body.to_string().into_bytes())
-                .await?;
+            let with = match content {
+                Content::Leaves => "leaves",
+                Content::Batches => "batches",
+            };
+            let query = [("format", "both"), ("proof", with)];
+            // One request, so that one look is recorded: the answer carries all forms.
+            let answer =
+                remote.post(&path, &query, "application/json", body.to_string().into_bytes()).await?;
             let answer: serde_json::Value =
                 serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?;
-            let json =
-                serde_json::to_string_pretty(&answer["report"]).map_err(|error| Failure::missing(&error))?;
-            (json, answer["html"].as_str().unwrap_or_default().to_owned())
+            let html = answer["html"].as_str().unwrap_or_default().to_owned();
+            (pretty(&answer["report"])?, html, pretty(&answer["proof"])?)
         }
     };
-    for (extension, text) in [("json", json), ("html", html)] {
+    for (extension, text) in [("json", json), ("html", html), ("proof", proof)] {
         let file = out.join(format!("{case}.{extension}"));
         write_private(&file, text.as_bytes())
             .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;

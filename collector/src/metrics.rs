@@ -5,14 +5,15 @@
 
 use prometheus::{Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use weighbridge_casework::State as CaseState;
-use weighbridge_meter::{Condition, Doubt, Operations, Tier, estimate::METHOD};
-use weighbridge_store::{StoreError, hour::HeldState, ledger::Health};
+use weighbridge_meter::{Condition, Doubt, Operations, Tier, UtcMillis, estimate::METHOD};
+use weighbridge_store::{StoreError, hour::HeldState, ledger::Health, tree::sequencer::leaves};
 use weighbridge_wire::LossCause;
 
 use crate::{
     alarm::AlarmKind,
     api::{cases, fleet::Fleet, status, subjects},
     app::App,
+    tree,
     view::View,
 };
 
@@ -95,6 +96,7 @@ pub async fn scrape(app: &App) -> Result<String, StoreError> {
     accounts(app, &view, &gauges);
     casebook(app, &view, &gauges);
     ledger(app, &gauges);
+    tree(app, &gauges);
     Ok(app.metrics.text() + &encode(&gauges.0))
 }
 
@@ -303,4 +305,62 @@ fn ledger(app: &App, gauges: &Gauges) {
     }
     let build = gauges.vec("weighbridge_collector_build_info", "What is running.", &["version", "method"]);
     build.with_label_values(&[env!("CARGO_PKG_VERSION"), METHOD]).set(1.0);
+}
+
+/// Answers of witnesses are counted where they come in; here they are read, so that a scrape is one moment.
+fn tree(app: &App, gauges: &Gauges) {
+    let (status, cosigned) = (app.tree.status(), app.tree.cosigned());
+    let whole = |size: u64| count(usize::try_from(size).unwrap_or(usize::MAX));
+    let age = |at: UtcMillis| seconds(app.now().since(at).max(0).unsigned_abs());
+    gauges.one(
+        "weighbridge_collector_tree_size",
+        "Ledger entries under the newest signed checkpoint.",
+        whole(status.size),
+    );
+    let entries = leaves(*app.ledger.durable().borrow());
+    gauges.one(
+        "weighbridge_collector_tree_lag_entries",
+        "Ledger entries that are not under a signed checkpoint yet.",
+        whole(entries.saturating_sub(status.size)),
+    );
+    gauges.one(
+        "weighbridge_collector_tree_signing",
+        "1 while the tree over the ledger is signed, 0 while something is wrong with it; alert on it.",
+        f64::from(u8::from(status.problem.is_none())),
+    );
+    gauges.one(
+        "weighbridge_collector_tree_fenced",
+        "1 once this collector must not sign any more: another one does, or the ledger is not what was signed.",
+        f64::from(u8::from(status.refused)),
+    );
+    if let Some(at) = status.signed_at {
+        gauges.one(
+            "weighbridge_collector_tree_checkpoint_age_seconds",
+            "Time since the newest checkpoint was signed; one is signed when there are new entries.",
+            age(at),
+        );
+    }
+    if let Some(at) = cosigned.at {
+        gauges.one(
+            "weighbridge_collector_tree_cosignature_age_seconds",
+            "Time since a witness cosigned last; absent if none ever did.",
+            age(at),
+        );
+    }
+    gauges.one(
+        "weighbridge_collector_tree_refusing_witnesses",
+        "Witnesses that say they were shown another history; any is an alarm.",
+        count(cosigned.refused.len()),
+    );
+    let answers = IntCounterVec::new(
+        Opts::new("weighbridge_collector_witness_answers_total", "Answers of witnesses by what they were."),
+        &["answer"],
+    )
+    .expect("the name is valid");
+    for answer in tree::ask::ANSWERS {
+        answers
+            .with_label_values(&[answer])
+            .inc_by(cosigned.answers.get(answer).copied().unwrap_or_default());
+    }
+    gauges.0.register(Box::new(answers)).expect("registered once");
 }

@@ -473,7 +473,10 @@ fn report(collector: &Collector, out: &Path, how: &[&str]) -> (String, String) {
     let arguments = [["report", "case-0001", "--out", out.as_str()].as_slice(), how].concat();
     let finished = collector.run(&arguments);
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    assert_eq!(finished.stdout, format!("{out}/case-0001.json\n{out}/case-0001.html\n"));
+    let files = ["json", "html", "proof"].map(|extension| format!("{out}/case-0001.{extension}\n"));
+    assert_eq!(finished.stdout, files.concat());
+    let proof = fs::read_to_string(Path::new(&out).join("case-0001.proof")).unwrap();
+    assert_eq!(holds_identity(&proof), None, "a proof is for others to check");
     assert_eq!(holds_identity(&finished.stderr), None);
     let read = |name: &str| fs::read_to_string(Path::new(&out).join(name)).unwrap();
     (read("case-0001.json"), read("case-0001.html"))

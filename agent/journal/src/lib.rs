@@ -65,7 +65,7 @@ pub use error::{AppendError, Corrupt, Damage, FileError, OpenError, ReadError, R
 pub use format::{ENTRY_HEAD_LEN, HEADER_LEN, MAX_PAYLOAD};
 pub use journal::{Journal, Opened, Options, Removed, SegmentInfo};
 pub use read::{Entry, Reader};
-pub use starts::segment_of;
+pub use starts::{check_headers, segment_of};
 pub use verify::{Verified, verify};
 
 use std::cmp::Ordering;

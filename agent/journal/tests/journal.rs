@@ -376,6 +376,12 @@ fn the_segment_of_an_entry_is_found_by_headers_alone() {
         assert_eq!((entry.place.index, entry.payload.as_slice()), (index, payload));
     }
     assert_eq!(weighbridge_journal::segment_of(dir.path(), 4).unwrap().unwrap().segment, 3);
+    assert_eq!(weighbridge_journal::check_headers(dir.path()).unwrap(), 3);
+    fs::rename(dir.path().join(format!("{:020}.seg", 2)), dir.path().join("aside")).unwrap();
+    let missing = weighbridge_journal::check_headers(dir.path()).unwrap_err();
+    assert!(matches!(missing, ReadError::Corrupt(corrupt) if corrupt.segment == 2));
+    fs::rename(dir.path().join("aside"), dir.path().join(format!("{:020}.seg", 2))).unwrap();
     journal.remove_segments_before(3).unwrap();
     assert_eq!(weighbridge_journal::segment_of(dir.path(), 2).unwrap(), None);
+    assert_eq!(weighbridge_journal::check_headers(dir.path()).unwrap(), 1);
 }

@@ -285,8 +285,9 @@ fn columns(table: &str, rows: usize, lengths: &[(&str, usize)]) -> Result<(), Ma
 }
 
 fn span(place: impl Fn(&str) -> String, start: i64, length: u64) -> Result<Span, Malformed> {
-    // From 1970, where a clock that was never set begins, to 2200: outside of it the clock is no clock.
-    const SENSIBLE: std::ops::Range<i64> = 0..7_258_118_400_000;
+    // From 1970 to 2200: outside of it the clock is no clock. One that was never set begins in 1970, and what was
+    // before it was read lies a little before that; the collector corrects or flags such labels.
+    const SENSIBLE: std::ops::Range<i64> = -86_400_000..7_258_118_400_000;
     if !SENSIBLE.contains(&start) {
         return Err(bad(place("start_ms"), start, "a time from the year 1970 to 2199"));
     }

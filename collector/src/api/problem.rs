@@ -109,7 +109,7 @@ impl From<CasefileError> for Problem {
             CasefileError::NoPack { .. } => Self::new(StatusCode::CONFLICT, "pack not loaded", error),
             CasefileError::Blank(_) => Self::unusable(error),
             CasefileError::Store(error) => error.into(),
-            CasefileError::Commit(_) => Self::unavailable(&error),
+            CasefileError::Commit(_) | CasefileError::Proof(_) => Self::unavailable(&error),
             CasefileError::Report(_) | CasefileError::Keys(_) => Self::failed(&error),
         }
     }

@@ -34,7 +34,7 @@ mod find;
 mod tail;
 mod writer;
 
-pub use clock::CLOCK_TOLERANCE_MS;
+pub use clock::{CLOCK_TOLERANCE_MS, is_new_offset, measured_offset};
 pub use find::{find, read_places};
 pub use tail::Tail;
 
@@ -49,15 +49,16 @@ const QUEUE: usize = 4096;
 pub struct LedgerOptions {
     /// Of the journal.
     pub journal: Options,
-    /// Bytes that batches leave free on the disk of the ledger, for facts and for the sums. 0 leaves none.
-    pub reserve_bytes: u64,
+    /// Bytes that batches leave free on the disk of the ledger, for facts and for the sums. 0 leaves none; `None` is
+    /// 16 MiB, or a sixteenth of a disk that is smaller than that allows.
+    pub reserve_bytes: Option<u64>,
     /// Until the disk is tried again after it refused.
     pub retry: Duration,
 }
 
 impl Default for LedgerOptions {
     fn default() -> Self {
-        Self { journal: Options::default(), reserve_bytes: 16 << 20, retry: Duration::from_secs(1) }
+        Self { journal: Options::default(), reserve_bytes: None, retry: Duration::from_secs(1) }
     }
 }
 
@@ -305,6 +306,25 @@ impl OpenLedger {
     /// Where it lies.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Random bytes made with this ledger: another one has others.
+    pub fn generation(&self) -> [u8; 16] {
+        self.generation
+    }
+
+    /// Makes this another store than before, because it is an older state of that: agents send again what they
+    /// still hold.
+    pub fn begin_generation(&mut self, random: &mut dyn FnMut(&mut [u8])) -> Result<(), LedgerError> {
+        let file = self.folder.join("GENERATION");
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(LedgerError::Generation { file, source: error });
+            }
+            _ => {}
+        }
+        self.generation = generation(&self.folder, random)?;
+        Ok(())
     }
 
     /// Begins to take entries; cursors and clock offsets are those at [`OpenLedger::durable`].

@@ -2,7 +2,8 @@
 //!
 //! [`ledger`] commits entries (one fsync a group) and knows duplicates; [`fold`] turns entries into sums;
 //! [`UsageStore`] keeps the sums and the ledger position they reflect, in one transaction;
-//! [`follow`] drives the fold, live and in a rebuild alike; [`account`] reads sums back as totals with gaps.
+//! [`follow`] drives the fold, live and in a rebuild alike; [`account`] reads sums back as totals with gaps;
+//! [`tree`] makes every entry a leaf that is signed for, [`verify`] compares all of it again.
 //!
 //! Deliberately absent: what the sums mean to anybody. Rules about windows live in `weighbridge-meter`,
 //! rules about cases in `weighbridge-casework`; identity is opaque here.
@@ -18,6 +19,7 @@ pub mod numbers;
 pub mod presence;
 pub mod sql;
 pub mod state;
+pub mod tree;
 pub mod verify;
 pub mod witness;
 

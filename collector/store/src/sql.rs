@@ -75,6 +75,11 @@ impl SqliteStore {
         self.pool.close().await;
     }
 
+    /// For those that look at tables as such.
+    pub(crate) fn pool(&self) -> &SqlitePool {
+        &self.pool
+    }
+
     async fn sum_rows<T>(
         &self,
         columns: &'static str,

@@ -13,6 +13,8 @@ use crate::{
     sql::SqliteStore,
 };
 
+mod compare;
+
 /// What a verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
@@ -24,6 +26,8 @@ pub struct Verified {
     pub windows: u64,
     /// What is wrong, one line each, with segment, entry and agent.
     pub faults: Vec<String>,
+    /// Whether it was read to its end: what is behind a place that cannot be read was not looked at.
+    pub whole: bool,
 }
 
 /// A batch in the chain of its agent.
@@ -35,12 +39,18 @@ struct Link {
 /// Checks every entry: that it is whole, that the chain of the journal leads to it, that its agent was known
 /// and signed it, and that each agent's own chain has no hole and no fork.
 pub fn ledger(folder: &Path) -> Verified {
+    ledger_with(folder, |_| {})
+}
+
+/// The same, and shows each entry that is whole, in order.
+pub fn ledger_with(folder: &Path, mut see: impl FnMut(&weighbridge_journal::Entry)) -> Verified {
     let mut verified = Verified::default();
     let mut keys: BTreeMap<KeyId, (AgentId, VerifyingKey)> = BTreeMap::new();
     let mut chains: BTreeMap<(AgentId, EpochId), BTreeMap<u64, Link>> = BTreeMap::new();
     let whole = weighbridge_journal::verify(folder, |entry| {
         let at = format!("segment {}, entry {}", entry.place.segment, entry.place.index);
         verified.entries += 1;
+        see(entry);
         let decoded = match Entry::decode(&entry.payload) {
             Ok(decoded) => decoded,
             Err(error) => return verified.faults.push(format!("{at}: {error}")),
@@ -80,6 +90,7 @@ pub fn ledger(folder: &Path) -> Verified {
             }
         }
     });
+    verified.whole = whole.is_ok();
     if let Err(error) = whole {
         let mut fault = chain_of(&error);
         if let ReadError::Corrupt(corrupt) = &error
@@ -144,14 +155,35 @@ pub async fn sums(
     store: &SqliteStore,
     estimator: Estimator,
 ) -> Result<Option<Vec<String>>, FollowError> {
+    Ok(sums_by_row(folder, store, estimator).await?.map(|differing| differing.tables))
+}
+
+/// Sums that do not follow from the ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Differing {
+    /// Tables that differ.
+    pub tables: Vec<String>,
+    /// The first rows of each that do, with table and key.
+    pub rows: Vec<String>,
+}
+
+/// The same with the rows that differ.
+pub async fn sums_by_row(
+    folder: &Path,
+    store: &SqliteStore,
+    estimator: Estimator,
+) -> Result<Option<Differing>, FollowError> {
     let stands: Place = store.stands().await?;
     let fresh = Arc::new(SqliteStore::in_memory().await?);
     let mut follower = Follower::new(folder, fresh.clone(), estimator).await?;
     follower.catch_up(stands).await?;
     let (ours, theirs) = (fresh.fingerprint().await?, store.fingerprint().await?);
-    let differ: Vec<String> =
-        ours.iter().zip(&theirs).filter(|(a, b)| a != b).map(|((table, ..), _)| table.clone()).collect();
-    Ok((!differ.is_empty()).then_some(differ))
+    let mut differing = Differing::default();
+    for ((table, ..), _) in ours.iter().zip(&theirs).filter(|(a, b)| a != b) {
+        differing.rows.extend(compare::tables(table, &fresh, store).await?);
+        differing.tables.push(table.clone());
+    }
+    Ok((!differing.tables.is_empty()).then_some(differing))
 }
 
 /// A key as facts carry it: 32 bytes, base64.
