@@ -317,7 +317,7 @@ impl OpenLedger {
     /// still hold.
     pub fn begin_generation(&mut self, random: &mut dyn FnMut(&mut [u8])) -> Result<(), LedgerError> {
         let file = self.folder.join("GENERATION");
-        match std::fs::remove_file(&file) {
+        match fail::around("generation.remove", || std::fs::remove_file(&file)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(LedgerError::Generation { file, source: error });
             }
