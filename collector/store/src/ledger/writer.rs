@@ -12,7 +12,7 @@ use tokio::sync::{
     mpsc::{self, error::TryRecvError},
     oneshot, watch,
 };
-use weighbridge_journal::{AppendError, Journal};
+use weighbridge_journal::{AppendError, Journal, fail};
 use weighbridge_meter::{AgentId, BootId, UtcMillis};
 use weighbridge_wire::Batch;
 
@@ -316,13 +316,13 @@ fn cut_back(folder: &Path, durable: Place) -> io::Result<()> {
             .and_then(|name| name.to_str()?.strip_suffix(".seg")?.parse::<u64>().ok())
             .unwrap_or(0);
         if number > durable.segment {
-            fs::remove_file(&path)?;
+            fail::around("ledger.remove_behind", || fs::remove_file(&path))?;
         } else if number == durable.segment {
             let segment = File::options().write(true).open(&path)?;
             if segment.metadata()?.len() > durable.offset {
-                segment.set_len(durable.offset)?;
+                fail::around("ledger.cut_back", || segment.set_len(durable.offset))?;
             }
-            segment.sync_all()?;
+            fail::around("ledger.sync_back", || segment.sync_all())?;
         }
     }
     File::open(folder)?.sync_all()
