@@ -18,6 +18,8 @@ mod order;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod tree;
+#[cfg(test)]
 mod upgrade;
 #[cfg(test)]
 mod verify;
