@@ -43,7 +43,7 @@ struct RawStore {
     /// A ledger segment is closed once it is larger, in bytes. Default 64 MiB; at least 4096.
     segment_bytes: Option<u64>,
     /// Bytes of the disk that batches leave free, for facts and sums. Below it batches are answered 503 until there
-    /// is room. Default 16 MiB; 0 leaves none.
+    /// is room. Default 16 MiB, or a sixteenth of a small disk; 0 leaves none.
     reserve_bytes: Option<u64>,
 }
 
@@ -135,7 +135,7 @@ pub struct Config {
     /// Folder of wrapped keys.
     pub key_store: PathBuf,
     /// Bytes of its disk that batches leave free.
-    pub reserve_bytes: u64,
+    pub reserve_bytes: Option<u64>,
     /// Where batches come in.
     pub ingest: SocketAddr,
     /// How many connections the ingest port takes on.
@@ -219,7 +219,7 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
             .or(raw.store.data)
             .unwrap_or_else(|| "/var/lib/weighbridge/collector".into()),
         segment_bytes,
-        reserve_bytes: raw.store.reserve_bytes.unwrap_or(16 << 20),
+        reserve_bytes: raw.store.reserve_bytes,
         limits,
         quota,
         operator_key: raw.keys.operator_key.unwrap_or_else(|| "/etc/weighbridge/operator.key".into()),

@@ -27,6 +27,9 @@ use crate::{
     state::{CursorRow, State},
 };
 
+/// What batches leave free of a disk that is large enough.
+const RESERVE: u64 = 16 << 20;
+
 /// Its fields go in this order: when nobody can announce any more, the journal is closed and unlocked.
 pub(super) struct Writer {
     /// `None` after the disk refused, until it is open again.
@@ -140,9 +143,10 @@ impl Writer {
 
     /// Whether batches may come in. A disk that cannot say is asked by writing.
     fn has_room(&self) -> bool {
-        self.options.reserve_bytes == 0
+        self.options.reserve_bytes == Some(0)
             || rustix::fs::statvfs(&self.folder).map_or(true, |disk| {
-                disk.f_bavail.saturating_mul(disk.f_frsize) >= self.options.reserve_bytes
+                let usual = RESERVE.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 16);
+                disk.f_bavail.saturating_mul(disk.f_frsize) >= self.options.reserve_bytes.unwrap_or(usual)
             })
     }
 
@@ -201,13 +205,14 @@ impl Writer {
                 self.opened.push((Opened::of_fact(place, received_at, fact), journal.next()));
             }
         }
+        let boot_ms = received.clocks.map(|clocks| clocks.boot_ms);
         // A batch has a salt of its own.
         let payload = Entry { received: received_at, body: Body::Batch(received) }.encode(&[0; 16]);
         let leaf_hash = entry::leaf_hash(&payload);
         let place = journal.append(&payload)?;
         let undo = self.cursors.take(&batch, hash);
         self.undo.push(Step::Batch(undo));
-        self.opened.push((Opened::of_batch(place, received_at, hash, batch), journal.next()));
+        self.opened.push((Opened::of_batch(place, received_at, boot_ms, hash, batch), journal.next()));
         Ok(Outcome::Accepted { leaf_hash })
     }
 
