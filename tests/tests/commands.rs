@@ -650,7 +650,14 @@ fn what_is_needed_and_not_there_ends_with_3() {
     // A second one on the same port.
     let other = site.folder().join("other").display().to_string();
     let port = site.collector.ingest().to_string();
+    let keys = site.collector.data().with_file_name("keys").display().to_string();
+    let config = fs::read_to_string(site.collector.config()).unwrap();
+    fs::write(site.collector.config(), config.replace(&keys, &format!("{keys}-of-another"))).unwrap();
     ended(&site.collector.run(&["serve", "--data", &other]), 3, &[&port]);
+    fs::write(site.collector.config(), config).unwrap();
+    // A second one that would sign with the same keys.
+    let signs = "another collector signs with the keys in this folder";
+    ended(&site.collector.run(&["serve", "--data", &other]), 3, &[&keys, signs]);
     site.start_agents();
     wait::until("the agent serves", || site.agents[0].metrics());
     let second = site.agents[0].run(&["run"]);
