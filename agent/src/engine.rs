@@ -273,6 +273,22 @@ impl Engine {
         contents
     }
 
+    /// What had to be given up alone, as gaps.
+    pub fn take_lost(&mut self) -> Contents {
+        let mut contents = Contents::default();
+        for device in &mut self.devices {
+            contents.gaps.extend(device.lost.take(device.meter.accelerator()));
+        }
+        contents
+    }
+
+    /// Gives up every window that waits: nobody will take it any more. It is a gap from here on.
+    pub fn give_up(&mut self) {
+        let held = std::mem::replace(&mut self.options.held_records, 0);
+        self.shrink();
+        self.options.held_records = held;
+    }
+
     /// What was taken could not be kept: it waits for the next time, before what came since.
     pub fn give_back(&mut self, contents: Contents) {
         let Contents { windows, gaps, mut holdings, mut inventory } = contents;
