@@ -273,6 +273,37 @@ impl Engine {
         contents
     }
 
+    /// For tests: a device that nobody looked at yet.
+    #[cfg(test)]
+    pub(crate) fn know(&mut self, accelerator: AcceleratorId) {
+        let device = Device {
+            id: accelerator,
+            pci_address: None,
+            pci_device: None,
+            name: "a device".into(),
+            max_sm_clock_mhz: None,
+            power_limit_mw: None,
+            memory_bytes: None,
+            tier: Tier::B,
+            source: weighbridge_meter::Source::Simulated,
+            driver: None,
+            host: None,
+            trust: None,
+            parent: None,
+            units: None,
+            sample_ms: 0,
+            conditions: Vec::new(),
+            present: true,
+        };
+        let look = Look {
+            devices: Vec::new(),
+            source_state: SourceState::Ok,
+            inventory_changed: None,
+            unidentified: 0,
+        };
+        self.take_in(Now { boot_ms: 0, wall: UtcMillis(0) }, &device, &look);
+    }
+
     /// What had to be given up alone, as gaps.
     pub fn take_lost(&mut self) -> Contents {
         let mut contents = Contents::default();

@@ -417,6 +417,23 @@ impl Weigher {
         }
     }
 
+    /// For tests: as if these could not be kept.
+    #[cfg(test)]
+    pub(crate) fn give_back(&mut self, contents: Contents) {
+        self.engine.give_back(contents);
+    }
+
+    /// For tests: a device without looks.
+    #[cfg(test)]
+    pub(crate) fn know(&mut self, accelerator: &str) {
+        self.engine.know(accelerator.parse().expect("a name"));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn spool(&self) -> SharedSpool {
+        Arc::clone(&self.spool)
+    }
+
     fn recorded(&self, batch: &Batch) {
         if let Some(metrics) = &self.metrics {
             let devices: Vec<_> = self.engine.devices().collect();

@@ -8,6 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use weighbridge_journal::fail;
 use weighbridge_wire::SigningKey;
 
 /// A key cannot be used.
@@ -83,8 +84,9 @@ pub fn read_or_make(path: &Path, random: &mut dyn FnMut(&mut [u8])) -> Result<(S
         .open(&new)
         .map_err(failed("create", &new))?;
     let text = format!("{}\n", BASE64_STANDARD.encode(bytes));
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write", &new))?;
-    fs::rename(&new, path).map_err(failed("create", path))?;
+    fail::around("key.write", || file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        .map_err(failed("write", &new))?;
+    fail::around("key.replace", || fs::rename(&new, path)).map_err(failed("create", path))?;
     Ok((SigningKey::from_bytes(&bytes), true))
 }
 

@@ -140,6 +140,8 @@ fn run_agent(config: Config) -> anyhow::Result<u8> {
         let stop = CancellationToken::new();
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // A write beyond a limit on file sizes is an error of the spool, and not the end of the agent.
+        let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
         let running = run::start(config, clock, random).await?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),

@@ -1,6 +1,9 @@
 //! The exporter sources against a real HTTP server that answers in the shape of real exporters.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "exporters/gaudi.rs"]
+mod gaudi_values;
+
 use std::{
     convert::Infallible,
     fmt::Write,

@@ -29,6 +29,7 @@ use crate::{
 
 pub(crate) mod amount;
 pub(crate) mod cases;
+pub(crate) mod delivery;
 pub(crate) mod device;
 pub(crate) mod fleet;
 pub(crate) mod integrity;

@@ -9,7 +9,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
-use weighbridge_journal::Options;
+use weighbridge_journal::{Options, fail};
 use weighbridge_meter::{Estimator, UtcMillis, estimate::METHOD};
 use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
 use weighbridge_store::{
@@ -21,7 +21,15 @@ use weighbridge_store::{
 };
 use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 
-use crate::{config::Config, integrity::IntegrityFinding, metrics::Metrics, random, view::View};
+use crate::{
+    alarm::Alarm,
+    config::Config,
+    ingest::{opener::Opener, quota::Quotas, status::LastSaid},
+    integrity::IntegrityFinding,
+    metrics::Metrics,
+    random,
+    view::View,
+};
 
 /// Tells the time; another one in the demo and in tests.
 pub type Clock = Arc<dyn Fn() -> UtcMillis + Send + Sync>;
@@ -40,6 +48,8 @@ pub mod record {
     pub const AUDIT: &str = "audit";
     /// Two sources of one accelerator that cannot both be right.
     pub const INTEGRITY: &str = "integrity";
+    /// Two histories under one identity.
+    pub const ALARM: &str = "alarm";
 }
 
 /// The collector cannot start.
@@ -92,6 +102,8 @@ pub struct Casebook {
     pub cases: BTreeMap<String, Case>,
     /// Findings of integrity, by id.
     pub integrity: BTreeMap<String, IntegrityFinding>,
+    /// Alarms, by id.
+    pub alarms: BTreeMap<String, Alarm>,
 }
 
 /// The running collector; cheap to clone.
@@ -124,6 +136,12 @@ pub struct Inner {
     pub clock: Clock,
     /// Counts.
     pub metrics: Metrics,
+    /// Checks signatures.
+    pub opener: Opener,
+    /// What each agent may send.
+    pub quotas: Quotas,
+    /// What agents say of themselves ahead of their batches.
+    pub said: LastSaid,
     signing: SigningKey,
     admin_token: String,
     stands: watch::Receiver<Place>,
@@ -146,7 +164,11 @@ impl App {
         let operator = operator_key(&config.operator_key)?;
         let keys = KeyStore::at(&config.key_store, operator)?;
         let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
-        let options = LedgerOptions { journal: Options { segment_bytes: config.segment_bytes } };
+        let options = LedgerOptions {
+            journal: Options { segment_bytes: config.segment_bytes },
+            reserve_bytes: config.reserve_bytes,
+            ..LedgerOptions::default()
+        };
         let open = OpenLedger::open(&config.data.join("ledger"), &options, &mut random::fill)?;
         if open.cut_bytes > 0 {
             tracing::warn!(
@@ -164,7 +186,8 @@ impl App {
         let (announce, stands) = watch::channel(*ledger.durable().borrow());
         let (announce_fault, fault) = watch::channel(None);
         let durable = ledger.durable();
-        tokio::spawn(async move {
+        let follower = follower.with_tail(ledger.tail());
+        fold_apart(async move {
             if let Err(error) = follower.run(durable, announce).await {
                 let problem = weighbridge_store::verify::chain_of(&error);
                 tracing::error!(problem, "the fold has stopped: sums no longer follow the ledger");
@@ -183,6 +206,10 @@ impl App {
             keys,
             clock,
             metrics: Metrics::default(),
+            // The other half is for requests, the ledger and the fold.
+            opener: Opener::start(std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
+            quotas: Quotas::new(config.quota),
+            said: LastSaid::default(),
             signing,
             admin_token: admin_token(&config.operator_key)?,
             stands,
@@ -309,6 +336,17 @@ impl App {
     }
 }
 
+/// Runs the fold on a thread of its own: what it computes must not stand between a batch and its acknowledgement.
+fn fold_apart(fold: impl Future<Output = ()> + Send + 'static) {
+    let thread = std::thread::Builder::new().name("fold".into());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let run = move || match runtime {
+        Ok(runtime) => runtime.block_on(fold),
+        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the fold cannot be run"),
+    };
+    drop(thread.spawn(run).expect("a thread can be started at start-up"));
+}
+
 /// What a program on this host must show to import or to open an identity: it follows from the operator's key,
 /// so that only who can read that file has it. A hash, so that the key itself never travels.
 pub fn admin_token(operator_key: &Path) -> Result<String, StartError> {
@@ -349,8 +387,9 @@ fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
             let mut options = std::fs::OpenOptions::new();
             let mut new =
                 options.write(true).create(true).truncate(true).mode(0o600).open(&half).map_err(failed)?;
-            new.write_all(&bytes).and_then(|()| new.sync_all()).map_err(failed)?;
-            std::fs::rename(&half, file).map_err(failed)?;
+            fail::around("signing_key.write", || new.write_all(&bytes).and_then(|()| new.sync_all()))
+                .map_err(failed)?;
+            fail::around("signing_key.replace", || std::fs::rename(&half, file)).map_err(failed)?;
             if let Some(folder) = file.parent() {
                 std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
             }
@@ -376,6 +415,11 @@ async fn casebook(store: &SqliteStore) -> Result<Casebook, StartError> {
             .map_err(|error| unreadable(record::INTEGRITY, &row, error))?;
         // It never moves: the first record counts.
         book.integrity.entry(finding.id.clone()).or_insert(finding);
+    }
+    for row in store.records(record::ALARM).await? {
+        let alarm: Alarm = serde_json::from_value(row.body.clone())
+            .map_err(|error| unreadable(record::ALARM, &row, error))?;
+        book.alarms.entry(alarm.id.clone()).or_insert(alarm);
     }
     for row in store.records(record::CASE).await? {
         let event: CaseEvent = serde_json::from_value(row.body.clone())

@@ -11,7 +11,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use weighbridge_journal::OpenError;
+use weighbridge_journal::{OpenError, fail};
 use weighbridge_meter::Estimator;
 use weighbridge_store::{
     LedgerOptions, SqliteStore, UsageStore,
@@ -27,7 +27,9 @@ use crate::{
     config::{self, Config, Flags},
     demo,
     evaluate::Evaluate,
-    import, ingest, pages, random,
+    import, ingest,
+    listen::{self, Limits},
+    pages, random,
 };
 
 /// Weighs the compute that tenants use and keeps the book.
@@ -269,6 +271,10 @@ async fn access(config: &Config) -> Result<Access, Failure> {
 }
 
 async fn serve(config: &Config) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    // A write beyond a limit on file sizes is an error of the ledger, and not the end of the collector.
+    let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
+        .map_err(|error| Failure { code: 3, text: format!("signals: {error}") })?;
     let app = App::start(config, Arc::new(random::now)).await.map_err(|error| Failure::missing(&error))?;
     let bind = async |address: SocketAddr| {
         let named = |error| Failure { code: 3, text: format!("{address}: {error}") };
@@ -281,7 +287,7 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     say(format_args!("ingest http://{ingest_at}"));
     say(format_args!("pages  http://{http_at}"));
     let stop = CancellationToken::new();
-    let servers = spawn_servers(&app, ingest, http, &stop);
+    let servers = spawn_servers(&app, config.limits, ingest, http, &stop);
     let judge = tokio::spawn(judge_until(app.clone(), config.judge_every, stop.clone()));
     wait_for_signal().await;
     tracing::info!("stopping: requests that were taken are finished");
@@ -298,21 +304,18 @@ async fn serve(config: &Config) -> Result<(), Failure> {
 /// Serves both ports until told to stop.
 pub(crate) fn spawn_servers(
     app: &App,
+    limits: Limits,
     ingest: TcpListener,
     http: TcpListener,
     stop: &CancellationToken,
 ) -> [tokio::task::JoinHandle<()>; 2] {
-    let serve = |listener: TcpListener, routes: axum::Router| {
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            let served =
-                axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await });
-            if let Err(error) = served.await {
-                tracing::error!(error = &error as &dyn std::error::Error, "a port can no longer be served");
-            }
-        })
+    let serve = |listener: TcpListener, routes: axum::Router, limits| {
+        tokio::spawn(listen::serve(listener, routes, limits, stop.clone()))
     };
-    [serve(ingest, ingest::routes(app.clone())), serve(http, api::http_routes(app.clone()))]
+    [
+        serve(ingest, ingest::routes(app.clone()), limits),
+        serve(http, api::http_routes(app.clone()), Limits::default()),
+    ]
 }
 
 async fn judge_until(app: App, every: std::time::Duration, stop: CancellationToken) {
@@ -400,7 +403,9 @@ async fn rebuild(config: &Config) -> Result<(), Failure> {
     follower.catch_up(ledger.durable()).await.map_err(|error| missing(&error))?;
     let new = store.fingerprint().await.map_err(|error| missing(&error))?;
     store.close().await;
-    remove_database(&file).and_then(|()| std::fs::rename(&fresh, &file)).map_err(|error| missing(&error))?;
+    fail::around("rebuild.remove", || remove_database(&file))
+        .and_then(|()| fail::around("rebuild.replace", || std::fs::rename(&fresh, &file)))
+        .map_err(|error| missing(&error))?;
     for (table, rows, digest) in &new {
         say(format_args!("{table}: {rows} rows, {}", &digest[..16]));
     }

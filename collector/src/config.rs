@@ -9,6 +9,8 @@ use figment::{
 use serde::Deserialize;
 use weighbridge_casework::RulePack;
 
+use crate::{ingest::quota::Quota, listen::Limits};
+
 /// Where the file is looked for if no flag says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/weighbridge/collector.toml";
 
@@ -21,7 +23,7 @@ pub const ENVIRONMENT: &str = "WEIGHBRIDGE_COLLECTOR__";
 struct Raw {
     store: RawStore,
     keys: RawKeys,
-    ingest: RawListen,
+    ingest: RawIngest,
     http: RawListen,
     rules: RawRules,
     log: RawLog,
@@ -34,6 +36,9 @@ struct RawStore {
     data: Option<PathBuf>,
     /// A ledger segment is closed once it is larger, in bytes. Default 64 MiB; at least 4096.
     segment_bytes: Option<u64>,
+    /// Bytes of the disk that batches leave free, for facts and sums. Below it batches are answered 503 until there
+    /// is room. Default 16 MiB; 0 leaves none.
+    reserve_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -51,6 +56,22 @@ struct RawKeys {
 struct RawListen {
     /// Address and port. Port 0 takes a free one, which is printed.
     listen: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawIngest {
+    /// Address and port. Port 0 takes a free one, which is printed.
+    listen: Option<String>,
+    /// Batches that an agent may send in a minute, twice as many at once after silence; beyond it 429. Default
+    /// 30000, hundreds of times what an agent makes even while it sends what waited; at least 1.
+    batches_per_minute: Option<u32>,
+    /// The same in bytes of batches as sent. Default 64 MiB; at least 1 MiB, the largest batch.
+    bytes_per_minute: Option<u32>,
+    /// Connections at a time. Default 8192; at least 1.
+    connections: Option<usize>,
+    /// Connections from one address at a time. Default 2048; at least 1. Raise it where many agents share one.
+    connections_per_address: Option<usize>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -84,8 +105,14 @@ pub struct Config {
     pub operator_key: PathBuf,
     /// Folder of wrapped keys.
     pub key_store: PathBuf,
+    /// Bytes of its disk that batches leave free.
+    pub reserve_bytes: u64,
     /// Where batches come in.
     pub ingest: SocketAddr,
+    /// How many connections the ingest port takes on.
+    pub limits: Limits,
+    /// What each agent may send.
+    pub quota: Quota,
     /// Pages and API.
     pub http: SocketAddr,
     /// How often totals are compared with packs.
@@ -153,6 +180,7 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
             expected: "at least 4096 bytes",
         });
     }
+    let (limits, quota) = ingest(&raw.ingest)?;
     Ok(Config {
         data: flags
             .data
@@ -160,6 +188,9 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
             .or(raw.store.data)
             .unwrap_or_else(|| "/var/lib/weighbridge/collector".into()),
         segment_bytes,
+        reserve_bytes: raw.store.reserve_bytes.unwrap_or(16 << 20),
+        limits,
+        quota,
         operator_key: raw.keys.operator_key.unwrap_or_else(|| "/etc/weighbridge/operator.key".into()),
         key_store: raw.keys.key_store.unwrap_or_else(|| "/var/lib/weighbridge/collector-keys".into()),
         ingest: listen("ingest.listen", raw.ingest.listen, "127.0.0.1:19312")?,
@@ -168,6 +199,41 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
         packs: packs(&raw.rules)?,
         log: level(raw.log.level.as_deref().unwrap_or("info"))?,
     })
+}
+
+fn ingest(raw: &RawIngest) -> Result<(Limits, Quota), ConfigError> {
+    let usual = Limits::default();
+    let least = |key, value: usize, least: usize, expected| {
+        let bad = || ConfigError::Value { key, value: value.to_string(), expected };
+        if value < least { Err(bad()) } else { Ok(value) }
+    };
+    let limits = Limits {
+        connections: least(
+            "ingest.connections",
+            raw.connections.unwrap_or(usual.connections),
+            1,
+            "at least 1 connection",
+        )?,
+        per_address: least(
+            "ingest.connections_per_address",
+            raw.connections_per_address.unwrap_or(usual.per_address),
+            1,
+            "at least 1 connection",
+        )?,
+        ..usual
+    };
+    let quota = Quota {
+        batches: raw.batches_per_minute.unwrap_or(30_000),
+        bytes: raw.bytes_per_minute.unwrap_or(64 << 20),
+    };
+    least("ingest.batches_per_minute", quota.batches as usize, 1, "at least 1 batch")?;
+    least(
+        "ingest.bytes_per_minute",
+        quota.bytes as usize,
+        1 << 20,
+        "at least 1048576 bytes, the largest batch",
+    )?;
+    Ok((limits, quota))
 }
 
 fn listen(key: &'static str, value: Option<String>, default: &str) -> Result<SocketAddr, ConfigError> {
@@ -285,6 +351,14 @@ mod tests {
         assert_eq!(
             error("[store]\nsegment_bytes = 1"),
             r#"store.segment_bytes: "1" is not at least 4096 bytes"#
+        );
+        assert_eq!(
+            error("[ingest]\nbytes_per_minute = 1000"),
+            r#"ingest.bytes_per_minute: "1000" is not at least 1048576 bytes, the largest batch"#
+        );
+        assert_eq!(
+            error("[ingest]\nconnections_per_address = 0"),
+            r#"ingest.connections_per_address: "0" is not at least 1 connection"#
         );
         assert!(error("[store]\nsegment_bytes = 'many'").contains("segment_bytes"));
         assert_eq!(error("[log]\nlevel = 'loud'"), r#"log.level: "loud" is not error, warn, info or debug"#);

@@ -68,7 +68,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         .map_err(|error| Failure::missing(&error))?;
     let (ingest, ingest_at) = listener("127.0.0.1:0").await?;
     let stop = CancellationToken::new();
-    let servers = spawn_servers(&app, ingest, http, &stop);
+    let servers = spawn_servers(&app, config.limits, ingest, http, &stop);
     say(format_args!("pages are up while it runs: http://{at}/   (data in {})", folder.path.display()));
 
     let mut hosts =

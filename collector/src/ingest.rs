@@ -2,34 +2,54 @@
 //!
 //! Nothing is stored of a batch that is refused, and nothing is acknowledged before it is durable.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    body::{Body, Bytes},
+    extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use ed25519_dalek::Signer;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
-use weighbridge_meter::{BootId, UtcMillis};
+use weighbridge_meter::{AgentId, BootId, EpochId, UtcMillis};
 use weighbridge_store::{
     UsageStore,
     entry::{Clocks, Received},
-    fold::hex,
-    ledger::{self, CommitError, Outcome, Submission},
+    fold::{hex, hours_of, touched_hours},
+    ledger::{self, CommitError, Committed, Health, Outcome, Submission},
 };
 use weighbridge_wire::{Batch, Envelope, KeyId, OpenError, limits};
 
-use crate::{app::App, random};
+use crate::{alarm::Alarm, app::App, random};
+
+pub mod opener;
+pub mod quota;
+pub mod status;
+
+/// For the whole body of a request, from its head on: a megabyte over a line of a few hundred kilobits.
+const BODY: Duration = Duration::from_secs(60);
+
+/// Hours of accelerators that one batch may touch: 72 devices that were away for eleven days. Beyond it somebody is
+/// marking hours, each of which costs the collector something.
+const TOUCHED_HOURS: usize = 20_000;
+
+/// What a sender is asked to wait where the collector is behind: about the time of a few groups.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// What a sender is asked to wait where the disk refuses or is full.
+const NO_DISK: Duration = Duration::from_secs(10);
 
 /// The routes of the ingest port.
 pub fn routes(app: App) -> Router {
     Router::new()
         .route("/api/v1/batches", post(take))
+        .route("/api/v1/status", post(status::take))
         .route("/-/healthy", get(|| async { "ok\n" }))
-        .layer(DefaultBodyLimit::max(limits::ENCODED_BYTES))
         .with_state(app)
 }
 
@@ -40,6 +60,15 @@ struct Acknowledged {
     batch_hash: String,
     store_generation: String,
     promise: Option<Promise>,
+    /// Numbers of this agent that are neither here nor given up: to be sent again, or closed by a loss.
+    missing: Vec<Missing>,
+}
+
+#[derive(Debug, Serialize)]
+struct Missing {
+    epoch: EpochId,
+    first: u64,
+    last: u64,
 }
 
 /// What the collector signs: this batch, received then, is in the ledger of this generation.
@@ -65,12 +94,17 @@ struct Refusal {
     status: StatusCode,
     title: &'static str,
     detail: String,
-    retry_after_s: Option<u32>,
+    retry_after: Option<Duration>,
 }
 
 impl Refusal {
     fn new(status: StatusCode, title: &'static str, detail: impl ToString) -> Self {
-        Self { status, title, detail: detail.to_string(), retry_after_s: None }
+        Self { status, title, detail: detail.to_string(), retry_after: None }
+    }
+
+    /// Not now: the sender keeps it and comes again.
+    fn later(status: StatusCode, title: &'static str, detail: impl ToString, after: Duration) -> Self {
+        Self { retry_after: Some(after), ..Self::new(status, title, detail) }
     }
 }
 
@@ -80,16 +114,19 @@ impl IntoResponse for Refusal {
         let mut response = (self.status, Json(problem)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = self.retry_after_s {
-            headers.insert(header::RETRY_AFTER, seconds.into());
+        if let Some(after) = self.retry_after {
+            // In whole seconds, and never none.
+            headers.insert(
+                header::RETRY_AFTER,
+                after.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(60_u64).into(),
+            );
         }
         response
     }
 }
 
-async fn take(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Response {
-    let answer = accept(&app, &headers, body).await;
-    match answer {
+async fn take(State(app): State<App>, request: Request) -> Response {
+    match accept(&app, request).await {
         Ok(acknowledged) => {
             app.metrics.batch(acknowledged.outcome);
             Json(acknowledged).into_response()
@@ -98,6 +135,7 @@ async fn take(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Respon
             app.metrics.batch(match refusal.status {
                 StatusCode::FORBIDDEN => "refused_key",
                 StatusCode::CONFLICT => "refused_conflict",
+                StatusCode::TOO_MANY_REQUESTS => "over_quota",
                 StatusCode::SERVICE_UNAVAILABLE => "unavailable",
                 _ => "refused_content",
             });
@@ -106,64 +144,149 @@ async fn take(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Respon
     }
 }
 
-async fn accept(app: &App, headers: &HeaderMap, body: Bytes) -> Result<Acknowledged, Refusal> {
+async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
+    writable(app)?;
+    let (parts, body) = request.into_parts();
+    let body = whole(&parts.headers, body, limits::ENCODED_BYTES).await?;
     let envelope = Envelope::decode(&body).map_err(|error| unreadable(&error))?;
-    let (agent, key) = app.agent(envelope.key_id()).ok_or_else(|| {
-        let detail = format!("key {} belongs to no agent that is enrolled and valid now", envelope.key_id());
-        Refusal::new(StatusCode::FORBIDDEN, "unknown key", detail)
-    })?;
-    let batch = envelope.open(&key).map_err(|error| unreadable(&error))?;
-    if batch.agent != agent.agent {
-        let detail = format!("the batch says {}, the key belongs to {}", batch.agent, agent.agent);
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "somebody else's key", detail));
-    }
+    let (agent, key) = app.agent(envelope.key_id()).ok_or_else(|| unknown(envelope.key_id()))?;
     let received_at = app.now();
+    app.quotas.allows(&agent.agent, received_at).map_err(|wait| over_quota(&agent.agent, wait))?;
+    let opened = app.opener.open(envelope, key).await.map_err(|error| unavailable(&error, BUSY))?;
+    let batch = opened.map_err(|error| unreadable(&error))?;
+    app.quotas.spend(&agent.agent, body.len(), received_at);
+    if batch.agent != agent.agent {
+        return Err(somebody_elses(&batch.agent, &agent.agent));
+    }
+    let touched = touched_hours(&batch);
+    if touched > TOUCHED_HOURS {
+        let detail = format!("it touches {touched} hours of accelerators, more than {TOUCHED_HOURS}");
+        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many hours", detail));
+    }
     let hash = weighbridge_wire::hash(&body);
-    let received = Received { clocks: clocks(headers, &batch), salt: random::bytes(), envelope: body.into() };
-    let (id, epoch, sequence) = (batch.agent.clone(), batch.epoch, batch.sequence);
-    let hours: Vec<_> =
-        batch.windows.iter().map(|w| w.span).chain(batch.gaps.iter().map(|g| g.span)).collect();
-    let boot = batch.boot;
+    let received =
+        Received { clocks: clocks(&parts.headers, &batch), salt: random::bytes(), envelope: body.into() };
+    let asked = Asked::of(app, &batch, hash);
     let windows = batch.windows.len();
-    let outcome =
-        app.ledger.submit(Submission { received_at, received, batch, hash }).await.map_err(uncommitted)?;
+    let submission = Submission { received_at, received, batch, hash };
+    let Committed { outcome, missing } = match app.ledger.submit(submission).await {
+        Ok(committed) => committed,
+        Err(error) => return Err(refused(app, error).await),
+    };
     let (outcome, promise) = match outcome {
         Outcome::Accepted { leaf_hash } => {
             app.metrics.windows(windows);
             ("accepted", Some(promise(app, &hash, &leaf_hash, received_at)))
         }
         Outcome::Duplicate => ("duplicate", None),
+        Outcome::Old if is_known(app, &asked).await? => ("duplicate", None),
         Outcome::Old => {
-            let mut places = Vec::new();
-            let index = app.stands().index;
-            let minutes = app.shared.with(|state| state.offset_minutes(&id, boot, index));
-            let touched = hours.iter().map(|span| span.start().plus(minutes * UtcMillis::MINUTE).hour());
-            for hour in touched.collect::<std::collections::BTreeSet<_>>() {
-                let found = app.store.places(&id, hour).await;
-                places.extend(found.map_err(|error| unavailable(&error))?);
-            }
-            let (folder, end) = (app.ledger.folder().to_owned(), app.stands());
-            let agent = id.clone();
-            let found = tokio::task::spawn_blocking(move || {
-                ledger::find(&folder, &places, end, &agent, epoch, sequence)
-            });
-            match found.await {
-                Ok(Ok(Some(found))) if found == hash => ("duplicate", None),
-                Ok(Ok(_)) => {
-                    let agent = id;
-                    return Err(uncommitted(CommitError::Conflict { agent, epoch, sequence }));
-                }
-                Ok(Err(error)) => return Err(unavailable(&error)),
-                Err(error) => return Err(unavailable(&error)),
-            }
+            let Asked { agent, epoch, sequence, .. } = asked;
+            let highest = sequence;
+            let conflict = CommitError::Conflict { agent, epoch, sequence, highest, set_back: false };
+            return Err(refused(app, conflict).await);
         }
     };
+    let missing = missing.into_iter();
     Ok(Acknowledged {
         outcome,
         batch_hash: hex(&hash),
         store_generation: hex(&app.ledger.generation()),
         promise,
+        missing: missing
+            .map(|ledger::Missing { epoch, first, last }| Missing { epoch, first, last })
+            .collect(),
     })
+}
+
+/// Nothing is read of a request that could not be kept.
+fn writable(app: &App) -> Result<(), Refusal> {
+    match *app.ledger.health().borrow() {
+        Health::Writable => Ok(()),
+        Health::Full => Err(unavailable(&CommitError::Full, NO_DISK)),
+        Health::Unwritable => Err(unavailable(&CommitError::Unwritable, NO_DISK)),
+    }
+}
+
+fn unknown(key: KeyId) -> Refusal {
+    let detail = format!("key {key} belongs to no agent that is enrolled and valid now");
+    Refusal::new(StatusCode::FORBIDDEN, "unknown key", detail)
+}
+
+fn somebody_elses(said: &AgentId, owner: &AgentId) -> Refusal {
+    let detail = format!("it says {said}, the key belongs to {owner}");
+    Refusal::new(StatusCode::FORBIDDEN, "somebody else's key", detail)
+}
+
+fn over_quota(agent: &AgentId, wait: Duration) -> Refusal {
+    let detail = format!("agent {agent} has sent as much as it may for now");
+    Refusal::later(StatusCode::TOO_MANY_REQUESTS, "over the quota", detail, wait)
+}
+
+/// The body, if it is within the limit and all of it comes in time. One that says that it is longer is not read.
+async fn whole(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Refusal> {
+    let too_large = || {
+        let detail = format!("the body is longer than {limit} bytes");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too large", detail)
+    };
+    let said =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if said.is_some_and(|bytes| bytes > limit) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY, Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "cut off", error, BUSY)),
+        Err(_) => {
+            let detail = format!("the body did not come within {} s", BODY.as_secs());
+            Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "too slow", detail, BUSY))
+        }
+    }
+}
+
+/// Which batch was asked about, and where to look for it.
+struct Asked {
+    agent: AgentId,
+    epoch: EpochId,
+    sequence: u64,
+    hash: weighbridge_wire::Hash,
+    hours: BTreeSet<UtcMillis>,
+}
+
+impl Asked {
+    fn of(app: &App, batch: &Batch, hash: weighbridge_wire::Hash) -> Self {
+        let minutes = app.shared.with(|state| state.all_offset_minutes(&batch.agent, batch.boot));
+        let hours = hours_of(batch, &minutes);
+        Self { agent: batch.agent.clone(), epoch: batch.epoch, sequence: batch.sequence, hash, hours }
+    }
+}
+
+/// Whether the batch with a number that is here, but no longer remembered, is this one: if it is, the places of its
+/// own hours lead to it.
+async fn is_known(app: &App, asked: &Asked) -> Result<bool, Refusal> {
+    // It may be among what is not folded yet.
+    app.settled().await;
+    if let Some(fault) = app.fault() {
+        return Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "not available", fault, NO_DISK));
+    }
+    let mut places = Vec::new();
+    for hour in &asked.hours {
+        let found = app.store.places(&asked.agent, *hour).await;
+        places.extend(found.map_err(|error| unavailable(&error, BUSY))?);
+    }
+    if places.is_empty() {
+        return Ok(false);
+    }
+    let (folder, end) = (app.ledger.folder().to_owned(), app.stands());
+    let (agent, epoch, sequence) = (asked.agent.clone(), asked.epoch, asked.sequence);
+    let found =
+        tokio::task::spawn_blocking(move || ledger::find(&folder, &places, end, &agent, epoch, sequence));
+    match found.await {
+        Ok(Ok(found)) => Ok(found == Some(asked.hash)),
+        Ok(Err(error)) => Err(unavailable(&error, BUSY)),
+        Err(error) => Err(unavailable(&error, BUSY)),
+    }
 }
 
 /// The agent's clocks, where they are of the boot that the batch was made in.
@@ -202,23 +325,26 @@ fn unreadable(error: &OpenError) -> Refusal {
     }
 }
 
-fn uncommitted(error: CommitError) -> Refusal {
+/// Why the ledger did not take a batch. An alarm is in the ledger before anybody is told: where it cannot be, the
+/// sender comes again.
+async fn refused(app: &App, error: CommitError) -> Refusal {
+    if let Some(alarm) = Alarm::of_refusal(&error, app.now())
+        && let Err(unrecorded) = app.raise(alarm).await
+    {
+        return unavailable(&unrecorded, BUSY);
+    }
     match error {
         CommitError::Conflict { .. } | CommitError::BrokenChain { .. } => {
-            tracing::error!(problem = %error, "refused a batch: someone must look");
             Refusal::new(StatusCode::CONFLICT, "conflict", error)
         }
-        // Ingest gives no facts; `BadFact` would be a fault of ours, and the batch is not in.
-        CommitError::Unwritable | CommitError::Busy | CommitError::BadFact { .. } => unavailable(&error),
+        CommitError::Holes { .. } => Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many holes", error),
+        CommitError::Unwritable | CommitError::Full => unavailable(&error, NO_DISK),
+        // Ingest gives no facts but alarms; `BadFact` would be a fault of ours, and the batch is not in.
+        CommitError::Busy | CommitError::BadFact { .. } => unavailable(&error, BUSY),
     }
 }
 
-fn unavailable(error: &dyn std::error::Error) -> Refusal {
-    let mut refusal = Refusal::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "not available",
-        weighbridge_store::verify::chain_of(error),
-    );
-    refusal.retry_after_s = Some(1);
-    refusal
+fn unavailable(error: &dyn std::error::Error, after: Duration) -> Refusal {
+    let detail = weighbridge_store::verify::chain_of(error);
+    Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "not available", detail, after)
 }

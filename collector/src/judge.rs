@@ -11,7 +11,8 @@ use weighbridge_meter::{Operations, UtcMillis};
 use weighbridge_store::{Fact, HourlySum, StoreError, ledger::CommitError};
 
 use crate::{
-    app::{App, record},
+    alarm::{self, Alarm},
+    app::{App, Casebook, record},
     integrity::{self, IntegrityFinding},
     view::{Owned, View},
 };
@@ -36,6 +37,8 @@ pub struct Judged {
     pub opened: Vec<String>,
     /// Findings of integrity raised just now.
     pub integrity: Vec<IntegrityFinding>,
+    /// Alarms raised just now.
+    pub alarms: Vec<Alarm>,
 }
 
 impl App {
@@ -87,9 +90,20 @@ impl App {
             facts.push(finding.fact());
             book.integrity.insert(finding.id.clone(), finding.clone());
         }
+        judged.alarms = alarm::to_raise(&view, &book.alarms);
+        facts.extend(judged.alarms.iter().map(Alarm::fact));
         if !facts.is_empty() {
             self.record(facts).await?;
-            *self.casebook() = book;
+            let mut known = self.casebook();
+            // Ingest raises alarms meanwhile, and those stay.
+            let mut alarms = std::mem::take(&mut known.alarms);
+            for alarm in &judged.alarms {
+                alarms.entry(alarm.id.clone()).or_insert_with(|| alarm.clone());
+            }
+            *known = Casebook { alarms, ..book };
+        }
+        for alarm in &judged.alarms {
+            tracing::error!(alarm = alarm.id, detail = alarm.detail, "alarm: someone must look");
         }
         for finding in &judged.integrity {
             tracing::warn!(finding = finding.id, "two sources of an accelerator cannot both be right");

@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: a way to edit a number. Corrections are new dated records.
 
+pub mod alarm;
 pub mod api;
 pub mod app;
 pub mod casefile;
@@ -16,6 +17,7 @@ pub mod import;
 pub mod ingest;
 pub mod integrity;
 pub mod judge;
+pub mod listen;
 pub mod metrics;
 pub mod pages;
 pub mod random;

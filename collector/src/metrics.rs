@@ -5,10 +5,12 @@
 
 use prometheus::{Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use weighbridge_casework::State as CaseState;
-use weighbridge_meter::{Condition, Operations, Tier, estimate::METHOD};
-use weighbridge_store::{StoreError, hour::HeldState};
+use weighbridge_meter::{Condition, Doubt, Operations, Tier, estimate::METHOD};
+use weighbridge_store::{StoreError, hour::HeldState, ledger::Health};
+use weighbridge_wire::LossCause;
 
 use crate::{
+    alarm::AlarmKind,
     api::{cases, fleet::Fleet, status, subjects},
     app::App,
     view::View,
@@ -175,6 +177,30 @@ fn fleet(app: &App, view: &View, gauges: &Gauges) {
         &["state"],
     );
     let enrolled = || fleet.agents.iter().filter(|agent| agent.enrolled);
+    let implausible = gauges.vec(
+        "weighbridge_collector_implausible_seconds",
+        "Accelerator time in windows that cannot be as they say, by why; certain of nothing.",
+        &["doubt"],
+    );
+    for doubt in Doubt::ALL {
+        let millis = view.doubted.iter().filter(|said| said.doubt == doubt).map(|said| said.millis).sum();
+        implausible.with_label_values(&[doubt.as_str()]).set(seconds(millis));
+    }
+    let whole = |number: u64| count(usize::try_from(number).unwrap_or(usize::MAX));
+    let lost = gauges.vec(
+        "weighbridge_collector_lost_batches",
+        "Batches that agents said they will not deliver, by cause.",
+        &["cause"],
+    );
+    for cause in LossCause::ALL {
+        let batches = fleet.agents.iter().map(|agent| agent.delivery.lost.of(*cause)).sum();
+        lost.with_label_values(&[cause.as_str()]).set(whole(batches));
+    }
+    gauges.one(
+        "weighbridge_collector_missing_batches",
+        "Batches that agents made and neither delivered nor gave up: they are asked for.",
+        whole(fleet.agents.iter().map(|agent| agent.delivery.missing).sum()),
+    );
     let silent = enrolled().filter(|agent| agent.is_silent()).count();
     let troubled = enrolled().filter(|agent| !agent.is_silent() && agent.is_troubled()).count();
     let states =
@@ -228,6 +254,16 @@ fn casebook(app: &App, view: &View, gauges: &Gauges) {
         "Findings of integrity raised so far: an accelerator, an hour and two sources that cannot both be right.",
         count(app.casebook().integrity.len()),
     );
+    let alarms = gauges.vec(
+        "weighbridge_collector_alarms",
+        "Alarms raised so far by kind: two histories under one identity, as of a cloned or restored host.",
+        &["kind"],
+    );
+    let raised = app.casebook().alarms.clone();
+    for kind in AlarmKind::ALL {
+        let of_kind = raised.values().filter(|alarm| alarm.kind == kind).count();
+        alarms.with_label_values(&[kind.as_str()]).set(count(of_kind));
+    }
     let cases = cases::cases(app, view);
     let open = cases.iter().filter(|case| case.state != CaseState::Closed);
     gauges.one("weighbridge_collector_open_cases", "Cases that are not closed.", count(open.clone().count()));
@@ -256,6 +292,15 @@ fn ledger(app: &App, gauges: &Gauges) {
         "1 while the ledger takes entries and the sums follow it, else 0.",
         f64::from(u8::from(working)),
     );
+    let health = gauges.vec(
+        "weighbridge_collector_ledger_state",
+        "1 for whether the ledger takes entries: writable, full (facts only) or unwritable; else 0.",
+        &["state"],
+    );
+    let now = *app.ledger.health().borrow();
+    for state in Health::ALL {
+        health.with_label_values(&[state.as_str()]).set(f64::from(u8::from(state == now)));
+    }
     let build = gauges.vec("weighbridge_collector_build_info", "What is running.", &["version", "method"]);
     build.with_label_values(&[env!("CARGO_PKG_VERSION"), METHOD]).set(1.0);
 }

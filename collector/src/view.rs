@@ -13,6 +13,8 @@ use weighbridge_registry::{SealedCustomer, UsPerson};
 use weighbridge_store::{
     Filter, HourlySum, StoreError, UsageStore,
     account::{Account, AttemptAccount, TimeAccount, Totals, account, account_within},
+    hour::DoubtedHour,
+    state::CursorRow,
     witness::WitnessedHour,
 };
 
@@ -38,6 +40,10 @@ pub struct View {
     pub unmapped: BTreeMap<Principal, Owned>,
     /// Hours in which two sources of an accelerator said what cannot both be true, in their order.
     pub disagreements: Vec<WitnessedHour>,
+    /// Hours in which something was said that cannot be, in their order.
+    pub doubted: Vec<DoubtedHour>,
+    /// What of each epoch of each agent is here, in order of agents.
+    pub epochs: Vec<CursorRow>,
     /// The run that each attempt is, in their order.
     run_ids: Vec<String>,
 }
@@ -79,6 +85,8 @@ impl App {
         let all = Filter::default();
         let (sums, coverage) = (self.store.sums(&all).await?, self.store.coverage(&all).await?);
         let disagreements = self.store.disagreements(&all).await?;
+        let doubted = self.store.doubted(&all).await?;
+        let epochs = self.store.cursors().await?;
         let (account, Changes { since, changing, periods }) = self.shared.with(|state| {
             (account(state, &self.estimator, &sums, &coverage, None, as_of), changes(state, as_of))
         });
@@ -90,6 +98,8 @@ impl App {
             groups: BTreeMap::new(),
             unmapped: BTreeMap::new(),
             disagreements,
+            doubted,
+            epochs,
             run_ids: run_ids(&account),
             account,
         };

@@ -62,12 +62,12 @@ async fn site(host: &Batch, bmc: &Batch) -> Site {
     let key = BASE64.encode(bmc_key().verifying_key().as_bytes());
     let agents = common::agents() + &format!("agent-bmc,gpu-1,site,ib,{key},2026-01-01T00:00:00Z,\n");
     site.import(Kind::Agents, &agents).await;
+    site.sets(75);
     for (batch, key) in [(host, common::key()), (bmc, bmc_key())] {
         let answer = site.submit(seal(batch, &key).expect("seals").bytes).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
     }
     site.app.settled().await;
-    site.sets(75);
     site
 }
 

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    process::ExitStatus,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -18,6 +19,7 @@ use crate::{
     machine::{self, Device},
     ports,
     process::{self, Finished, Process},
+    wait,
 };
 
 /// The program.
@@ -38,12 +40,22 @@ pub struct AgentOptions {
     pub deadline: &'static str,
     /// What the fake driver is told instead of what follows from `devices`.
     pub script: Option<String>,
+    /// More lines for `[spool]`.
+    pub spool: &'static str,
 }
 
 impl AgentOptions {
     /// Four looks a second, a window and a batch each second, and much patience with the driver.
     pub fn quick(name: impl Into<String>, devices: Vec<Device>) -> Self {
-        Self { name: name.into(), devices, period: "250ms", window: "1s", deadline: "10s", script: None }
+        Self {
+            name: name.into(),
+            devices,
+            period: "250ms",
+            window: "1s",
+            deadline: "10s",
+            script: None,
+            spool: "",
+        }
     }
 }
 
@@ -89,12 +101,12 @@ impl Agent {
             process: None,
         };
         let name = &agent.name;
-        let AgentOptions { period, window, deadline, .. } = options;
+        let AgentOptions { period, window, deadline, spool, .. } = options;
         let text = format!(
             "[agent]\nid = {name:?}\nhost = {name:?}\nkey_file = {:?}\n\n\
              [meter]\nperiod = {period:?}\nwindow = {window:?}\nbatch = {window:?}\n\n\
              [source.nvml]\nlibrary = {:?}\ndeadline = {deadline:?}\n\n\
-             [holders]\nprocess_owners = false\n\n[spool]\ndir = {:?}\n\n\
+             [holders]\nprocess_owners = false\n\n[spool]\ndir = {:?}\n{spool}\n\n\
              [uplink]\ncollectors = [\"http://{collector}\"]\nretry_shortest = \"50ms\"\nretry_longest = \"1s\"\n\
              retry_not_enrolled = \"1s\"\nconnect_timeout = \"2s\"\ntimeout = \"10s\"\n\n\
              [http]\nlisten = \"{}\"\n",
@@ -110,9 +122,40 @@ impl Agent {
     /// Starts it, and returns at once.
     #[track_caller]
     pub fn start(&mut self) {
-        let mut command = process::command(&process::program(PROGRAM));
-        command.arg("--config").arg(self.config()).arg("run");
+        self.start_with(&[]);
+    }
+
+    /// The same with something in its environment.
+    #[track_caller]
+    pub fn start_with(&mut self, environment: &[(&str, &str)]) {
+        self.start_by(&[], environment);
+    }
+
+    /// The same through another program, which runs what follows on its own arguments.
+    #[track_caller]
+    pub fn start_by(&mut self, prefix: &[&str], environment: &[(&str, &str)]) {
+        let mut command = process::through(prefix, &process::program(PROGRAM));
+        command.envs(environment.iter().copied()).arg("--config").arg(self.config()).arg("run");
         self.process = Some(Process::start(PROGRAM, &mut command, &self.folder));
+    }
+
+    /// Returns once it has ended by itself, and how.
+    ///
+    /// # Panics
+    /// If it was not started, or does not end.
+    #[track_caller]
+    pub fn ended(&mut self) -> ExitStatus {
+        let process = self.process.as_mut().expect("it was started");
+        let ended = wait::until(&format!("{} ends by itself", self.name), || {
+            process.ended().ok_or_else(|| "it runs".into())
+        });
+        self.process = None;
+        ended
+    }
+
+    /// Whether it runs.
+    pub fn runs(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.ended().is_none())
     }
 
     /// SIGKILL.
@@ -155,6 +198,11 @@ impl Agent {
     /// To break it.
     pub fn driver(&self) -> &FakeDriver {
         &self.driver
+    }
+
+    /// Where everything of it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Its configuration file.
@@ -204,8 +252,7 @@ impl Agent {
     /// Batches that it knows no acknowledgement of.
     #[track_caller]
     pub fn waiting(&self) -> u64 {
-        let epochs = self.inspect().epochs;
-        epochs.iter().filter_map(|epoch| Some(epoch.sequences?.1.saturating_sub(epoch.acknowledged))).sum()
+        self.inspect().epochs.iter().map(|epoch| epoch.waiting).sum()
     }
 
     /// Its row in `agents.csv`.

@@ -4,6 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -52,9 +53,30 @@ impl Collector {
     /// Starts it, and returns at once.
     #[track_caller]
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same with something in its environment.
+    #[track_caller]
+    pub fn start_with(&mut self, environment: &[(&str, &str)]) {
         let mut command = process::command(&process::program(PROGRAM));
-        command.arg("--config").arg(self.config()).arg("serve");
+        command.envs(environment.iter().copied()).arg("--config").arg(self.config()).arg("serve");
         self.process = Some(Process::start(PROGRAM, &mut command, &self.folder));
+    }
+
+    /// How it ended, if it was started and has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut().and_then(Process::ended)
+    }
+
+    /// What it logged in all its runs.
+    pub fn log(&self) -> String {
+        process::read(&self.folder.join("weighbridge-collector.log"))
+    }
+
+    /// Where everything of it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Starts it, and returns once it serves.
@@ -132,8 +154,14 @@ impl Collector {
     /// Runs another command of the program on the same configuration.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> Finished {
+        self.run_with(arguments, &[])
+    }
+
+    /// The same with something in its environment.
+    #[track_caller]
+    pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Finished {
         let mut command = process::command(&process::program(PROGRAM));
-        command.arg("--config").arg(self.config()).args(arguments);
+        command.envs(environment.iter().copied()).arg("--config").arg(self.config()).args(arguments);
         process::run("command", &mut command, &self.folder, Duration::from_secs(120))
     }
 

@@ -3,6 +3,7 @@
 //! A [`Site`](site::Site) is one collector with its agents in a temporary folder. Each agent loads its own copy of
 //! the fake NVML library, whose values are constants, so that every number that comes out at the other end can be
 //! worked out by hand: [`pencil`] does that with integers, and [`audit`] holds the collector's answers against it.
+//! [`oracle`] judges what is left when faults are over; [`proxy`], [`mounts`] and [`damage`] make them.
 //!
 //! Helpers panic where a test cannot go on, and say what they saw. Nothing sleeps for a fixed time: [`wait::until`]
 //! returns as soon as its condition holds. The programs must have been built before, which `tests/run` does.
@@ -12,16 +13,22 @@
 pub mod agent;
 pub mod audit;
 pub mod collector;
+pub mod damage;
+pub mod handmade;
 pub mod http;
 pub mod known_work;
 pub mod ledgers;
 pub mod machine;
+pub mod mounts;
+pub mod oracle;
 pub mod pencil;
 pub mod ports;
 pub mod process;
 pub mod prometheus;
+pub mod proxy;
 pub mod random;
 pub mod rules;
+pub mod simulated;
 pub mod site;
 pub mod usage;
 pub mod wait;

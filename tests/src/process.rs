@@ -46,6 +46,18 @@ pub fn command(program: &Path) -> Command {
     command
 }
 
+/// The same through another program, which runs what follows on its own arguments.
+pub fn through(prefix: &[&str], program: &Path) -> Command {
+    match prefix.split_first() {
+        None => command(program),
+        Some((first, rest)) => {
+            let mut command = command(Path::new(first));
+            command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").args(rest).arg(program);
+            command
+        }
+    }
+}
+
 impl Process {
     /// Starts a program that writes `<name>.out`, from the beginning, and `<name>.log`, at the end, in `folder`.
     ///

@@ -1,6 +1,6 @@
 //! One collector and its agents, in a temporary folder.
 
-use std::fmt::Write;
+use std::{fmt::Write, net::SocketAddr, path::Path};
 
 use tempfile::TempDir;
 use weighbridge_meter::UtcMillis;
@@ -8,6 +8,8 @@ use weighbridge_meter::UtcMillis;
 use crate::{
     agent::{Agent, AgentOptions},
     collector::Collector,
+    proxy::Proxy,
+    random::Random,
     wait,
 };
 
@@ -19,6 +21,15 @@ pub struct Site {
     /// The agents; enrolled, and not started.
     pub agents: Vec<Agent>,
     folder: TempDir,
+}
+
+/// Moments in the making of a site at which a test may step in.
+#[derive(Debug)]
+pub enum Stage<'a> {
+    /// Where agents will send to.
+    Address(&'a mut SocketAddr),
+    /// The collector's data folder, which is not there yet.
+    Data(&'a Path),
 }
 
 /// Whose the hosts are: a customer, its principal, and the lease by which it has some hosts.
@@ -50,13 +61,42 @@ impl Site {
     /// If any of it does not work.
     #[track_caller]
     pub fn with_config(more: &str, agents: Vec<AgentOptions>) -> Self {
+        Self::prepared(more, agents, |_| {})
+    }
+
+    /// The same, with agents that send to a proxy in front of the collector.
+    ///
+    /// # Panics
+    /// If any of it does not work.
+    #[track_caller]
+    pub fn behind_proxy(agents: Vec<AgentOptions>, random: Random) -> (Self, Proxy) {
+        let mut proxy = None;
+        let site = Self::prepared("", agents, |stage| {
+            if let Stage::Address(address) = stage {
+                let started = Proxy::start(*address, random.clone());
+                *address = started.address();
+                proxy = Some(started);
+            }
+        });
+        (site, proxy.expect("each site has an address"))
+    }
+
+    /// The same; `with` may put the collector's folder on another file system before it starts.
+    ///
+    /// # Panics
+    /// If any of it does not work.
+    #[track_caller]
+    pub fn prepared(more: &str, agents: Vec<AgentOptions>, mut with: impl FnMut(Stage<'_>)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let mut collector = Collector::prepare(&folder.path().join("collector"), more);
+        let mut address = collector.ingest();
+        with(Stage::Address(&mut address));
         let prepared = agents.into_iter().map(|options| {
             let of_agent = folder.path().join(&options.name);
-            Agent::prepare(&of_agent, options, collector.ingest())
+            Agent::prepare(&of_agent, options, address)
         });
         let agents: Vec<Agent> = prepared.collect();
+        with(Stage::Data(&collector.data()));
         collector.start_ready();
         let mut csv = String::from("agent,host,site,fabric,public_key,valid_from,valid_to\n");
         agents.iter().for_each(|agent| csv.push_str(&agent.enrolment()));

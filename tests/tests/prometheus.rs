@@ -15,7 +15,13 @@ use weighbridge_tests::{
 const UNITS: [&str; 7] = ["_seconds", "_bytes", "_joules", "_ratio", "_total", "_teraoperations", "_info"];
 
 /// Gauges that count things: the thing that is counted ends the name and is its unit.
-const COUNTED: [&str; 19] = [
+const COUNTED: [&str; 25] = [
+    "weighbridge_agent_promises_kept",
+    "weighbridge_agent_spool_losses_to_tell",
+    "weighbridge_agent_spool_quarantined_files",
+    "weighbridge_collector_alarms",
+    "weighbridge_collector_lost_batches",
+    "weighbridge_collector_missing_batches",
     "weighbridge_agent_accelerators",
     "weighbridge_agent_accelerators_in_condition",
     "weighbridge_collector_accelerators_in_condition",
@@ -38,7 +44,8 @@ const COUNTED: [&str; 19] = [
 ];
 
 /// Gauges that are 1 or 0, for whether something is so or which state it is in: there is no unit of that.
-const STATES: [&str; 4] = [
+const STATES: [&str; 5] = [
+    "weighbridge_collector_ledger_state",
     "weighbridge_agent_uplink_state",
     "weighbridge_agent_source_state",
     "weighbridge_agent_lease_file_state",

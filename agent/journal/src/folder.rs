@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{FileError, OpenError};
+use crate::fail;
 
 /// Digits of a segment number in a file name: as many as the largest u64 has, so names sort as numbers do.
 const DIGITS: usize = 20;
@@ -40,7 +41,7 @@ pub(crate) fn create(dir: &Path) -> Result<(), FileError> {
         Some(parent) => parent,
         None => return Ok(()), // The root.
     };
-    match fs::create_dir(dir) {
+    match fail::around("journal.create_folder", || fs::create_dir(dir)) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             create(parent)?;
@@ -55,7 +56,7 @@ pub(crate) fn create(dir: &Path) -> Result<(), FileError> {
 
 /// Makes the names in a folder durable.
 pub(crate) fn sync(dir: &Path) -> Result<(), FileError> {
-    File::open(dir).and_then(|folder| folder.sync_all()).map_err(FileError::new("sync", dir))
+    fail::around("journal.sync_folder", || File::open(dir)?.sync_all()).map_err(FileError::new("sync", dir))
 }
 
 /// Takes the writer's lock; it lasts as long as the file is open.

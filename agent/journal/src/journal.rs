@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Place;
 use crate::error::{AppendError, FileError, OpenError, RemoveError};
+use crate::fail;
 use crate::folder::{self, segment_path};
 use crate::format::{Chain, ENTRY_HEAD_LEN, EntryHead, HEADER_LEN, Header, MAX_PAYLOAD, chain_after};
 use crate::recover::{Keep, Recovered, Torn, recover};
@@ -164,7 +165,8 @@ impl Journal {
         }
         let end = wanted.div_ceil(self.step).saturating_mul(self.step);
         let path = segment_path(&self.dir, self.header.number);
-        let filled = fill(&self.file, self.filled, end).map_err(FileError::new("fill", &path));
+        let filled = fail::around("journal.fill", || fill(&self.file, self.filled, end))
+            .map_err(FileError::new("fill", &path));
         if filled.is_ok() {
             self.filled = end;
         }
@@ -274,7 +276,7 @@ impl Journal {
         let mut removed = Removed::default();
         while let Some(oldest) = self.closed.first().copied().filter(|oldest| oldest.number < segment) {
             let path = segment_path(&self.dir, oldest.number);
-            match fs::remove_file(&path) {
+            match fail::around("journal.remove_segment", || fs::remove_file(&path)) {
                 Ok(()) => {}
                 // An earlier call removed it, but could not sync the folder.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -326,8 +328,7 @@ impl Journal {
 
     fn write(&mut self) -> Result<(), FileError> {
         let start = self.next.offset - self.buffer.len() as u64;
-        self.file
-            .write_all_at(&self.buffer, start)
+        fail::around("journal.write", || self.file.write_all_at(&self.buffer, start))
             .map_err(FileError::new("write", &segment_path(&self.dir, self.header.number)))?;
         self.buffer.clear();
         self.buffer.shrink_to(2 * BUFFER);
@@ -339,16 +340,16 @@ impl Journal {
     fn cut_filled(&mut self) -> Result<(), FileError> {
         let path = segment_path(&self.dir, self.header.number);
         if self.filled > self.next.offset {
-            self.file.set_len(self.next.offset).map_err(FileError::new("cut", &path))?;
+            fail::around("journal.cut_filled", || self.file.set_len(self.next.offset))
+                .map_err(FileError::new("cut", &path))?;
             self.filled = self.next.offset;
         }
-        self.file.sync_all().map_err(FileError::new("sync", &path))
+        fail::around("journal.sync_closed", || self.file.sync_all()).map_err(FileError::new("sync", &path))
     }
 
     fn write_and_sync(&mut self) -> Result<(), FileError> {
         self.write()?;
-        self.file
-            .sync_data()
+        fail::around("journal.sync", || self.file.sync_data())
             .map_err(FileError::new("sync", &segment_path(&self.dir, self.header.number)))?;
         self.durable = self.next;
         Ok(())

@@ -55,6 +55,7 @@
 //! write and is cut; [`Opened::cut_bytes`] tells.
 
 mod error;
+pub mod fail;
 mod folder;
 mod format;
 mod journal;
@@ -64,6 +65,7 @@ mod repair;
 mod salvage;
 mod search;
 mod segment;
+mod starts;
 mod verify;
 
 pub use error::{AppendError, Corrupt, Damage, FileError, OpenError, ReadError, RemoveError};
@@ -73,6 +75,7 @@ pub use read::{Entry, Reader};
 pub use recover::Torn;
 pub use repair::{Repaired, repair};
 pub use salvage::{Piece, Salvage};
+pub use starts::segment_of;
 pub use verify::{Verified, verify};
 
 use std::cmp::Ordering;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::Place;
 use crate::error::{Corrupt, Damage, FileError, OpenError};
+use crate::fail;
 use crate::folder::{self, segment_numbers, segment_path};
 use crate::format::{
     Chain, ENTRY_HEAD_LEN, FIRST_INDEX, FIRST_SEGMENT, HEADER_LEN, Header, MAX_PAYLOAD, chain_after,
@@ -119,17 +120,18 @@ pub(crate) fn recover(dir: &Path, keep: Option<Keep<'_>>) -> Result<Recovered, O
 
     let file = File::options().write(true).open(&path).map_err(FileError::new("open", &path))?;
     if len > filled {
-        file.set_len(filled).map_err(FileError::new("cut", &path))?;
+        fail::around("journal.cut", || file.set_len(filled)).map_err(FileError::new("cut", &path))?;
     }
     // Always: what was read may never have left the memory of a machine whose journal process was killed.
-    file.sync_all().map_err(FileError::new("sync", &path))?;
+    fail::around("journal.sync_recovered", || file.sync_all()).map_err(FileError::new("sync", &path))?;
     folder::sync(dir)?;
     Ok(Recovered { closed, file, header: last.header, next, chain, filled, cut_bytes })
 }
 
 fn remove(dir: &Path, number: u64) -> Result<(), FileError> {
     let path = segment_path(dir, number);
-    fs::remove_file(&path).map_err(FileError::new("remove", &path))?;
+    fail::around("journal.remove_unfinished", || fs::remove_file(&path))
+        .map_err(FileError::new("remove", &path))?;
     folder::sync(dir)
 }
 

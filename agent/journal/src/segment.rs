@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Corrupt, Damage, FileError};
+use crate::fail;
 use crate::folder::{self, segment_path};
 use crate::format::{Chain, ENTRY_HEAD, EntryHead, HEADER, HEADER_LEN, Header};
 use crate::search::whole_entry;
@@ -54,13 +55,13 @@ impl Segment {
     /// Creates a segment, durable with its name before this returns. The file is open for writing.
     pub(crate) fn create(dir: &Path, header: &Header) -> Result<File, FileError> {
         let path = segment_path(dir, header.number);
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(FileError::new("create", &path))?;
-        file.write_all_at(&header.encode(), 0).map_err(FileError::new("write", &path))?;
-        file.sync_all().map_err(FileError::new("sync", &path))?;
+        let file = fail::around("journal.create_segment", || {
+            File::options().write(true).create_new(true).open(&path)
+        });
+        let file = file.map_err(FileError::new("create", &path))?;
+        fail::around("journal.write_header", || file.write_all_at(&header.encode(), 0))
+            .map_err(FileError::new("write", &path))?;
+        fail::around("journal.sync_header", || file.sync_all()).map_err(FileError::new("sync", &path))?;
         folder::sync(dir)?;
         Ok(file)
     }
@@ -69,10 +70,14 @@ impl Segment {
     /// open for writing.
     pub(crate) fn make_ready(dir: &Path, header: &Header, filled: u64) -> Result<File, FileError> {
         let path = ready_path(dir, header.number);
-        let made = File::create(&path).map_err(FileError::new("create", &path)).and_then(|file| {
-            file.write_all_at(&header.encode(), 0).map_err(FileError::new("write", &path))?;
-            fill(&file, HEADER_LEN, filled).map_err(FileError::new("fill", &path))?;
-            file.sync_all().map_err(FileError::new("sync", &path))?;
+        let created = fail::around("journal.begin_segment", || File::create(&path));
+        let made = created.map_err(FileError::new("create", &path)).and_then(|file| {
+            fail::around("journal.write_begun", || {
+                file.write_all_at(&header.encode(), 0)?;
+                fill(&file, HEADER_LEN, filled)
+            })
+            .map_err(FileError::new("write", &path))?;
+            fail::around("journal.sync_begun", || file.sync_all()).map_err(FileError::new("sync", &path))?;
             Ok(file)
         });
         if made.is_err() {
@@ -89,7 +94,8 @@ impl Segment {
             let there = io::Error::from(io::ErrorKind::AlreadyExists);
             return Err(FileError::new("create", &path)(there));
         }
-        fs::rename(ready_path(dir, number), &path).map_err(FileError::new("create", &path))?;
+        fail::around("journal.rename_segment", || fs::rename(ready_path(dir, number), &path))
+            .map_err(FileError::new("create", &path))?;
         folder::sync(dir)
     }
 

@@ -361,3 +361,21 @@ fn a_reader_in_another_thread_sees_everything_in_order() {
         assert_eq!(read, last);
     });
 }
+
+#[test]
+fn the_segment_of_an_entry_is_found_by_headers_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = Journal::open(dir.path(), Options { segment_bytes: 0 }).unwrap();
+    for payload in [b"one".as_slice(), b"two", b"three"] {
+        journal.append(payload).unwrap();
+    }
+    journal.sync().unwrap();
+    for (index, payload) in [(1, b"one".as_slice()), (2, b"two"), (3, b"three")] {
+        let place = weighbridge_journal::segment_of(dir.path(), index).unwrap().unwrap();
+        let entry = Reader::new(dir.path(), place).next().unwrap().unwrap();
+        assert_eq!((entry.place.index, entry.payload.as_slice()), (index, payload));
+    }
+    assert_eq!(weighbridge_journal::segment_of(dir.path(), 4).unwrap().unwrap().segment, 3);
+    journal.remove_segments_before(3).unwrap();
+    assert_eq!(weighbridge_journal::segment_of(dir.path(), 2).unwrap(), None);
+}

@@ -16,8 +16,12 @@ use crate::{
     window::{Counter, Counters, Window},
 };
 
+mod plausible;
+
+pub use plausible::Doubt;
+
 /// Name of this way to estimate. A change of formulas changes it; a change of figures changes the hashes.
-pub const METHOD: &str = "weighbridge-estimate/2";
+pub const METHOD: &str = "weighbridge-estimate/3";
 
 const FACTORS: &str = include_str!("../data/factors.csv");
 

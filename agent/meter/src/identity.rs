@@ -1,6 +1,6 @@
 //! Names of things: accelerators, agents, principals, attempts. Never of persons.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -23,7 +23,7 @@ macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $longest:expr, $expected:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $type(Box<str>);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// The name as text.

@@ -19,7 +19,7 @@ pub mod time;
 pub mod window;
 
 pub use classify::{Class, Judgement, Signs};
-pub use estimate::{Estimate, Estimator};
+pub use estimate::{Doubt, Estimate, Estimator};
 pub use features::Features;
 pub use holding::{Evidence, Holding};
 pub use identity::{AcceleratorId, AgentId, AttemptId, BootId, EpochId, Principal};

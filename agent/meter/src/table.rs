@@ -171,7 +171,7 @@ impl Model {
 
 impl Hardware<'_> {
     /// No accelerator is near this: a driver that says so is not believed.
-    const FASTEST_CLOCK_MHZ: u32 = 5000;
+    pub(crate) const FASTEST_CLOCK_MHZ: u32 = 5000;
 
     /// No accelerator has so many units: what says so is cut to it, and sums stay in range.
     const MOST_UNITS: u32 = 65_536;

@@ -8,6 +8,8 @@ use std::{
     time::SystemTime,
 };
 
+use weighbridge_journal::fail;
+
 use super::SpoolError;
 
 pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
@@ -26,10 +28,11 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, SpoolError> {
 /// Replaces the file: after a crash there is the old content or the new, never a part.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), SpoolError> {
     let new = path.with_extension("new");
-    let mut file = File::create(&new).map_err(failed("create", &new))?;
-    file.write_all(content).map_err(failed("write", &new))?;
-    file.sync_all().map_err(failed("sync", &new))?;
-    fs::rename(&new, path).map_err(failed("replace", path))?;
+    let file = fail::around("spool.create", || File::create(&new));
+    let mut file = file.map_err(failed("create", &new))?;
+    fail::around("spool.write", || file.write_all(content)).map_err(failed("write", &new))?;
+    fail::around("spool.sync", || file.sync_all()).map_err(failed("sync", &new))?;
+    fail::around("spool.replace", || fs::rename(&new, path)).map_err(failed("replace", path))?;
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
@@ -40,8 +43,9 @@ pub(super) fn overwrite(path: &Path, content: &str) -> Result<(), SpoolError> {
         Err(SpoolError::File { source, .. }) if is_full(&source) && path.exists() => {
             let _ = fs::remove_file(path.with_extension("new"));
             let file = File::options().write(true).open(path).map_err(failed("open", path))?;
-            file.write_all_at(content.as_bytes(), 0).map_err(failed("write", path))?;
-            file.sync_data().map_err(failed("sync", path))
+            fail::around("spool.write_over", || file.write_all_at(content.as_bytes(), 0))
+                .map_err(failed("write", path))?;
+            fail::around("spool.sync_over", || file.sync_data()).map_err(failed("sync", path))
         }
         result => result,
     }
@@ -68,7 +72,7 @@ pub(super) fn move_to(path: &Path, to: &Path) -> Result<PathBuf, SpoolError> {
         free = to.with_extension(format!("{number}.{extension}"));
         number += 1;
     }
-    fs::rename(path, &free).map_err(failed("move", path))?;
+    fail::around("spool.move", || fs::rename(path, &free)).map_err(failed("move", path))?;
     for dir in [free.parent(), path.parent()].into_iter().flatten() {
         sync_dir(dir)?;
     }
@@ -79,12 +83,12 @@ pub(super) fn create_dir(dir: &Path) -> Result<(), SpoolError> {
     if dir.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(dir).map_err(failed("create", dir))?;
+    fail::around("spool.create_folder", || fs::create_dir_all(dir)).map_err(failed("create", dir))?;
     dir.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_dir)
 }
 
 pub(super) fn sync_dir(dir: &Path) -> Result<(), SpoolError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))
+    fail::around("spool.sync_folder", || File::open(dir)?.sync_all()).map_err(failed("sync", dir))
 }
 
 /// Files in a folder with the bytes they take; none if there is no such folder.

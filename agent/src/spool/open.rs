@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use weighbridge_journal::{OpenError, Torn};
+use weighbridge_journal::{OpenError, Torn, fail};
 use weighbridge_meter::EpochId;
 use weighbridge_wire::{Loss, LossCause};
 
@@ -327,7 +327,7 @@ impl Spool {
 
     pub(super) fn returned_is_done(&mut self, path: &Path) -> Result<(), SpoolError> {
         self.returned.retain(|returned| returned != path);
-        match fs::remove_file(path) {
+        match fail::around("spool.remove_returned", || fs::remove_file(path)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(files::failed("remove", path)(error))
             }

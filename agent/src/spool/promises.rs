@@ -11,6 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use weighbridge_journal::fail;
 use weighbridge_wire::Hash;
 
 use super::{SpoolError, files};
@@ -83,7 +84,8 @@ impl Promises {
             .append(true)
             .open(&self.path)
             .map_err(files::failed("open", &self.path))?;
-        let written = file.write_all(&self.waiting).and_then(|()| file.sync_data());
+        let written = fail::around("spool.write_promises", || file.write_all(&self.waiting))
+            .and_then(|()| fail::around("spool.sync_promises", || file.sync_data()));
         if let Err(error) = written {
             // A part may be there: it is cut off, or is a line that nobody can read, and they are written again.
             let _ = file.set_len(self.bytes);

@@ -6,6 +6,7 @@
 
 use std::{fs, io, path::PathBuf};
 
+use weighbridge_journal::fail;
 use weighbridge_wire::{Batch, Envelope};
 
 use super::{Kept, Pending, RESEAL, Spool, SpoolError, files};
@@ -71,7 +72,7 @@ fn same_records(one: &Batch, other: &Batch) -> bool {
 }
 
 fn remove(path: &PathBuf) -> Result<(), SpoolError> {
-    match fs::remove_file(path) {
+    match fail::around("spool.remove_resealed", || fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(files::failed("remove", path)(error)),
         _ => Ok(()),
     }

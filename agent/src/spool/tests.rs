@@ -6,6 +6,7 @@ use weighbridge_meter::UtcMillis;
 use super::*;
 
 mod damage;
+mod full;
 
 fn sealed(payload: &[u8]) -> Sealed {
     Sealed { bytes: payload.to_vec(), hash: weighbridge_wire::hash(payload) }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use weighbridge_journal::fail;
 use weighbridge_meter::UtcMillis;
 
 use super::{EPOCHS, Kept, Spool, SpoolError, files, open::GONE};
@@ -61,14 +62,16 @@ impl Spool {
         let folder = self.options.dir.join(id.to_string());
         let gone = self.options.dir.join(format!("{id}.{GONE}"));
         // By its new name it is known to be done with, at whatever step a crash comes.
-        fs::rename(&folder, &gone).map_err(files::failed("rename", &folder))?;
+        fail::around("spool.rename_epoch", || fs::rename(&folder, &gone))
+            .map_err(files::failed("rename", &folder))?;
         files::sync_dir(&self.options.dir)?;
         self.epochs.retain(|kept| kept.id() != id);
         let names: String = self.epochs.iter().map(|kept| format!("{}\n", kept.id())).collect();
         files::write(&self.options.dir.join(EPOCHS), names.as_bytes())?;
         self.marks.forget(id);
         self.marks.save()?;
-        fs::remove_dir_all(&gone).map_err(files::failed("remove", &gone))
+        fail::around("spool.remove_epoch", || fs::remove_dir_all(&gone))
+            .map_err(files::failed("remove", &gone))
     }
 
     fn acknowledged_bytes(&mut self) -> u64 {

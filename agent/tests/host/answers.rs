@@ -19,7 +19,7 @@ use crate::{
 };
 
 fn batches(server: &Server) -> Vec<Batch> {
-    let read = |body: &[u8]| Envelope::decode(body).unwrap().read().unwrap();
+    let read = |body: &[u8]| Envelope::decode(body).and_then(|envelope| envelope.read()).expect("a batch");
     server.requests().iter().map(|request| read(&request.body)).collect()
 }
 
@@ -32,13 +32,13 @@ fn missing(epoch: &str, first: u64, last: u64) -> String {
 }
 
 fn epoch_in(dir: &std::path::Path) -> String {
-    std::fs::read_to_string(dir.join("EPOCHS")).unwrap().trim().to_owned()
+    std::fs::read_to_string(dir.join("EPOCHS")).expect("a spool").trim().to_owned()
 }
 
 async fn minute(host: &mut Host, sender: &Sender, clock: &ManualClock) {
     clock.advance(60_000);
     host.tick(clock.now(), &look(50));
-    host.seal(clock.now()).unwrap();
+    host.seal(clock.now()).expect("kept");
     host.send_pending(sender, clock).await;
 }
 
@@ -205,8 +205,8 @@ async fn promises_are_kept_beside_the_batches_and_exported() {
 
 /// Answers every request with these bytes and then does what it is told.
 async fn raw(bytes: &'static [u8], hangs: bool) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
         let mut open = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {

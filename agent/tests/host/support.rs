@@ -147,12 +147,14 @@ pub(crate) struct Received {
     pub(crate) body: Vec<u8>,
 }
 
+/// A status, with the number of batches that had come before it.
+type Said = (usize, Vec<u8>);
+
 /// A server that keeps what it got.
 pub(crate) struct Server {
     address: std::net::SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
-    /// Statuses, each with the number of batches that had come before it.
-    statuses: Arc<Mutex<Vec<(usize, Vec<u8>)>>>,
+    statuses: Arc<Mutex<Vec<Said>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -199,7 +201,7 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    pub(crate) fn statuses(&self) -> Vec<(usize, Vec<u8>)> {
+    pub(crate) fn statuses(&self) -> Vec<Said> {
         self.statuses.lock().expect("not poisoned").clone()
     }
 

@@ -104,6 +104,36 @@ async fn pages_without_end_come_to_one() {
 }
 
 #[tokio::test]
+async fn a_collection_is_read_for_so_many_pages_and_members_and_no_further() {
+    let path = format!("{BASEBOARD}/Processors");
+    let next = |number: usize| format!("{path}/Page{number}");
+    let asked_for =
+        |asked: Vec<String>, part: &str| asked.iter().filter(|asked| asked.contains(part)).count();
+    // Pages with nothing on them.
+    let bmc = Bmc::start(hgx()).await;
+    for number in 0..100 {
+        let mut page = collection(&[]);
+        page["Members@odata.nextLink"] = json!(next(number));
+        bmc.put(&if number == 0 { path.clone() } else { next(number - 1) }, page);
+    }
+    source(&[&bmc]).look().await;
+    assert_eq!(asked_for(bmc.asked(), "/Page"), 63, "and the first one");
+
+    // Pages full of processors that are not there: the third makes it more than are read.
+    let bmc = Bmc::start(hgx()).await;
+    for number in 0..4 {
+        let members: Vec<String> =
+            (0..400).map(|member| format!("{path}/None{}", number * 400 + member)).collect();
+        let mut page = collection(&members.iter().map(String::as_str).collect::<Vec<_>>());
+        page["Members@odata.nextLink"] = json!(next(number));
+        bmc.put(&if number == 0 { path.clone() } else { next(number - 1) }, page);
+    }
+    source(&[&bmc]).look().await;
+    let asked = bmc.asked();
+    assert_eq!((asked_for(asked.clone(), "/Page"), asked_for(asked, "/None")), (2, 1024));
+}
+
+#[tokio::test]
 async fn a_processor_that_cannot_be_read_this_time_is_still_there() {
     let bmc = Bmc::start(hgx()).await;
     let mut options = options(&[&bmc]);

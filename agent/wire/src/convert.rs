@@ -70,7 +70,8 @@ impl Delta {
     }
 }
 
-pub(crate) fn to_proto(batch: &Batch) -> proto::Batch {
+/// As it crosses the network.
+pub fn to_proto(batch: &Batch) -> proto::Batch {
     let mut names = Names::default();
     let (mut start, mut boot) = (Delta::default(), Delta::default());
     let mut windows = proto::Windows::default();
@@ -183,7 +184,8 @@ fn to_loss(loss: &Loss) -> proto::Loss {
     proto::Loss { epoch: loss.epoch.0.to_vec(), first: loss.first, last: loss.last, cause: loss.cause.code() }
 }
 
-pub(crate) fn from_proto(batch: proto::Batch) -> Result<Batch, Malformed> {
+/// From what crossed the network; nothing in it is believed before.
+pub fn from_proto(batch: proto::Batch) -> Result<Batch, Malformed> {
     let agent = batch.agent.parse().map_err(|_| bad("agent", &batch.agent, "an agent id"))?;
     let epoch = bytes(&batch.epoch, "epoch").map(EpochId)?;
     let boot = bytes(&batch.boot_id, "boot_id").map(BootId)?;

@@ -6,7 +6,9 @@
 //!
 //! Deliberately absent: HTTP, keys on disk, and any decision about whom to believe.
 
+mod bounds;
 pub mod convert;
+pub mod group;
 mod loss;
 pub mod report;
 pub mod seal;

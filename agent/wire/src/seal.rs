@@ -1,13 +1,13 @@
 //! Making and opening the signed envelope.
 
-use std::fmt;
+use std::{cell::RefCell, fmt};
 
 use ed25519_dalek::{Signature, Signer};
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::{Batch, Hash, Malformed, convert, limits, proto};
+use crate::{Batch, Hash, Malformed, bounds, convert, group::fits_with_cofactor, limits, proto};
 
 /// What the signature is over, before the payload: a signature made for one purpose serves no other.
 const CONTEXT: &[u8] = b"weighbridge-batch-v1\0";
@@ -100,6 +100,26 @@ pub struct Envelope {
     key_id: KeyId,
 }
 
+thread_local! {
+    /// Making one takes longer than most batches do.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// The payload decompressed, or refused once it would be longer than allowed.
+///
+/// It is decompressed in one go into memory of the size that its first frame tells, at most what is allowed: frames
+/// after that one, and the window that a frame asks for, take no memory of their own. Frames to be skipped make no
+/// output; they are limited by the length of the envelope.
+fn decompress(payload: &[u8]) -> std::io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(decompressor) => decompressor,
+            None => kept.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress(payload, limits::DECODED_BYTES)
+    })
+}
+
 /// A batch could not be opened. None of these gets better by sending it again.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -163,16 +183,27 @@ impl Envelope {
 
     /// The payload, if it was signed with this key for this purpose.
     pub(crate) fn check(&self, context: &[u8], key: &VerifyingKey) -> Result<&[u8], OpenError> {
-        key.verify_strict(&[context, &self.payload].concat(), &self.signature)
-            .map_err(|_| OpenError::BadSignature { key_id: self.key_id })?;
-        Ok(&self.payload)
+        let message = [context, &self.payload].concat();
+        let fits = key.verify_strict(&message, &self.signature).is_ok()
+            || fits_with_cofactor(&message, &self.signature, key);
+        if fits { Ok(&self.payload) } else { Err(OpenError::BadSignature { key_id: self.key_id }) }
+    }
+
+    /// What the signature of a batch is over.
+    pub(crate) fn signed_bytes(&self) -> Vec<u8> {
+        [CONTEXT, &self.payload].concat()
+    }
+
+    /// The signature.
+    pub(crate) fn signature(&self) -> Signature {
+        self.signature
     }
 
     /// Reads the content without checking the signature: for bytes whose signature was checked before
     /// they were kept.
     pub fn read(&self) -> Result<Batch, OpenError> {
-        let plain =
-            zstd::bulk::decompress(&self.payload, limits::DECODED_BYTES).map_err(OpenError::Decompress)?;
+        let plain = decompress(&self.payload).map_err(OpenError::Decompress)?;
+        bounds::check(&plain)?;
         let batch = proto::Batch::decode(plain.as_slice()).map_err(OpenError::NotABatch)?;
         Ok(convert::from_proto(batch)?)
     }

@@ -6,9 +6,12 @@ use axum::{Json, extract::State};
 use serde::Serialize;
 use weighbridge_meter::{AcceleratorId, AgentId, Condition, Source, Tier, Trust, UtcMillis};
 use weighbridge_store::account::TimeAccount;
+use weighbridge_wire::Status;
 
-use super::{amount::Amount, device::ConditionJson, integrity::Integrity, problem::Problem};
-use crate::{app::App, view::View};
+use super::{
+    amount::Amount, delivery::Delivery, device::ConditionJson, integrity::Integrity, problem::Problem,
+};
+use crate::{app::App, ingest::status::Said, view::View};
 
 /// An agent that sent nothing for longer is silent: twice the slowest pace at which agents send.
 pub(crate) const SILENT_AFTER_MS: i64 = 10 * UtcMillis::MINUTE;
@@ -85,6 +88,29 @@ pub(crate) struct AgentJson {
     pub(crate) version: Option<String>,
     /// Batches that it held back when it last wrote.
     pub(crate) unacknowledged: Option<u64>,
+    /// What of its batches is here.
+    pub(crate) delivery: Delivery,
+    /// What it said of itself ahead of batches that wait; `null`: nothing since this collector started.
+    pub(crate) last_said: Option<SaidJson>,
+}
+
+/// A report of an agent on itself: shown, and worth nothing as evidence.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SaidJson {
+    pub(crate) received: UtcMillis,
+    /// By its own clock.
+    pub(crate) at: UtcMillis,
+    pub(crate) source_state: String,
+    pub(crate) version: String,
+    pub(crate) unacknowledged: u64,
+    pub(crate) spool_bytes: u64,
+}
+
+impl From<Said> for SaidJson {
+    fn from(Said { received, report }: Said) -> Self {
+        let Status { at, version, source_state, spool_bytes, unacknowledged, .. } = report.status;
+        Self { received, at, source_state, version, unacknowledged, spool_bytes }
+    }
 }
 
 impl AgentJson {
@@ -153,6 +179,8 @@ impl Fleet {
                     measured: amount,
                 });
             }
+            let mut said = app.said.all();
+            let mut delivered = Delivery::of_all(&view.epochs);
             let ids: BTreeSet<&AgentId> = state.agents.keys().chain(state.seen.keys()).collect();
             let agents = ids.into_iter().map(|id| {
                 let facts = state.agents.get(id).map_or(&[][..], Vec::as_slice);
@@ -176,6 +204,8 @@ impl Fleet {
                     source_state: seen.map(|seen| seen.source_state.clone()),
                     version: seen.map(|seen| seen.version.clone()),
                     unacknowledged: seen.map(|seen| seen.unacknowledged),
+                    delivery: delivered.remove(id).unwrap_or_default(),
+                    last_said: said.remove(id).map(SaidJson::from),
                 }
             });
             let agents = agents.collect();

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{Json, extract::State};
 use serde::Serialize;
-use weighbridge_meter::{AcceleratorId, UtcMillis};
-use weighbridge_store::witness::WitnessedHour;
+use weighbridge_meter::{AcceleratorId, AgentId, Doubt, UtcMillis};
+use weighbridge_store::{hour::DoubtedHour, witness::WitnessedHour};
 
 use super::problem::Problem;
 use crate::{
+    alarm::Alarm,
     app::App,
     integrity::{IntegrityFinding, Said, id_of},
     view::View,
@@ -43,6 +44,42 @@ pub(crate) struct Integrity {
     pub(crate) hours_last_day: usize,
     pub(crate) hours_total: usize,
     pub(crate) disagreements: Vec<Disagreement>,
+    /// Hours in which something was said that cannot be, newest first: it is certain of nothing.
+    pub(crate) implausible: Vec<ImplausibleHour>,
+    /// Two histories under one identity, and what cannot be, newest first.
+    pub(crate) alarms: Vec<AlarmJson>,
+}
+
+/// Windows of one agent in one hour that cannot be as they say.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ImplausibleHour {
+    pub(crate) accelerator: AcceleratorId,
+    pub(crate) hour: UtcMillis,
+    pub(crate) agent: AgentId,
+    pub(crate) doubt: Doubt,
+    pub(crate) means: &'static str,
+    pub(crate) counted_ms: u64,
+}
+
+/// An alarm with what it means.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct AlarmJson {
+    #[serde(flatten)]
+    pub(crate) alarm: Alarm,
+    pub(crate) means: &'static str,
+}
+
+impl From<&DoubtedHour> for ImplausibleHour {
+    fn from(DoubtedHour { accelerator, hour, agent, doubt, millis }: &DoubtedHour) -> Self {
+        Self {
+            accelerator: accelerator.clone(),
+            hour: *hour,
+            agent: agent.clone(),
+            doubt: *doubt,
+            means: doubt.means(),
+            counted_ms: *millis,
+        }
+    }
 }
 
 impl Integrity {
@@ -67,6 +104,10 @@ impl Integrity {
         };
         let mut disagreements: Vec<Disagreement> = ids.into_iter().filter_map(one).collect();
         disagreements.sort_by(|a, b| (b.hour, &a.id).cmp(&(a.hour, &b.id)));
+        let raised = app.casebook().alarms.clone().into_values();
+        let mut alarms: Vec<AlarmJson> =
+            raised.map(|alarm| AlarmJson { means: alarm.kind.means(), alarm }).collect();
+        alarms.sort_by(|a, b| (b.alarm.raised_at, &a.alarm.id).cmp(&(a.alarm.raised_at, &b.alarm.id)));
         let hours = |since: UtcMillis| {
             let recent = view.disagreements.iter().filter(|said| said.hour.plus(UtcMillis::HOUR) > since);
             recent.map(|said| (&said.accelerator, said.hour)).collect::<BTreeSet<_>>().len()
@@ -76,6 +117,8 @@ impl Integrity {
             hours_last_day: hours(view.as_of.plus(-UtcMillis::DAY)),
             hours_total: hours(UtcMillis(i64::MIN)),
             disagreements,
+            implausible: view.doubted.iter().rev().map(ImplausibleHour::from).collect(),
+            alarms,
         }
     }
 

@@ -11,7 +11,7 @@ use axum::{
 use serde::Serialize;
 use weighbridge_casework::State as CaseState;
 use weighbridge_meter::UtcMillis;
-use weighbridge_store::fold::hex;
+use weighbridge_store::{fold::hex, ledger::Health};
 
 use super::problem::Problem;
 use crate::{app::App, metrics};
@@ -53,9 +53,9 @@ impl From<weighbridge_store::Place> for PlaceJson {
     }
 }
 
-/// Whether the ledger still takes entries: its thread ends when the disk refuses.
+/// Whether the ledger takes batches.
 pub(crate) fn ledger_open(app: &App) -> bool {
-    app.ledger.durable().has_changed().is_ok()
+    *app.ledger.health().borrow() == Health::Writable
 }
 
 pub(super) async fn status(State(app): State<App>) -> Result<Json<Status>, Problem> {
@@ -63,10 +63,10 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Status>, Probl
     let durable = *app.ledger.durable().borrow();
     let (method, agents, seen) =
         app.shared.with(|state| (state.method.clone(), state.agents.len(), state.seen.len()));
-    let (findings, integrity, cases, open) = {
+    let (findings, integrity, alarms, cases, open) = {
         let book = app.casebook();
         let open = book.cases.values().filter(|case| case.state() != CaseState::Closed).count();
-        (book.findings.len(), book.integrity.len(), book.cases.len(), open)
+        (book.findings.len(), book.integrity.len(), book.alarms.len(), book.cases.len(), open)
     };
     let (method, figures_sha256) = method.unzip();
     Ok(Json(Status {
@@ -92,6 +92,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Status>, Probl
             ("runs", view.account.attempts.len()),
             ("findings", findings),
             ("findings_of_integrity", integrity),
+            ("alarms", alarms),
             ("cases", cases),
             ("cases_open", open),
         ]),
@@ -106,8 +107,13 @@ pub(super) async fn healthy() -> &'static str {
 pub(super) async fn ready(State(app): State<App>) -> Response {
     let reason = match app.fault() {
         Some(fault) => format!("the fold has stopped: {fault}\n"),
-        None if !ledger_open(&app) => "the ledger cannot be written\n".to_owned(),
-        None => return "ready\n".into_response(),
+        None => match *app.ledger.health().borrow() {
+            Health::Writable => return "ready\n".into_response(),
+            Health::Full => {
+                "the disk of the ledger is full: batches are refused until there is room\n".to_owned()
+            }
+            Health::Unwritable => "the ledger cannot be written: it is tried again by itself\n".to_owned(),
+        },
     };
     (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
 }

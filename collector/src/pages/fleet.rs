@@ -65,7 +65,9 @@ pub(super) fn page(fleet: &Fleet, runs: &[AttemptJson]) -> Markup {
                 (strip(&held)) (legend(&held))
             }
         }
+        (alarms(&fleet.integrity))
         (integrity(&fleet.integrity))
+        (deliveries(fleet))
         (never_seen(runs))
         (conditions(fleet))
         section {
@@ -79,6 +81,78 @@ pub(super) fn page(fleet: &Fleet, runs: &[AttemptJson]) -> Markup {
                     @for (name, host) in hosts(fleet) { (host_row(name, &host)) }
                 }
             } }
+        }
+    }
+}
+
+/// Two histories under one identity, and what cannot be.
+fn alarms(integrity: &Integrity) -> Markup {
+    const NEWEST: usize = 50;
+    if integrity.alarms.is_empty() {
+        return html! {};
+    }
+    html! {
+        section #alarms {
+            h2 { "Alarms" }
+            p {
+                "Two histories under one identity are a cloned host, a snapshot that was restored, or somebody with the "
+                "key: nothing of them is counted twice. Windows that cannot be as they say are a broken sensor, a wrong "
+                "clock, or somebody's hand: they are certain of nothing, and possible up to the peak."
+            }
+            div.scroll { table {
+                thead { tr {
+                    th scope="col" { "Agent" } th scope="col" { "What" } th scope="col" { "Exactly" } th scope="col" { "Known" }
+                } }
+                tbody {
+                    @for one in integrity.alarms.iter().take(NEWEST) {
+                        tr {
+                            th scope="row" { (one.alarm.agent) }
+                            td { (one.means) small.note { (one.alarm.kind.as_str()) } }
+                            td { (one.alarm.detail) }
+                            td { "since " (when(one.alarm.raised_at)) }
+                        }
+                    }
+                }
+            } }
+            @if integrity.alarms.len() > NEWEST {
+                p { a href="/api/v1/integrity" { "All " (grouped(integrity.alarms.len() as u64)) " as JSON" } }
+            }
+        }
+    }
+}
+
+/// Agents of whose batches some are missing or lost.
+fn deliveries(fleet: &Fleet) -> Markup {
+    const MOST: usize = 50;
+    let holed: Vec<_> = fleet.agents.iter().filter(|agent| !agent.delivery.is_whole()).collect();
+    if holed.is_empty() {
+        return html! {};
+    }
+    html! {
+        section #deliveries {
+            h2 { "Batches that are not here" }
+            p {
+                "Missing ones were made and are asked for. Lost ones will not come: their agent says so, signed. What "
+                "they held is a gap, and a gap counts."
+            }
+            div.scroll { table {
+                thead { tr {
+                    th scope="col" { "Agent" } th.n scope="col" { "Here" } th.n scope="col" { "Missing" }
+                    th.n scope="col" { "Unreadable" } th.n scope="col" { "Refused" } th.n scope="col" { "No longer held" }
+                } }
+                tbody {
+                    @for agent in holed.iter().take(MOST) {
+                        @let lost = &agent.delivery.lost;
+                        tr {
+                            th scope="row" { a href=(format!("/host?name={}", encoded(&agent.host))) { (agent.id) } }
+                            td.n { (grouped(agent.delivery.batches)) }
+                            td.n { (grouped(agent.delivery.missing)) }
+                            td.n { (grouped(lost.damaged)) } td.n { (grouped(lost.parked)) } td.n { (grouped(lost.removed)) }
+                        }
+                    }
+                }
+            } }
+            @if holed.len() > MOST { p { a href="/api/v1/fleet" { "All " (grouped(holed.len() as u64)) " as JSON" } } }
         }
     }
 }
@@ -284,7 +358,7 @@ pub(super) fn host(fleet: &Fleet, name: &str) -> Option<Markup> {
                 div.scroll { table {
                     thead { tr {
                         th scope="col" { "Agent" } th scope="col" { "State" } th scope="col" { "Source" }
-                        th scope="col" { "Last received" } th.n scope="col" { "Batches held back" }
+                        th scope="col" { "Last batch" } th scope="col" { "Last said" } th.n scope="col" { "Batches held back" }
                         th scope="col" { "Version" } th scope="col" { "Site, fabric" }
                     } }
                     tbody {
@@ -294,6 +368,10 @@ pub(super) fn host(fleet: &Fleet, name: &str) -> Option<Markup> {
                                 td { (agent_state(agent)) }
                                 td { (agent.source_state.as_deref().unwrap_or("–")) }
                                 td { @match agent.last_received { Some(at) => { (when(at)) } None => { "never" } } }
+                                td { @match &agent.last_said {
+                                    Some(said) => { (when(said.received)) small.note { (said.source_state) ", " (said.version) ", " (grouped(said.unacknowledged)) " batches waiting" } }
+                                    None => { "–" }
+                                } }
                                 td.n { @match agent.unacknowledged { Some(count) => { (count) } None => { "–" } } }
                                 td { (agent.version.as_deref().unwrap_or("–")) }
                                 td { (agent.site) ", " (agent.fabric) }

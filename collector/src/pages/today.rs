@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 use weighbridge_casework::State;
-use weighbridge_meter::Condition;
+use weighbridge_meter::{Condition, UtcMillis};
 
 use super::{
     casework,
@@ -107,7 +107,12 @@ fn needs(seen: &Seen) -> Markup {
     let disagreeing: Vec<&Disagreement> = fleet.integrity.of_last_day().collect();
     let worse: Vec<_> =
         fleet.totals.by_condition.iter().filter(|(condition, _)| needs_a_hand(**condition)).collect();
+    let day = fleet.as_of.plus(-UtcMillis::DAY);
+    let alarms: Vec<_> = fleet.integrity.alarms.iter().filter(|one| one.alarm.raised_at > day).collect();
+    let missing_batches: u64 = fleet.agents.iter().map(|agent| agent.delivery.missing).sum();
     let nothing = disagreeing.is_empty()
+        && alarms.is_empty()
+        && missing_batches == 0
         && worse.is_empty()
         && silent.is_empty()
         && troubled.is_empty()
@@ -132,6 +137,19 @@ fn needs(seen: &Seen) -> Markup {
                             li { a href=(format!("/host?name={}", encoded(host))) { (host) } " " @for agent in agents { (agent_state(agent)) " " } }
                         } }
                         @if silent.len() > 20 { a href="/fleet" { "and " (silent.len() - 20) " more" } }
+                    }
+                }
+                @if !alarms.is_empty() {
+                    li {
+                        strong { (counted(alarms.len(), "alarm")) } " of the last 24 h: something happened that should never."
+                        ul.plain { @for one in alarms.iter().take(5) { li { (one.alarm.agent) ": " (one.means) } } }
+                        a href="/fleet#alarms" { "All of them" }
+                    }
+                }
+                @if missing_batches > 0 {
+                    li {
+                        strong { (grouped(missing_batches)) " batches missing" } ": agents made them and are asked for them. "
+                        a href="/fleet#deliveries" { "Whose" }
                     }
                 }
                 @if !disagreeing.is_empty() {

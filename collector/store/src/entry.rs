@@ -2,10 +2,14 @@
 //!
 //! ```text
 //! batch  1u8 | received i64 | clocks 1u8 | boot u64 | wall i64 | salt [16] | envelope, byte for byte
-//! fact   2u8 | received i64 | JSON of `Fact`
+//! fact   3u8 | received i64 | salt [16] | JSON of `Fact`
+//! fact   2u8 | received i64 | JSON of `Fact`            (read for ever, no longer written)
 //! ```
 //! Integers are little endian, times in milliseconds. The envelope stays as the agent signed it, so that an
 //! auditor needs nothing of ours to check it.
+//!
+//! Each entry is a leaf of the tree over the ledger ([`leaf_data`], [`leaf_hash`]). The salt keeps a leaf from
+//! saying anything about an entry to who does not have it; a fact of the second form has none.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -49,12 +53,14 @@ pub struct Clocks {
     pub wall: UtcMillis,
 }
 
-impl Received {
-    /// The leaf that commits to this batch: SHA-256 over 0x00, salt and the hash of the envelope.
-    pub fn leaf_hash(&self) -> [u8; 32] {
-        let envelope = weighbridge_wire::hash(&self.envelope);
-        Sha256::new().chain_update([0]).chain_update(self.salt).chain_update(envelope).finalize().into()
-    }
+/// What the leaf of an entry holds: SHA-256 of the whole payload, with the time it was received and its salt.
+pub fn leaf_data(payload: &[u8]) -> [u8; 32] {
+    Sha256::digest(payload).into()
+}
+
+/// The hash of that leaf in the tree of RFC 6962: SHA-256 over 0x00 and [`leaf_data`].
+pub fn leaf_hash(payload: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update([0]).chain_update(leaf_data(payload)).finalize().into()
 }
 
 /// A fact that is not derived from anything.
@@ -187,8 +193,8 @@ pub enum EntryError {
 }
 
 impl Entry {
-    /// As written.
-    pub fn encode(&self) -> Vec<u8> {
+    /// As written. The salt is of a fact, 16 random bytes for each; a batch brings its own.
+    pub fn encode(&self, salt: &[u8; 16]) -> Vec<u8> {
         let mut bytes = Vec::new();
         match &self.body {
             Body::Batch(received) => {
@@ -203,8 +209,9 @@ impl Entry {
                 bytes.extend(&received.envelope);
             }
             Body::Fact(fact) => {
-                bytes.push(2);
+                bytes.push(3);
                 bytes.extend(self.received.0.to_le_bytes());
+                bytes.extend(salt);
                 serde_json::to_writer(&mut bytes, fact).expect("facts have string keys and no failing parts");
             }
         }
@@ -227,6 +234,10 @@ impl Entry {
                 Body::Batch(Received { clocks, salt, envelope: rest.to_vec() })
             }
             2 => Body::Fact(serde_json::from_slice(rest).map_err(EntryError::Fact)?),
+            3 => {
+                take::<16>(&mut rest).ok_or_else(unknown)?;
+                Body::Fact(serde_json::from_slice(rest).map_err(EntryError::Fact)?)
+            }
             _ => return Err(unknown()),
         };
         Ok(Self { received, body })
@@ -262,8 +273,25 @@ mod tests {
         }));
         for body in [batch, fact] {
             let entry = Entry { received: UtcMillis(-1), body };
-            assert_eq!(Entry::decode(&entry.encode()).expect("decodes"), entry);
+            assert_eq!(Entry::decode(&entry.encode(&[5; 16])).expect("decodes"), entry);
         }
+    }
+
+    #[test]
+    fn a_fact_of_the_release_before_reads_the_same() {
+        let fact = Fact::Method { method: "m".into(), figures_sha256: "00".into() };
+        let entry = Entry { received: UtcMillis(7), body: Body::Fact(fact) };
+        let mut before = vec![2];
+        before.extend(7i64.to_le_bytes());
+        before.extend(br#"{"fact":"method","method":"m","figures_sha256":"00"}"#);
+        assert_eq!(Entry::decode(&before).expect("decodes"), entry);
+    }
+
+    #[test]
+    fn the_leaf_of_a_fact_depends_on_its_salt() {
+        let fact = Fact::Method { method: "m".into(), figures_sha256: "00".into() };
+        let entry = Entry { received: UtcMillis(7), body: Body::Fact(fact) };
+        assert_ne!(leaf_hash(&entry.encode(&[1; 16])), leaf_hash(&entry.encode(&[2; 16])));
     }
 
     proptest! {

@@ -7,14 +7,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use weighbridge_meter::{AcceleratorId, AgentId, Estimator, Evidence, Span, UtcMillis};
-use weighbridge_wire::{Batch, Envelope};
+use weighbridge_meter::{AcceleratorId, AgentId, EpochId, Estimator, Evidence, Span, UtcMillis};
+use weighbridge_wire::{Batch, Envelope, Loss};
 
 use crate::{
     Place, RecordRow,
     entry::{Body, Entry, EntryError, Fact, LeaseFact},
     holders,
     hour::{Hour, HourKey, HourRow},
+    numbers::Numbers,
     state::{Accelerator, AgentSeen, CursorRow, HeldKey, PlaceRow, State, StateRow, lease_row},
 };
 
@@ -95,6 +96,39 @@ pub fn open(place: Place, payload: &[u8]) -> Result<Opened, FoldError> {
 }
 
 impl Opened {
+    /// Of an entry that was opened elsewhere: what [`open`] would make of it.
+    pub(crate) fn of_batch(place: Place, received: UtcMillis, hash: [u8; 32], batch: Batch) -> Self {
+        Self { place, received, hash, what: What::Batch(Box::new(batch)) }
+    }
+
+    /// The same of a fact.
+    pub(crate) fn of_fact(place: Place, received: UtcMillis, fact: Fact) -> Self {
+        Self { place, received, hash: [0; 32], what: What::Fact(fact) }
+    }
+
+    /// Where it begins.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// How much is in it: bounds memory.
+    pub(crate) fn records(&self) -> usize {
+        match &self.what {
+            What::Batch(batch) => {
+                1 + batch.windows.len() + batch.gaps.len() + batch.holdings.len() + batch.inventory.len()
+            }
+            What::Fact(_) => 1,
+        }
+    }
+
+    /// How many hours of accelerators it touches, at most: bounds the memory that folding it takes.
+    pub fn touches(&self) -> usize {
+        match &self.what {
+            What::Batch(batch) => touched_hours(batch),
+            What::Fact(_) => 0,
+        }
+    }
+
     /// Whose batch it is; `None` if it is a fact.
     pub fn agent(&self) -> Option<&AgentId> {
         match &self.what {
@@ -109,7 +143,7 @@ impl Opened {
 pub struct Fold {
     estimator: Estimator,
     state: State,
-    cursors: BTreeMap<(AgentId, weighbridge_meter::EpochId), Cursor>,
+    cursors: HashMap<AgentId, HashMap<EpochId, Cursor>>,
     hours: HashMap<HourKey, Hour>,
     /// Accelerators by the host that counts for them: a lease asks for those of one host.
     by_host: HashMap<Box<str>, BTreeSet<AcceleratorId>>,
@@ -124,7 +158,7 @@ struct Changed {
     refold: BTreeSet<HourKey>,
     accelerators: BTreeSet<AcceleratorId>,
     seen: BTreeSet<AgentId>,
-    cursors: BTreeSet<(AgentId, weighbridge_meter::EpochId)>,
+    cursors: BTreeSet<(AgentId, EpochId)>,
     state: Vec<StateRow>,
     /// All mappings are one row, written out once a piece.
     mappings: bool,
@@ -132,28 +166,26 @@ struct Changed {
     records: Vec<(String, RecordRow)>,
 }
 
+/// What of an epoch is here, as [`CursorRow`] has it.
 #[derive(Clone, Debug, Default)]
 struct Cursor {
-    floor: u64,
-    floor_hash: String,
-    sparse: BTreeMap<u64, String>,
+    numbers: Numbers,
+    measured: Option<(UtcMillis, UtcMillis)>,
+    received: Option<(UtcMillis, UtcMillis)>,
 }
 
 impl Fold {
     /// Goes on from stored state.
     pub fn new(estimator: Estimator, state: State, cursors: Vec<CursorRow>) -> Self {
-        let cursors = cursors
-            .into_iter()
-            .map(|row| {
-                let sparse = row.sparse.into_iter().collect();
-                ((row.agent, row.epoch), Cursor { floor: row.floor, floor_hash: row.floor_hash, sparse })
-            })
-            .collect();
+        let mut known: HashMap<AgentId, HashMap<EpochId, Cursor>> = HashMap::new();
+        for CursorRow { agent, epoch, numbers, measured, received } in cursors {
+            known.entry(agent).or_default().insert(epoch, Cursor { numbers, measured, received });
+        }
         let mut by_host: HashMap<Box<str>, BTreeSet<AcceleratorId>> = HashMap::new();
         for (id, accelerator) in &state.accelerators {
             by_host.entry(accelerator.host().into()).or_default().insert(id.clone());
         }
-        Self { estimator, state, cursors, hours: HashMap::new(), by_host, changed: Changed::default() }
+        Self { estimator, state, cursors: known, hours: HashMap::new(), by_host, changed: Changed::default() }
     }
 
     /// How windows become operations.
@@ -302,7 +334,7 @@ impl Fold {
 
     fn batch(&mut self, place: Place, received: UtcMillis, hash: &[u8; 32], batch: Batch) {
         let minutes = self.state.offset_minutes(&batch.agent, batch.boot, place.index);
-        self.advance_cursor(&batch, hash);
+        self.advance_cursors(received, &batch, hash, minutes);
         for device in &batch.inventory {
             self.device(&batch.agent, device, minutes);
         }
@@ -322,12 +354,15 @@ impl Fold {
                 self.held(id, key, span);
             }
         }
+        if batch.windows.is_empty() && batch.gaps.is_empty() {
+            self.note_place(&batch.agent, labelled(&batch), place);
+        }
         for mut window in batch.windows {
             window.span = shifted(window.span, minutes);
             self.known(&window.accelerator, &batch.agent, window.span);
             self.measured(&window.accelerator, window.span);
             self.note_place(&batch.agent, window.span, place);
-            self.window(&batch.agent, window);
+            self.window(&batch.agent, received, window);
         }
         for mut gap in batch.gaps {
             gap.span = shifted(gap.span, minutes);
@@ -354,17 +389,25 @@ impl Fold {
         self.changed.seen.insert(batch.agent);
     }
 
-    fn advance_cursor(&mut self, batch: &Batch, hash: &[u8; 32]) {
-        let key = (batch.agent.clone(), batch.epoch);
-        let cursor = self.cursors.entry(key.clone()).or_default();
-        if batch.sequence > cursor.floor {
-            cursor.sparse.insert(batch.sequence, hex(hash));
+    fn advance_cursors(&mut self, received: UtcMillis, batch: &Batch, hash: &[u8; 32], minutes: i64) {
+        let epochs = match self.cursors.get_mut(&batch.agent) {
+            Some(epochs) => epochs,
+            None => self.cursors.entry(batch.agent.clone()).or_default(),
+        };
+        let cursor = epochs.entry(batch.epoch).or_default();
+        cursor.numbers.take(batch.sequence, batch.prev_hash, *hash);
+        let first = cursor.received.map_or(received, |(first, _)| first);
+        cursor.received = Some((first, received));
+        for window in &batch.windows {
+            let span = shifted(window.span, minutes);
+            let (start, end) = cursor.measured.unwrap_or((span.start(), span.end()));
+            cursor.measured = Some((start.min(span.start()), end.max(span.end())));
         }
-        while let Some(hash) = cursor.sparse.remove(&(cursor.floor + 1)) {
-            cursor.floor += 1;
-            cursor.floor_hash = hash;
+        self.changed.cursors.insert((batch.agent.clone(), batch.epoch));
+        for &Loss { epoch, first, last, cause } in &batch.losses {
+            epochs.entry(epoch).or_default().numbers.lose(first, last, cause);
+            self.changed.cursors.insert((batch.agent.clone(), epoch));
         }
-        self.changed.cursors.insert(key);
     }
 
     fn note_place(&mut self, agent: &AgentId, span: Span, place: Place) {
@@ -418,15 +461,9 @@ impl Fold {
         let cursors = changed
             .cursors
             .into_iter()
-            .filter_map(|key| {
-                let cursor = self.cursors.get(&key)?;
-                Some(CursorRow {
-                    agent: key.0,
-                    epoch: key.1,
-                    floor: cursor.floor,
-                    sparse: cursor.sparse.iter().map(|(sequence, hash)| (*sequence, hash.clone())).collect(),
-                    floor_hash: cursor.floor_hash.clone(),
-                })
+            .filter_map(|(agent, epoch)| {
+                let Cursor { numbers, measured, received } = self.cursors.get(&agent)?.get(&epoch)?.clone();
+                Some(CursorRow { agent, epoch, numbers, measured, received })
             })
             .collect();
         // A part that changed twice is written once, as it is now.
@@ -471,6 +508,33 @@ pub(crate) fn hours(span: Span) -> impl Iterator<Item = UtcMillis> {
     let last = span.end().plus(-1).hour();
     std::iter::successors(Some(span.start().hour()), |hour| Some(hour.plus(UtcMillis::HOUR)))
         .take_while(move |hour| *hour <= last)
+}
+
+/// Where a batch without windows and gaps is looked for: by what else in it has a time, as it says it.
+fn labelled(batch: &Batch) -> Span {
+    let status = batch.status.iter().map(|status| status.at);
+    let moments = status.chain(batch.inventory.iter().map(|device| device.at));
+    let moment =
+        moments.chain(batch.holdings.iter().map(|holding| holding.span.start())).next().unwrap_or_default();
+    Span::new(moment, moment.plus(1)).expect("a millisecond is not empty")
+}
+
+/// The hours under which places of a batch are noted, with its clock corrected in any of these ways.
+pub fn hours_of(batch: &Batch, minutes: &[i64]) -> BTreeSet<UtcMillis> {
+    let spans = batch.windows.iter().map(|window| window.span).chain(batch.gaps.iter().map(|gap| gap.span));
+    let found: BTreeSet<UtcMillis> = spans
+        .flat_map(|span| minutes.iter().map(move |minutes| shifted(span, *minutes).start().hour()))
+        .collect();
+    if found.is_empty() { hours(labelled(batch)).collect() } else { found }
+}
+
+/// How many hours of accelerators the windows and gaps of a batch touch, at most.
+pub fn touched_hours(batch: &Batch) -> usize {
+    let spans = batch.windows.iter().map(|window| window.span).chain(batch.gaps.iter().map(|gap| gap.span));
+    let hours = |span: Span| {
+        (span.end().plus(-1).hour().since(span.start().hour()) / UtcMillis::HOUR + 1).unsigned_abs()
+    };
+    usize::try_from(spans.map(hours).sum::<u64>()).unwrap_or(usize::MAX)
 }
 
 /// Bytes in hexadecimal.

@@ -17,18 +17,28 @@ use crate::{
     Applied, Place, StoreError, UsageStore,
     fold::{self, Fold, FoldError, Opened},
     hour::HourKey,
-    ledger::read_places,
+    ledger::{Tail, read_places},
     state::{PlaceRow, State},
 };
 
 /// Entries folded between two writes: bounds memory and the time a reader of the pages is behind.
 const PIECE: usize = 4096;
 
+/// Windows and other records after which a piece ends: they take half a kilobyte each.
+const PIECE_RECORDS: usize = 32_768;
+
 /// Bytes of entries after which a piece ends, whatever their number: bounds memory where batches are large.
 const PIECE_BYTES: usize = 16 << 20;
 
-/// Between two pieces of a live ledger: far below the half second in which sums must follow.
+/// Hours of accelerators after which a piece ends: bounds memory whatever agents say of which hours.
+const PIECE_HOURS: usize = 40_000;
+
+/// Between two pieces of a live ledger where little comes in.
 const BREATH: Duration = Duration::from_millis(25);
+
+/// The same where much does, a part of the half second in which sums must follow: however many entries a piece has,
+/// the rows it writes are those of the hours that it touches, so that larger pieces cost less.
+const LONG_BREATH: Duration = Duration::from_millis(200);
 
 /// Until the database is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -66,6 +76,12 @@ pub struct Follower<S> {
     store: Arc<S>,
     shared: Shared,
     stands: Place,
+    /// What ingest opened already.
+    tail: Tail,
+    /// The entry to read next.
+    at: Place,
+    /// Whether the reader stands there: it does not after entries that came from the tail.
+    reader_at: bool,
 }
 
 /// The state as of the last write, for readers.
@@ -97,7 +113,32 @@ impl<S: UsageStore> Follower<S> {
         let reader = if stands.index == 0 { Reader::from_start(folder) } else { Reader::new(folder, stands) };
         let shared = Shared(Arc::new(RwLock::new(state.clone())), Arc::default());
         let fold = Fold::new(estimator, state, cursors);
-        Ok(Self { folder: folder.into(), reader, fold, store, shared, stands })
+        let at = Place { index: stands.index.max(1), ..stands };
+        let (tail, reader_at) = (Tail::default(), true);
+        Ok(Self { folder: folder.into(), reader, fold, store, shared, stands, tail, at, reader_at })
+    }
+
+    /// Takes entries from here where it can, instead of reading them.
+    #[must_use]
+    pub fn with_tail(mut self, tail: Tail) -> Self {
+        self.tail = tail;
+        self
+    }
+
+    /// The next entry before `end`, with the place after it and its bytes.
+    fn next(&mut self, end: Place) -> Result<Option<(Opened, Place, usize)>, FollowError> {
+        if self.at < end
+            && let Some((entry, next)) = self.tail.take(self.at)
+        {
+            (self.at, self.reader_at) = (next, false);
+            return Ok(Some((entry, next, 0)));
+        }
+        if !self.reader_at {
+            (self.reader, self.reader_at) = (Reader::new(&self.folder, self.at), true);
+        }
+        let Some(entry) = self.reader.next_before(end)? else { return Ok(None) };
+        self.at = entry.next;
+        Ok(Some((fold::open(entry.place, &entry.payload)?, entry.next, entry.payload.len())))
     }
 
     /// The state as of the last write.
@@ -122,6 +163,7 @@ impl<S: UsageStore> Follower<S> {
     ) -> Result<(), FollowError> {
         loop {
             let end = *durable.borrow_and_update();
+            let before = self.stands.index;
             match self.catch_up(end).await {
                 Ok(()) => {}
                 Err(FollowError::Store(StoreError::Unavailable(error))) => {
@@ -138,7 +180,8 @@ impl<S: UsageStore> Follower<S> {
                 return Ok(());
             }
             // Entries that come close together share a transaction.
-            tokio::time::sleep(BREATH).await;
+            let entries = u32::try_from(self.stands.index - before).unwrap_or(u32::MAX);
+            tokio::time::sleep((BREATH * (1 + entries / 200)).min(LONG_BREATH)).await;
         }
     }
 
@@ -147,7 +190,8 @@ impl<S: UsageStore> Follower<S> {
         loop {
             match Self::new(&self.folder, self.store.clone(), self.fold.estimator().clone()).await {
                 Ok(fresh) => {
-                    let shared = std::mem::replace(&mut *self, fresh).shared;
+                    let Self { shared, tail, .. } = std::mem::replace(&mut *self, fresh);
+                    self.tail = tail;
                     let state = self.fold.state().clone();
                     *shared.0.write().unwrap_or_else(PoisonError::into_inner) = state;
                     self.shared = shared;
@@ -163,14 +207,18 @@ impl<S: UsageStore> Follower<S> {
     async fn piece(&mut self, end: Place) -> Result<bool, FollowError> {
         let mut entries = Vec::new();
         let mut nexts = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut hours, mut records) = (0, 0, 0);
         while entries.len() < PIECE
             && bytes < PIECE_BYTES
-            && let Some(entry) = self.reader.next_before(end)?
+            && hours < PIECE_HOURS
+            && records < PIECE_RECORDS
+            && let Some((entry, next, length)) = self.next(end)?
         {
-            entries.push(fold::open(entry.place, &entry.payload)?);
-            nexts.push(entry.next);
-            bytes += entry.payload.len();
+            hours += entry.touches();
+            records += entry.records();
+            bytes += length;
+            entries.push(entry);
+            nexts.push(next);
         }
         let Some(last) = nexts.last().copied() else { return Ok(false) };
         let needed = self.fold.needs(&entries);

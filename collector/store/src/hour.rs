@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use weighbridge_meter::{
-    AcceleratorId, AgentId, AttemptId, Calibrated, Estimate, GapCause, Interval, Operations, Principal,
-    Signs, Span, UtcMillis,
+    AcceleratorId, AgentId, AttemptId, Calibrated, Doubt, Estimate, GapCause, Interval, Operations,
+    Principal, Signs, Span, UtcMillis,
 };
 
 use crate::witness::Witness;
@@ -196,6 +196,23 @@ pub struct Hour {
     pub usage: BTreeMap<UsageKey, Sums>,
     /// What sources said that did not count, beside what did.
     pub witnesses: Vec<Witness>,
+    /// Milliseconds of windows that cannot be as they say, by who says it and why.
+    pub doubts: BTreeMap<(AgentId, Doubt), u64>,
+}
+
+/// Windows of one accelerator in one hour that cannot be as they say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoubtedHour {
+    /// Which.
+    pub accelerator: AcceleratorId,
+    /// Start of the UTC hour.
+    pub hour: UtcMillis,
+    /// Who says it.
+    pub agent: AgentId,
+    /// Why it cannot be.
+    pub doubt: Doubt,
+    /// Their time within the hour, in milliseconds.
+    pub millis: u64,
 }
 
 /// An hour as a store keeps it.

@@ -1,27 +1,42 @@
 //! Where entries become durable: one thread owns the journal, one fsync serves a group.
 //!
 //! A batch is acknowledged after the fsync of the group it is in, a duplicate after one that cannot be earlier
-//! than that of its original. Duplicates are known by a floor, the numbers above it and the last hashes of each
-//! agent and epoch; below those the ledger itself decides ([`find`]).
+//! than that of its original. Duplicates are known by [ranges of numbers](crate::numbers) and the last hashes of
+//! each agent and epoch; below those the ledger itself decides ([`find`]).
+//!
+//! When the disk refuses, nothing that was not durable is believed: the journal is cut back to the last good point
+//! and opened again from there, as often as it takes, while everything that comes is refused.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
+use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
-use weighbridge_journal::{AppendError, Journal, MAX_PAYLOAD, OpenError, Options, Reader};
-use weighbridge_meter::{AgentId, BootId, EpochId, UtcMillis};
-use weighbridge_wire::{Batch, Envelope};
+use weighbridge_journal::{Journal, MAX_PAYLOAD, OpenError, Options, fail};
+use weighbridge_meter::{AgentId, EpochId, UtcMillis};
+use weighbridge_wire::Batch;
 
 use crate::{
     Place,
     entry::{Body, Entry, EntryError, Fact, Received},
-    state::{CursorRow, PlaceRow, State},
+    state::{CursorRow, State},
 };
 
-/// Hashes kept for each agent and epoch: what an agent may resend after a lost acknowledgement, many times over.
-const HASHES: usize = 4096;
+mod clock;
+mod cursor;
+mod find;
+mod tail;
+mod writer;
+
+pub use clock::CLOCK_TOLERANCE_MS;
+pub use find::{find, read_places};
+pub use tail::Tail;
 
 /// Entries in one group: bounds the time to the fsync.
 const GROUP: usize = 1024;
@@ -29,14 +44,46 @@ const GROUP: usize = 1024;
 /// Requests that wait for the thread; beyond it senders wait, and ingest answers 503.
 const QUEUE: usize = 4096;
 
-/// Clocks that agree within this are taken as they are.
-const CLOCK_TOLERANCE_MS: i64 = 5 * UtcMillis::MINUTE;
-
 /// How to open a ledger.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LedgerOptions {
     /// Of the journal.
     pub journal: Options,
+    /// Bytes that batches leave free on the disk of the ledger, for facts and for the sums. 0 leaves none.
+    pub reserve_bytes: u64,
+    /// Until the disk is tried again after it refused.
+    pub retry: Duration,
+}
+
+impl Default for LedgerOptions {
+    fn default() -> Self {
+        Self { journal: Options::default(), reserve_bytes: 16 << 20, retry: Duration::from_secs(1) }
+    }
+}
+
+/// Whether the ledger takes entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Writable,
+    /// Facts only: batches leave the rest of the disk free.
+    Full,
+    /// The disk refused; it is tried again by itself.
+    Unwritable,
+}
+
+impl Health {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Writable, Self::Full, Self::Unwritable];
+
+    /// As shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Writable => "writable",
+            Self::Full => "full",
+            Self::Unwritable => "unwritable",
+        }
+    }
 }
 
 /// The ledger, as others hold it: cheap to clone.
@@ -44,16 +91,48 @@ pub struct LedgerOptions {
 pub struct Ledger {
     requests: mpsc::Sender<Request>,
     durable: watch::Receiver<Place>,
+    health: watch::Receiver<Health>,
+    tail: Tail,
     folder: PathBuf,
     generation: [u8; 16],
+    salts: Arc<Salts>,
+}
+
+/// Salts for facts, none twice: from random bytes drawn when the ledger was opened, and a count.
+#[derive(Debug)]
+struct Salts {
+    seed: [u8; 32],
+    next: AtomicU64,
+}
+
+impl Salts {
+    fn draw(random: &mut dyn FnMut(&mut [u8])) -> Arc<Self> {
+        let mut seed = [0; 32];
+        random(&mut seed);
+        Arc::new(Self { seed, next: AtomicU64::new(0) })
+    }
+
+    fn next(&self) -> [u8; 16] {
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let digest = Sha256::new()
+            .chain_update(b"weighbridge-fact-salt-v1\0")
+            .chain_update(self.seed)
+            .chain_update(count.to_le_bytes())
+            .finalize();
+        let mut salt = [0; 16];
+        salt.copy_from_slice(&digest[..16]);
+        salt
+    }
 }
 
 /// A journal that is open and whole, before anybody writes.
 #[derive(Debug)]
 pub struct OpenLedger {
     journal: Journal,
+    options: LedgerOptions,
     folder: PathBuf,
     generation: [u8; 16],
+    salts: Arc<Salts>,
     /// Bytes of a torn tail that were cut: written, never acknowledged.
     pub cut_bytes: u64,
 }
@@ -108,12 +187,33 @@ pub enum Outcome {
     Old,
 }
 
+/// A batch that is in the ledger, and what else its agent should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Numbers of its agent, in any epoch, that are neither here nor given up; not more than a few.
+    pub missing: Vec<Missing>,
+}
+
+/// Batches that an agent made, as those after them show, and that are not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// In which epoch.
+    pub epoch: EpochId,
+    /// From.
+    pub first: u64,
+    /// To, inclusive.
+    pub last: u64,
+}
+
 /// Why a batch or fact was not committed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
     /// The same number with other content: nothing is stored, someone has to look.
     #[error(
-        "agent {agent}, epoch {epoch}, sequence {sequence}: another batch with this number is in the ledger"
+        "agent {agent}, epoch {epoch}, sequence {sequence}: another batch with this number is in the ledger, \
+         which knows numbers up to {highest}"
     )]
     Conflict {
         /// Whose.
@@ -122,6 +222,11 @@ pub enum CommitError {
         epoch: EpochId,
         /// Which number.
         sequence: u64,
+        /// The highest that is known.
+        highest: u64,
+        /// It goes on from a batch that is here, where another one goes on already: as a spool that was restored
+        /// to an earlier state, or that two hosts have, would.
+        set_back: bool,
     },
     /// It does not follow on the batch before it.
     #[error(
@@ -135,6 +240,20 @@ pub enum CommitError {
         /// Which number.
         sequence: u64,
     },
+    /// It begins another hole where there are too many already: an agent sends in order.
+    #[error(
+        "agent {agent}, epoch {epoch}, sequence {sequence}: there are {limit} separate runs of numbers already"
+    )]
+    Holes {
+        /// Whose.
+        agent: AgentId,
+        /// Which epoch.
+        epoch: EpochId,
+        /// Which number.
+        sequence: u64,
+        /// The most that are kept.
+        limit: usize,
+    },
     /// It would not read back as it is: nothing of the request is stored, do not send it again.
     #[error("fact {index} of {count} cannot be kept")]
     BadFact {
@@ -146,9 +265,12 @@ pub enum CommitError {
         #[source]
         source: Option<EntryError>,
     },
-    /// The disk refused; nothing since the last fsync is certain. The collector stops taking batches.
+    /// The disk refused; nothing since the last fsync is certain, and nothing of this is kept. Send it again later.
     #[error("the ledger cannot be written")]
     Unwritable,
+    /// What is left of the disk is for facts. Send it again later.
+    #[error("the disk of the ledger is full")]
+    Full,
     /// Too many wait already.
     #[error("the ledger is behind")]
     Busy,
@@ -156,8 +278,8 @@ pub enum CommitError {
 
 #[derive(Debug)]
 enum Request {
-    Batch(Box<Submission>, oneshot::Sender<Result<Outcome, CommitError>>),
-    Facts(Vec<(Fact, Vec<u8>)>, oneshot::Sender<Result<Place, CommitError>>),
+    Batch(Box<Submission>, oneshot::Sender<Result<Committed, CommitError>>),
+    Facts(Vec<(UtcMillis, Fact, Vec<u8>)>, oneshot::Sender<Result<Place, CommitError>>),
 }
 
 impl OpenLedger {
@@ -170,7 +292,9 @@ impl OpenLedger {
         let (journal, opened) = Journal::open(folder, options.journal)
             .map_err(|source| LedgerError::Journal { folder: folder.into(), source })?;
         let generation = generation(folder, random)?;
-        Ok(Self { journal, folder: folder.into(), generation, cut_bytes: opened.cut_bytes })
+        let salts = Salts::draw(random);
+        let options = options.clone();
+        Ok(Self { journal, options, folder: folder.into(), generation, salts, cut_bytes: opened.cut_bytes })
     }
 
     /// Everything before this is in the ledger.
@@ -187,22 +311,25 @@ impl OpenLedger {
     pub fn start(self, cursors: Vec<CursorRow>, state: &State) -> Ledger {
         let (requests, queue) = mpsc::channel(QUEUE);
         let (announce, durable) = watch::channel(self.journal.durable());
-        let offsets = state
-            .offsets
-            .iter()
-            .filter_map(|(key, list)| list.last().map(|(_, minutes)| (key.clone(), *minutes)))
-            .collect();
-        let writer = Writer {
-            journal: self.journal,
-            cursors: cursors.into_iter().map(Cursor::from_row).collect(),
-            offsets,
-            announce,
-        };
+        let (report, health) = watch::channel(Health::Writable);
+        let tail = Tail::default();
+        let outlets = writer::Outlets { tail: tail.clone(), health: report, announce };
+        let salts = self.salts.clone();
+        let writer =
+            writer::Writer::new(self.journal, &self.folder, self.options, cursors, state, salts, outlets);
         std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run(queue))
             .expect("a thread can be started at start-up");
-        Ledger { requests, durable, folder: self.folder, generation: self.generation }
+        Ledger {
+            requests,
+            durable,
+            health,
+            tail,
+            folder: self.folder,
+            generation: self.generation,
+            salts: self.salts,
+        }
     }
 }
 
@@ -221,10 +348,10 @@ fn generation(folder: &Path, random: &mut dyn FnMut(&mut [u8])) -> Result<[u8; 1
             // Under another name until it is whole: an empty file after a crash would need a person.
             let new = folder.join("GENERATION.new");
             let write = || {
-                std::fs::write(&new, EpochId(bytes).to_string())?;
-                std::fs::File::open(&new)?.sync_all()?;
-                std::fs::rename(&new, &file)?;
-                std::fs::File::open(folder)?.sync_all()
+                fail::around("generation.write", || std::fs::write(&new, EpochId(bytes).to_string()))?;
+                fail::around("generation.sync", || std::fs::File::open(&new)?.sync_all())?;
+                fail::around("generation.replace", || std::fs::rename(&new, &file))?;
+                fail::around("generation.sync_folder", || std::fs::File::open(folder)?.sync_all())
             };
             write().map_err(failed)?;
             Ok(bytes)
@@ -235,7 +362,7 @@ fn generation(folder: &Path, random: &mut dyn FnMut(&mut [u8])) -> Result<[u8; 1
 
 impl Ledger {
     /// Commits a batch; returns after the fsync.
-    pub async fn submit(&self, submission: Submission) -> Result<Outcome, CommitError> {
+    pub async fn submit(&self, submission: Submission) -> Result<Committed, CommitError> {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Batch(Box::new(submission), reply))?;
         answer.await.unwrap_or(Err(CommitError::Unwritable))
@@ -248,14 +375,14 @@ impl Ledger {
         let mut entries = Vec::with_capacity(count);
         for (index, fact) in facts.into_iter().enumerate() {
             let entry = Entry { received: at, body: Body::Fact(fact) };
-            let bytes = entry.encode();
+            let bytes = entry.encode(&self.salts.next());
             let bad = |source| CommitError::BadFact { index, count, source };
             Entry::decode(&bytes).map_err(|source| bad(Some(source)))?;
             if bytes.len() > MAX_PAYLOAD {
                 return Err(bad(None));
             }
             let Body::Fact(fact) = entry.body else { continue };
-            entries.push((fact, bytes));
+            entries.push((at, fact, bytes));
         }
         let (reply, answer) = oneshot::channel();
         self.send(Request::Facts(entries, reply))?;
@@ -274,6 +401,16 @@ impl Ledger {
         self.durable.clone()
     }
 
+    /// Whether it takes entries, as that changes.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    /// The last entries, opened, for the fold.
+    pub fn tail(&self) -> Tail {
+        self.tail.clone()
+    }
+
     /// Where it lies.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -283,241 +420,4 @@ impl Ledger {
     pub fn generation(&self) -> [u8; 16] {
         self.generation
     }
-}
-
-/// What is remembered of one epoch.
-#[derive(Debug, Default)]
-struct Cursor {
-    floor: u64,
-    sparse: BTreeMap<u64, ()>,
-    hashes: HashMap<u64, [u8; 32]>,
-    order: VecDeque<u64>,
-}
-
-impl Cursor {
-    fn from_row(row: CursorRow) -> ((AgentId, EpochId), Self) {
-        let mut cursor = Self { floor: row.floor, ..Self::default() };
-        for (sequence, hash) in [(row.floor, row.floor_hash)].into_iter().chain(row.sparse) {
-            if sequence > row.floor {
-                cursor.sparse.insert(sequence, ());
-            }
-            if let Some(hash) = unhex(&hash) {
-                cursor.remember(sequence, hash);
-            }
-        }
-        ((row.agent, row.epoch), cursor)
-    }
-
-    fn has(&self, sequence: u64) -> bool {
-        sequence <= self.floor || self.sparse.contains_key(&sequence)
-    }
-
-    fn remember(&mut self, sequence: u64, hash: [u8; 32]) {
-        if self.hashes.insert(sequence, hash).is_none() {
-            self.order.push_back(sequence);
-        }
-        if self.order.len() > HASHES
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.hashes.remove(&oldest);
-        }
-    }
-
-    fn take(&mut self, sequence: u64, hash: [u8; 32]) {
-        self.sparse.insert(sequence, ());
-        while self.sparse.remove(&(self.floor + 1)).is_some() {
-            self.floor += 1;
-        }
-        self.remember(sequence, hash);
-    }
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[index * 2..index * 2 + 2], 16).ok()?;
-    }
-    Some(bytes)
-}
-
-/// Its fields go in this order: when nobody can announce any more, the journal is closed and unlocked.
-struct Writer {
-    journal: Journal,
-    cursors: HashMap<(AgentId, EpochId), Cursor>,
-    offsets: HashMap<(AgentId, BootId), i64>,
-    announce: watch::Sender<Place>,
-}
-
-/// An answer that waits for the fsync.
-enum Waiting {
-    Batch(oneshot::Sender<Result<Outcome, CommitError>>, Outcome),
-    Facts(oneshot::Sender<Result<Place, CommitError>>, Place),
-}
-
-impl Writer {
-    /// Runs until nobody can send any more, or the disk refuses: then every later request is refused too,
-    /// because the thread is gone and with it the receiving end.
-    fn run(mut self, mut queue: mpsc::Receiver<Request>) {
-        let mut group = Vec::with_capacity(GROUP);
-        loop {
-            if queue.blocking_recv_many(&mut group, GROUP) == 0 {
-                return;
-            }
-            let mut waiting = Vec::with_capacity(group.len());
-            for request in group.drain(..) {
-                if let Err(error) = self.write(request, &mut waiting) {
-                    tracing::error!(error = &error as &dyn std::error::Error, "the ledger cannot be written");
-                    return;
-                }
-            }
-            if let Err(error) = self.journal.sync() {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "the ledger cannot be made durable"
-                );
-                return;
-            }
-            self.announce.send_replace(self.journal.durable());
-            for answer in waiting {
-                // A sender that went away will ask again.
-                match answer {
-                    Waiting::Batch(reply, outcome) => drop(reply.send(Ok(outcome))),
-                    Waiting::Facts(reply, place) => drop(reply.send(Ok(place))),
-                }
-            }
-        }
-    }
-
-    fn write(&mut self, request: Request, waiting: &mut Vec<Waiting>) -> Result<(), AppendError> {
-        match request {
-            Request::Facts(facts, reply) => {
-                for (fact, bytes) in facts {
-                    if let Fact::ClockOffset { agent, boot, minutes } = fact {
-                        self.offsets.insert((agent, boot), minutes);
-                    }
-                    self.journal.append(&bytes)?;
-                }
-                waiting.push(Waiting::Facts(reply, self.journal.next()));
-            }
-            Request::Batch(submission, reply) => match self.judge(&submission) {
-                Err(refusal) => drop(reply.send(Err(refusal))),
-                Ok(Some(outcome)) => waiting.push(Waiting::Batch(reply, outcome)),
-                Ok(None) => {
-                    let outcome = self.append(*submission)?;
-                    waiting.push(Waiting::Batch(reply, outcome));
-                }
-            },
-        }
-        Ok(())
-    }
-
-    /// `Ok(None)`: new.
-    fn judge(&self, submission: &Submission) -> Result<Option<Outcome>, CommitError> {
-        let Batch { agent, epoch, sequence, prev_hash, .. } = &submission.batch;
-        let (agent, epoch, sequence) = (agent.clone(), *epoch, *sequence);
-        let cursor = self.cursors.get(&(agent.clone(), epoch));
-        if cursor.is_some_and(|cursor| cursor.has(sequence)) {
-            return match cursor.and_then(|cursor| cursor.hashes.get(&sequence)) {
-                Some(hash) if *hash == submission.hash => Ok(Some(Outcome::Duplicate)),
-                Some(_) => Err(CommitError::Conflict { agent, epoch, sequence }),
-                None => Ok(Some(Outcome::Old)),
-            };
-        }
-        let before = match sequence {
-            1 => Some([0; 32]),
-            _ => cursor.and_then(|cursor| cursor.hashes.get(&(sequence - 1)).copied()),
-        };
-        if before.is_some_and(|before| before != *prev_hash) {
-            return Err(CommitError::BrokenChain { agent, epoch, sequence });
-        }
-        Ok(None)
-    }
-
-    fn append(&mut self, submission: Submission) -> Result<Outcome, AppendError> {
-        let Submission { received_at, received, batch, hash } = submission;
-        if let Some(minutes) = offset_minutes(&batch, &received, received_at) {
-            let key = (batch.agent.clone(), batch.boot);
-            let fixed = self.offsets.get(&key).copied().unwrap_or(0);
-            let change = fixed.abs_diff(minutes).saturating_mul(UtcMillis::MINUTE.unsigned_abs());
-            // A clock that was right is off from the first minute beyond the tolerance; one that was off
-            // stays as it is fixed until it has moved by more than that, or it would flap.
-            if change > CLOCK_TOLERANCE_MS.unsigned_abs() || (fixed == 0 && minutes != 0) {
-                tracing::warn!(agent = %batch.agent, boot = %batch.boot, minutes, "the clock of a host is off");
-                self.offsets.insert(key, minutes);
-                let fact = Fact::ClockOffset { agent: batch.agent.clone(), boot: batch.boot, minutes };
-                self.journal.append(&Entry { received: received_at, body: Body::Fact(fact) }.encode())?;
-            }
-        }
-        let leaf_hash = received.leaf_hash();
-        self.journal.append(&Entry { received: received_at, body: Body::Batch(received) }.encode())?;
-        self.cursors.entry((batch.agent, batch.epoch)).or_default().take(batch.sequence, hash);
-        Ok(Outcome::Accepted { leaf_hash })
-    }
-}
-
-/// How far the labels of this batch are off, by the boot clock at sending; `None` if that cannot be known.
-fn offset_minutes(batch: &Batch, received: &Received, received_at: UtcMillis) -> Option<i64> {
-    let clocks = received.clocks?;
-    let labelled = batch.windows.iter().map(|w| (w.span.start(), w.boot_start_ms));
-    let labelled = labelled.chain(batch.gaps.iter().map(|g| (g.span.start(), g.boot_start_ms))).last();
-    // The first batch of a boot has an inventory and nothing measured: the host's wall clock is all there is.
-    let (wall, boot) = labelled.unwrap_or((clocks.wall, clocks.boot_ms));
-    // It was sent after it was measured, and no host is up for a century: anything else is no clock.
-    const CENTURY_MS: i64 = 36_600 * UtcMillis::DAY;
-    let since = i64::try_from(clocks.boot_ms.checked_sub(boot)?).ok().filter(|since| *since < CENTURY_MS)?;
-    let off = received_at.since(wall.plus(since));
-    // Rounded to whole minutes, so that windows still end at minutes.
-    Some((off + off.signum() * UtcMillis::MINUTE / 2) / UtcMillis::MINUTE)
-        .map(|minutes| if off.abs() <= CLOCK_TOLERANCE_MS { 0 } else { minutes })
-}
-
-/// Looks a batch up in the ledger: the hash of the one with this number, if there is one in these places.
-/// With no places given, everything before `end` is read.
-pub fn find(
-    folder: &Path,
-    places: &[PlaceRow],
-    end: Place,
-    agent: &AgentId,
-    epoch: EpochId,
-    sequence: u64,
-) -> Result<Option<[u8; 32]>, weighbridge_journal::ReadError> {
-    let mut found = None;
-    let mut look = |payload: &[u8]| {
-        let Ok(Entry { body: Body::Batch(received), .. }) = Entry::decode(payload) else { return };
-        let batch = Envelope::decode(&received.envelope).and_then(|envelope| envelope.read());
-        if batch.is_ok_and(|b| b.agent == *agent && b.epoch == epoch && b.sequence == sequence) {
-            found = Some(weighbridge_wire::hash(&received.envelope));
-        }
-    };
-    if places.is_empty() {
-        let mut reader = Reader::from_start(folder);
-        while let Some(entry) = reader.next_before(end)? {
-            look(&entry.payload);
-        }
-    }
-    for place in places {
-        read_places(folder, place, end, |_, payload| look(payload))?;
-    }
-    Ok(found)
-}
-
-/// Reads the entries of one row of places.
-pub fn read_places(
-    folder: &Path,
-    row: &PlaceRow,
-    end: Place,
-    mut visit: impl FnMut(Place, &[u8]),
-) -> Result<(), weighbridge_journal::ReadError> {
-    let from = Place { index: row.first_index, segment: row.segment, offset: row.first_offset };
-    let mut reader = Reader::new(folder, from);
-    while let Some(entry) = reader.next_before(end)? {
-        if entry.place.index > row.last_index {
-            break;
-        }
-        visit(entry.place, &entry.payload);
-    }
-    Ok(())
 }

@@ -14,6 +14,7 @@ pub mod follow;
 pub mod holders;
 pub mod hour;
 pub mod ledger;
+pub mod numbers;
 pub mod presence;
 pub mod sql;
 pub mod state;
@@ -31,7 +32,7 @@ pub use state::State;
 pub use weighbridge_journal::Place;
 
 use crate::{
-    hour::{HeldState, HourKey, HourRow, Sums},
+    hour::{DoubtedHour, HeldState, HourKey, HourRow, Sums},
     state::{CursorRow, PlaceRow, StateRow},
     witness::WitnessedHour,
 };
@@ -51,7 +52,7 @@ pub trait UsageStore: Send + Sync {
     /// Everything a fold must know before it can go on.
     async fn state(&self) -> Result<Vec<StateRow>, StoreError>;
 
-    /// How far each agent's epochs were received.
+    /// What of each agent's epochs is here, in order of agents and epochs.
     async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError>;
 
     /// The hours asked for, where there are any.
@@ -71,6 +72,9 @@ pub trait UsageStore: Send + Sync {
 
     /// Hours of `from..to` in which two sources said what cannot both be true, in their order.
     async fn disagreements(&self, filter: &Filter) -> Result<Vec<WitnessedHour>, StoreError>;
+
+    /// Hours of `from..to` in which something was said that cannot be, in their order.
+    async fn doubted(&self, filter: &Filter) -> Result<Vec<DoubtedHour>, StoreError>;
 
     /// All records of a kind, in order of the ledger.
     async fn records(&self, kind: &str) -> Result<Vec<RecordRow>, StoreError>;

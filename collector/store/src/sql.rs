@@ -12,11 +12,12 @@ use sqlx::{
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
+use weighbridge_journal::fail;
 use weighbridge_meter::{AcceleratorId, AgentId, GapCause, UtcMillis};
 
 use crate::{
     Applied, CoverageSum, Filter, Folded, HourlySum, Place, RecordRow, StoreError, UsageStore, UsageSum,
-    hour::{Hour, HourKey, HourRow},
+    hour::{DoubtedHour, Hour, HourKey, HourRow},
     state::{CursorRow, PlaceRow, StateRow, kind},
     witness::{Witness, WitnessedHour},
 };
@@ -156,7 +157,10 @@ impl UsageStore for SqliteStore {
             .execute(&mut *transaction)
             .await
             .map_err(StoreError::Unavailable)?;
+        let failed = |error| StoreError::Unavailable(sqlx::Error::Io(error));
+        fail::before("fold.commit").map_err(failed)?;
         transaction.commit().await.map_err(StoreError::Unavailable)?;
+        fail::after("fold.commit").map_err(failed)?;
         Ok(Applied::Now)
     }
 
@@ -180,7 +184,7 @@ impl UsageStore for SqliteStore {
     }
 
     async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {
-        let rows = sqlx::query("SELECT agent, epoch, floor, sparse, floor_hash FROM agent_cursor")
+        let rows = sqlx::query("SELECT * FROM agent_cursor ORDER BY agent, epoch")
             .fetch_all(&self.pool)
             .await
             .map_err(StoreError::Unavailable)?;
@@ -190,9 +194,9 @@ impl UsageStore for SqliteStore {
                 Ok(CursorRow {
                     agent: cells.name("agent")?,
                     epoch: cells.name("epoch")?,
-                    floor: cells.count("floor")?,
-                    sparse: cells.json("sparse")?,
-                    floor_hash: cells.text("floor_hash")?,
+                    numbers: cells.json("numbers")?,
+                    measured: cells.json("measured")?,
+                    received: cells.json("received")?,
                 })
             })
             .collect()
@@ -212,7 +216,7 @@ impl UsageStore for SqliteStore {
                 query.push(")");
             };
             let mut query = QueryBuilder::<Sqlite>::new(
-                "SELECT accelerator, hour_ms, covered, gaps, agents, witnesses FROM hour",
+                "SELECT accelerator, hour_ms, covered, gaps, agents, witnesses, doubts FROM hour",
             );
             wanted(&mut query);
             for row in query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)? {
@@ -223,6 +227,7 @@ impl UsageStore for SqliteStore {
                     agents: cells.json("agents")?,
                     usage: BTreeMap::new(),
                     witnesses: cells.witnesses()?,
+                    doubts: cells.doubts()?,
                 };
                 found.insert(hour_key(&cells)?, hour);
             }
@@ -349,6 +354,26 @@ impl UsageStore for SqliteStore {
         Ok(found)
     }
 
+    async fn doubted(&self, filter: &Filter) -> Result<Vec<DoubtedHour>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT accelerator, hour_ms, doubts FROM hour");
+        push_filter(&mut query, &Filter { principal: None, ..filter.clone() });
+        query.push(" AND doubted > 0 ORDER BY hour_ms, accelerator");
+        let rows = query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)?;
+        let mut found = Vec::new();
+        for row in &rows {
+            let cells = Cells { table: "hour", row };
+            let HourKey { accelerator, hour } = hour_key(&cells)?;
+            found.extend(cells.doubts()?.into_iter().map(|((agent, doubt), millis)| DoubtedHour {
+                accelerator: accelerator.clone(),
+                hour,
+                agent,
+                doubt,
+                millis,
+            }));
+        }
+        Ok(found)
+    }
+
     async fn records(&self, kind: &str) -> Result<Vec<RecordRow>, StoreError> {
         let rows = sqlx::query(
             "SELECT name, entry_index, received_ms, body FROM record WHERE kind = $1 ORDER BY entry_index",
@@ -382,8 +407,8 @@ impl UsageStore for SqliteStore {
             (
                 "hour",
                 "SELECT accelerator || ' ' || hour_ms || ' ' || covered || ' ' || gaps || ' ' || agents || ' ' || \
-                 measured_ms || ' ' || interpolated_ms || ' ' || witnesses || ' ' || disagreeing AS line \
-                 FROM hour ORDER BY line",
+                 measured_ms || ' ' || interpolated_ms || ' ' || witnesses || ' ' || disagreeing || ' ' || \
+                 doubts || ' ' || doubted AS line FROM hour ORDER BY line",
             ),
             (
                 "gap",
@@ -392,7 +417,7 @@ impl UsageStore for SqliteStore {
             ("state", "SELECT kind || ' ' || name || ' ' || body AS line FROM state ORDER BY line"),
             (
                 "agent_cursor",
-                "SELECT agent || ' ' || epoch || ' ' || floor || ' ' || sparse || ' ' || floor_hash AS line \
+                "SELECT agent || ' ' || epoch || ' ' || numbers || ' ' || measured || ' ' || received AS line \
                  FROM agent_cursor ORDER BY line",
             ),
             (

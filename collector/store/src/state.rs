@@ -13,6 +13,7 @@ use weighbridge_meter::{
 use crate::{
     StoreError,
     entry::{AgentFact, LeaseFact, MappingFact, Selector},
+    numbers::Numbers,
     presence::Presence,
 };
 
@@ -230,19 +231,19 @@ pub struct AgentSeen {
     pub unacknowledged: u64,
 }
 
-/// How far an epoch of an agent was received: everything up to `floor`, and `sparse` above it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What of an epoch of an agent is here.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CursorRow {
     /// Whose.
     pub agent: AgentId,
     /// Which epoch.
     pub epoch: EpochId,
-    /// All numbers up to here are in.
-    pub floor: u64,
-    /// These are in too, each with the hash of its batch in hexadecimal.
-    pub sparse: Vec<(u64, String)>,
-    /// Hash of the batch at `floor`, in hexadecimal; empty at zero.
-    pub floor_hash: String,
+    /// Which of its batches are here, which it gave up.
+    pub numbers: Numbers,
+    /// From the start of its first window to the end of its last, by corrected clocks; `None` without windows.
+    pub measured: Option<(UtcMillis, UtcMillis)>,
+    /// When its first and its last batch were received; `None` where another epoch only spoke of it.
+    pub received: Option<(UtcMillis, UtcMillis)>,
 }
 
 /// Where batches of an agent that touch an hour lie, within one segment.
@@ -376,6 +377,12 @@ impl State {
         offsets
             .and_then(|list| list.iter().rev().find(|(from, _)| *from < index))
             .map_or(0, |(_, minutes)| *minutes)
+    }
+
+    /// All corrections of the clock of a boot so far, that there was none included.
+    pub fn all_offset_minutes(&self, agent: &AgentId, boot: BootId) -> Vec<i64> {
+        let offsets = self.offsets.get(&(agent.clone(), boot)).into_iter().flatten();
+        std::iter::once(0).chain(offsets.map(|(_, minutes)| *minutes)).collect()
     }
 
     /// Whose a principal was at a moment.

@@ -158,7 +158,7 @@ pub async fn sums(
 pub fn public_key(text: &str) -> Option<VerifyingKey> {
     use base64::Engine;
     let bytes: [u8; 32] = base64::engine::general_purpose::STANDARD.decode(text).ok()?.try_into().ok()?;
-    VerifyingKey::from_bytes(&bytes).ok()
+    VerifyingKey::from_bytes(&bytes).ok().filter(weighbridge_wire::group::is_sound)
 }
 
 /// An error with all its causes, on one line.

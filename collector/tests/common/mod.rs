@@ -133,13 +133,19 @@ impl Answer {
 impl Site {
     /// An empty one at [`START`].
     pub(crate) async fn empty() -> Self {
+        Self::configured("").await
+    }
+
+    /// The same with more in its configuration: sections `ingest` or `store`.
+    pub(crate) async fn configured(more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         std::fs::create_dir(path("packs")).expect("a folder");
         std::fs::write(path("packs/small@1.toml"), SMALL_PACK.trim_start()).expect("a file");
         let quoted = |name: &str| format!("{:?}", path(name));
+        let (more, in_store) = more.split_once("[store]\n").unwrap_or((more, ""));
         let text = format!(
-            "[store]\ndata = {}\n[keys]\noperator_key = {}\nkey_store = {}\n[rules]\nfolder = {}\n",
+            "{more}\n[store]\n{in_store}data = {}\n[keys]\noperator_key = {}\nkey_store = {}\n[rules]\nfolder = {}\n",
             quoted("data"),
             quoted("operator.key"),
             quoted("keys"),
@@ -201,6 +207,12 @@ impl Site {
 
     pub(crate) async fn submit(&self, bytes: Vec<u8>) -> Answer {
         let request = Request::post("/api/v1/batches").body(Body::from(bytes)).expect("valid");
+        answer(&self.ingest, request).await
+    }
+
+    /// A report of the agent on itself.
+    pub(crate) async fn say(&self, bytes: Vec<u8>) -> Answer {
+        let request = Request::post("/api/v1/status").body(Body::from(bytes)).expect("valid");
         answer(&self.ingest, request).await
     }
 

@@ -155,6 +155,7 @@ mod tests {
             "9223372036854775794",
             "9223372036854775795",
             "9.223372036854776e+18",
+            "1e30",
         ];
         for blank in blanks {
             assert_eq!(known(Field::Power, blank), None, "{blank}");
@@ -168,12 +169,39 @@ mod tests {
     }
 
     #[test]
+    fn totals_go_by_the_one_name_that_they_ever_had() {
+        for (name, field) in [
+            ("SM_CYCLES_ELAPSED", Field::ElapsedTotal),
+            ("SM_CYCLES_ACTIVE", Field::SmTotal),
+            ("MMA_CYCLES_ACTIVE", Field::MmaTotal),
+            ("DMMA_CYCLES_ACTIVE", Field::DmmaTotal),
+            ("HMMA_CYCLES_ACTIVE", Field::HmmaTotal),
+            ("IMMA_CYCLES_ACTIVE", Field::ImmaTotal),
+            ("DFMA_CYCLES_ACTIVE", Field::DfmaTotal),
+            ("PCIE_TX_BYTES", Field::PcieTxTotal),
+            ("PCIE_RX_BYTES", Field::PcieRxTotal),
+            ("INT_CYCLES_ACTIVE", Field::IntegerTotal),
+            ("FP64_CYCLES_ACTIVE", Field::Fp64Total),
+            ("FP32_CYCLES_ACTIVE", Field::Fp32Total),
+            ("FP16_CYCLES_ACTIVE", Field::Fp16Total),
+        ] {
+            assert_eq!(Field::from_name(&format!("DCGM_FI_PROF_{name}_TOTAL")), Some(field));
+        }
+    }
+
+    #[test]
     fn a_field_goes_by_its_old_and_its_new_name() {
         let pairs = [
             ("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", "DCGM_FI_PROF_TENSOR_UTIL_RATIO"),
             ("DCGM_FI_PROF_SM_ACTIVE", "DCGM_FI_PROF_SM_UTIL_RATIO"),
             ("DCGM_FI_PROF_DRAM_ACTIVE", "DCGM_FI_PROF_DRAM_UTIL_RATIO"),
             ("DCGM_FI_PROF_PIPE_TENSOR_HMMA_ACTIVE", "DCGM_FI_PROF_HMMA_UTIL_RATIO"),
+            ("DCGM_FI_PROF_PIPE_TENSOR_IMMA_ACTIVE", "DCGM_FI_PROF_IMMA_UTIL_RATIO"),
+            ("DCGM_FI_PROF_PIPE_TENSOR_DFMA_ACTIVE", "DCGM_FI_PROF_DFMA_UTIL_RATIO"),
+            ("DCGM_FI_PROF_PIPE_FP64_ACTIVE", "DCGM_FI_PROF_FP64_UTIL_RATIO"),
+            ("DCGM_FI_PROF_PIPE_FP32_ACTIVE", "DCGM_FI_PROF_FP32_UTIL_RATIO"),
+            ("DCGM_FI_PROF_PIPE_FP16_ACTIVE", "DCGM_FI_PROF_FP16_UTIL_RATIO"),
+            ("DCGM_FI_PROF_PIPE_INT_ACTIVE", "DCGM_FI_PROF_INT_UTIL_RATIO"),
             ("DCGM_FI_DEV_POWER_USAGE", "DCGM_FI_DEV_BOARD_POWER_WATTS"),
             ("DCGM_FI_DEV_XID_ERRORS", "DCGM_FI_DEV_XID_ERROR"),
         ];

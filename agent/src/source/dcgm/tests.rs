@@ -2,6 +2,7 @@ use std::fmt::Write;
 
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
+use weighbridge_meter::window::Counter;
 
 use super::*;
 use crate::source::{SourceState, exposition::samples};
@@ -235,6 +236,69 @@ fn another_profile_under_the_same_number_is_another_instance() {
 }
 
 #[test]
+fn a_label_of_an_instance_without_text_makes_no_instance() {
+    let tensor = [("PROF_PIPE_TENSOR_ACTIVE", "0.5"), ("DEV_SM_CLOCK", "1980")];
+    let whole = FIRST.replace("\"1\"", "\"\"").replace("1g.10gb", "");
+    let mut bench = Bench::new();
+    bench.gpus(0, &[Gpu(&whole, &tensor)]).shows(expect![[r#"
+        0: GPU-1=(500)@((1980), None)
+          GPU-1 C units None present true []
+    "#]]);
+}
+
+#[test]
+fn an_instance_that_was_away_for_a_moment_is_not_gone_by_a_later_absence() {
+    let tensor = [("PROF_PIPE_TENSOR_ACTIVE", "0.5"), ("DEV_SM_CLOCK", "1980")];
+    let (first, both) = ([Gpu(FIRST, &tensor)], [Gpu(FIRST, &tensor), Gpu(SECOND, &tensor)]);
+    let mut bench = Bench::new();
+    bench.gpus(0, &both).gpus(30, &first).gpus(60, &both);
+    bench.shown.clear();
+    for seconds in [90, 180, 181] {
+        bench.gpus(seconds, &first);
+    }
+    bench.shows(expect![[r#"
+        90: GPU-1=not_reported GPU-1/gi1=(500)@((1980), None) GPU-1/gi2=not_reported
+        180: GPU-1=not_reported GPU-1/gi1=(500)@((1980), None) GPU-1/gi2=not_reported
+        181: GPU-1=not_reported GPU-1/gi1=(500)@((1980), None) GPU-1/gi2=not_reported
+          GPU-1 D units None present false ["split"]
+          GPU-1/gi1 C units (16) present true []
+          GPU-1/gi2 C units (60) present false []
+    "#]]);
+}
+
+#[test]
+fn an_instance_whose_exporter_is_silent_is_not_gone_because_another_names_its_device() {
+    let tensor = [("PROF_PIPE_TENSOR_ACTIVE", "0.5"), ("DEV_SM_CLOCK", "1980")];
+    let mut bench = Bench::new();
+    let second = || answer(&[Gpu(SECOND, &tensor)]);
+    bench.look(0, vec![answer(&[Gpu(FIRST, &tensor)]), second()]);
+    bench.shown.clear();
+    for seconds in [30, 600] {
+        bench.look(seconds, vec![Err("gone".into()), second()]);
+    }
+    bench.shows(expect![[r#"
+        30: GPU-1=not_reported GPU-1/gi1=unreachable GPU-1/gi2=(500)@((1980), None)
+        600: GPU-1=not_reported GPU-1/gi1=unreachable GPU-1/gi2=(500)@((1980), None)
+    "#]]);
+}
+
+#[test]
+fn the_power_limit_is_that_with_which_a_device_was_found() {
+    let mut desk = Desk::new(INTERVAL);
+    let start = Instant::now();
+    let mut limit = |seconds: u64, watts: &str, driver: &str| {
+        let labels = format!("{H100},DCGM_FI_DRIVER_VERSION=\"{driver}\"");
+        let fields = [("DEV_SM_CLOCK", "1980"), ("DEV_ENFORCED_POWER_LIMIT", watts)];
+        let look = desk.look(start + Duration::from_secs(seconds), vec![answer(&[Gpu(&labels, &fields)])]);
+        look.inventory_changed.map(|devices| devices[0].power_limit_mw)
+    };
+    assert_eq!(limit(0, "700", "1"), Some(Some(700_000)));
+    assert_eq!(limit(30, "400", "1"), None, "no news");
+    // Told again for another reason.
+    assert_eq!(limit(60, "400", "2"), Some(Some(700_000)));
+}
+
+#[test]
 fn instances_with_a_uuid_of_their_own_keep_it() {
     let tensor = [("PROF_PIPE_TENSOR_ACTIVE", "0.5"), ("DEV_SM_CLOCK", "1980")];
     let rest = "modelName=\"NVIDIA H100 80GB HBM3\",GPU_I_ID=\"1\",GPU_I_PROFILE=\"1g.10gb\"";
@@ -285,6 +349,44 @@ fn totals_count_once_their_scale_is_known_and_not_before() {
     }
     // Every TPC has two SMs.
     assert_eq!(looks(66)[10], (Some(vec![Condition::CountersRefused]), pcie));
+}
+
+/// Cycles elapsed by the counter, as far as a look can use it.
+fn elapsed(look: &Look, place: usize) -> Option<u64> {
+    match look.devices[place].state {
+        DeviceState::Read(reading) => reading.totals.get(Counter::ElapsedCycles),
+        DeviceState::Missing(_) => None,
+    }
+}
+
+#[test]
+fn a_scale_that_was_found_for_one_instance_is_not_used_for_another_of_its_number() {
+    let larger = FIRST.replace("1g.10gb", "2g.20gb");
+    let mut desk = Desk::new(INTERVAL);
+    let start = Instant::now();
+    let mut counted = |round: u32, labels: &str| {
+        let total = (45_000_000_000 * u64::from(round) * 16).to_string();
+        let fields = [("DEV_SM_CLOCK", "1500"), ("PROF_SM_CYCLES_ELAPSED_TOTAL", total.as_str())];
+        elapsed(&desk.look(start + INTERVAL * round, vec![answer(&[Gpu(labels, &fields)])]), 1)
+    };
+    let first: Vec<_> = (0..=10).map(|round| counted(round, FIRST)).collect();
+    assert_eq!(first.last(), Some(&Some(450_000_000_000)));
+    assert_eq!([11, 12, 13].map(|round| counted(round, &larger)), [None; 3]);
+}
+
+#[test]
+fn what_a_second_exporter_counts_does_not_disturb_the_scale_of_the_first() {
+    let mut desk = Desk::new(INTERVAL);
+    let start = Instant::now();
+    let mut last = None;
+    for round in 0..=10_u32 {
+        let total = (45_000_000_000 * u64::from(round)).to_string();
+        let of = |total: &str| {
+            answer(&[Gpu(H100, &[("DEV_SM_CLOCK", "1500"), ("PROF_SM_CYCLES_ELAPSED_TOTAL", total)])])
+        };
+        last = elapsed(&desk.look(start + INTERVAL * round, vec![of(&total), of("7")]), 0);
+    }
+    assert_eq!(last, Some(450_000_000_000));
 }
 
 #[test]

@@ -155,6 +155,20 @@ mod tests {
     }
 
     #[test]
+    fn a_counter_that_begins_again_is_measured_from_its_new_beginning() {
+        let (mut calibration, start) = (Calibration::default(), Instant::now());
+        // Five rounds, then from zero.
+        let totals = (0..=5).chain(0..=10).map(|rounds| rounds * CYCLES);
+        let scales: Vec<_> = (0..)
+            .zip(totals)
+            .map(|(index, total)| {
+                calibration.look(start + INTERVAL * index, INTERVAL, Some(1500), Some(total), Some(132))
+            })
+            .collect();
+        assert_eq!((scales[15], scales[16]), (Scale::Unknown, Scale::Mean));
+    }
+
+    #[test]
     fn a_clock_that_moves_and_a_counter_that_stands_still_decide_nothing() {
         let moving: Vec<_> =
             (0..40).map(|n| if n % 5 < 2 { (345, CYCLES) } else { (1980, CYCLES) }).collect();

@@ -322,6 +322,91 @@ fn an_accumulated_busy_time_in_another_scale_never_makes_a_busy_device_idle() {
 }
 
 #[test]
+fn an_accumulated_busy_time_that_shows_no_pace_yet_is_not_used() {
+    // Too fast to be believed and not fast enough to be refused; then as it should be.
+    check(
+        "
+        0: time=1000@0 sm=90@0
+        30: time=1050@30 sm=90@30
+        60: time=1078@60 sm=90@60
+        ",
+        expect![[r#"
+            0: sm 90
+            30: sm 90
+            60: sm 90, busy us 1078000000
+        "#]],
+    );
+    // One and the same row twice.
+    check(
+        "
+        0: time=1000@0~60 sm=90@0~60
+        30: time=1000@0~60 sm=90@0~60
+        ",
+        expect![[r#"
+            0: sm 90
+            30: sm 90
+        "#]],
+    );
+}
+
+#[test]
+fn an_accumulated_busy_time_that_is_renewed_seldom_is_measured_from_its_last_renewal() {
+    check(
+        "
+        0: time=1000 sm=90
+        110: time=1000 sm=90
+        120: time=1110 sm=90
+        ",
+        expect![[r#"
+            0: sm 90
+            110: sm 90
+            120: sm 90, busy us 1110000000
+        "#]],
+    );
+    // What was old when it was first seen makes a jump, which is no reason to refuse it.
+    check(
+        "
+        0: time=1000 sm=90
+        10: time=1055 sm=90
+        70: time=1110 sm=90
+        ",
+        expect![[r#"
+            0: sm 90
+            10: sm 90
+            70: sm 90, busy us 1110000000
+        "#]],
+    );
+}
+
+#[test]
+fn nobody_waits_longer_than_minutes_for_a_renewal_whether_it_is_told_or_was_seen() {
+    check(
+        "
+        0: tensor=10@0~3600
+        30: tensor=10@0~3600
+        ",
+        expect![[r#"
+            0: tensor 10, assumed MHz 1830
+            30: stale
+        "#]],
+    );
+    check(
+        "
+        0: tensor=10@0
+        400: tensor=20@400
+        800: tensor=30@800
+        830: tensor=30@800
+        ",
+        expect![[r#"
+            0: tensor 10, assumed MHz 1830
+            400: tensor 20, assumed MHz 1830
+            800: tensor 30, assumed MHz 1830
+            830: stale
+        "#]],
+    );
+}
+
+#[test]
 fn joules_are_a_total_and_kilowatt_hours_only_where_there_is_no_power() {
     check(
         "
@@ -415,6 +500,35 @@ fn rows_are_told_by_the_resource_and_property_that_they_name() {
         ("#".into(), None),
     ] {
         assert_eq!(found(&uri), expected, "{uri}");
+    }
+}
+
+#[test]
+fn what_a_report_says_of_all_its_rows_holds_for_those_that_say_nothing_of_it_themselves() {
+    let gpus = [gpu()];
+    let uri = "/redfish/v1/Systems/HGX_Baseboard_0/Processors/GPU_0/ProcessorMetrics#/OperatingSpeedMHz";
+    let told = |own: Value, whole: Value, scheduled_ms| {
+        let mut value = json!({"MetricProperty": uri, "MetricValue": "1", "Oem": {"Nvidia": own}});
+        value["Timestamp"] = own["At"].clone();
+        let report = json!({"MetricValues": [value], "Timestamp": whole["At"], "Oem": {"Nvidia": whole}});
+        let mut rows = Vec::new();
+        Places::of(&gpus).of_report(&report, scheduled_ms, &mut rows);
+        let row = rows.pop().expect("a row");
+        (row.at.map(|at| at.0 % 60_000), row.stale, row.interval_ms)
+    };
+    let (first, second) = ("2026-06-29T08:05:01Z", "2026-06-29T08:05:02Z");
+    let interval = |millis: u64| json!({"SensingIntervalMilliseconds": millis});
+    for (own, whole, scheduled_ms, expected) in [
+        (json!({}), json!({}), None, (None, false, None)),
+        (json!({"At": first}), json!({"At": second}), None, (Some(1000), false, None)),
+        (json!({}), json!({"At": second}), None, (Some(2000), false, None)),
+        (json!({"MetricValueStale": true}), json!({}), None, (None, true, None)),
+        (json!({}), json!({"MetricValueStale": true}), None, (None, true, None)),
+        (interval(5), interval(6), Some(7), (None, false, Some(5))),
+        (json!({}), interval(6), Some(7), (None, false, Some(6))),
+        (interval(0), json!({}), Some(7), (None, false, Some(7))),
+    ] {
+        assert_eq!(told(own.clone(), whole.clone(), scheduled_ms), expected, "{own} in {whole}");
     }
 }
 

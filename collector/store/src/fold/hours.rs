@@ -1,13 +1,17 @@
 //! Windows and gaps into hours: added at once where nothing covers their time, and made anew where something does.
 
+use std::collections::BTreeMap;
+
 use weighbridge_meter::{
-    AgentId, Estimate, Estimator, Gap, Signs, Span, Tier, Trust, UtcMillis, Window, window::Coverage,
+    AgentId, Doubt, EpochId, Estimate, Estimator, Gap, Signs, Span, Tier, Trust, UtcMillis, Window,
+    window::Coverage,
 };
 
 use super::{Fold, Opened, What, hours, shifted};
 use crate::{
     State, holders,
-    hour::{Hour, HourKey, UsageKey},
+    hour::{Hour, HourKey, Spans, UsageKey},
+    ledger::CLOCK_TOLERANCE_MS,
     witness::{Teller, Testimony},
 };
 
@@ -16,13 +20,34 @@ struct Candidate {
     trust: Trust,
     tier: Tier,
     agent: AgentId,
+    epoch: EpochId,
     index: u64,
+    received: UtcMillis,
     window: Window,
 }
 
+/// What each epoch of each agent said first.
+#[derive(Default)]
+struct Epochs(BTreeMap<AgentId, BTreeMap<EpochId, Spans>>);
+
+impl Epochs {
+    /// The parts of `piece` that no other epoch of the agent spoke of before. Two epochs that overlap are two
+    /// hosts with one identity, or a spool that was set back: what came first stays, whatever its tier.
+    fn first(&mut self, agent: &AgentId, epoch: EpochId, piece: Span) -> Vec<Span> {
+        let of_agent = self.0.entry(agent.clone()).or_default();
+        let mut parts = vec![piece];
+        for (_, others) in of_agent.iter().filter(|(other, _)| **other != epoch) {
+            parts = parts.into_iter().flat_map(|part| others.missing(part)).collect();
+        }
+        let own = of_agent.entry(epoch).or_default();
+        parts.iter().for_each(|part| own.insert(*part));
+        parts
+    }
+}
+
 impl Fold {
-    pub(super) fn window(&mut self, agent: &AgentId, window: Window) {
-        let weighed = Weighed::of(&self.estimator, &self.state, window);
+    pub(super) fn window(&mut self, agent: &AgentId, received: UtcMillis, window: Window) {
+        let weighed = Weighed::of(&self.estimator, &self.state, received, window);
         let window = &weighed.window;
         for hour in hours(window.span) {
             let key = HourKey { accelerator: window.accelerator.clone(), hour };
@@ -36,7 +61,7 @@ impl Fold {
                 slot.covered.insert(piece);
                 self.changed.refold.insert(key);
             } else {
-                weighed.add(&self.state, slot, piece);
+                weighed.add(&self.state, agent, slot, piece);
             }
         }
     }
@@ -54,7 +79,8 @@ impl Fold {
     }
 
     /// Makes an hour anew from all batches that touch it. Each accelerator-second counts from one source:
-    /// by trust, tier, agent id, and first in the ledger. What the others say of it is kept beside it.
+    /// of an agent's epochs the first in the ledger, then by trust, tier, agent id, and first in the ledger. What the
+    /// others say of it is kept beside it.
     pub fn refold<'a>(&mut self, key: &HourKey, batches: impl IntoIterator<Item = &'a Opened>) {
         let within = Span::new(key.hour, key.hour.plus(UtcMillis::HOUR)).expect("an hour is not empty");
         self.changed.refold.remove(key);
@@ -74,23 +100,35 @@ impl Fold {
                         trust: report.map_or(Trust::Guest, |report| report.trust),
                         tier: window.tier,
                         agent: batch.agent.clone(),
+                        epoch: batch.epoch,
                         index: entry.place.index,
+                        received: entry.received,
                         window: Window { span, ..window.clone() },
                     });
                 }
             }
         }
-        candidates
-            .sort_by(|a, b| (a.trust, a.tier, &a.agent, a.index).cmp(&(b.trust, b.tier, &b.agent, b.index)));
+        candidates.sort_by_key(|candidate| candidate.index);
+        let mut epochs = Epochs::default();
+        let mut heard: Vec<(Candidate, Vec<Span>)> = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            let Some(piece) = candidate.window.span.overlap(&within) else { continue };
+            let parts = epochs.first(&candidate.agent, candidate.epoch, piece);
+            heard.push((candidate, parts));
+        }
+        heard.sort_by(|(a, _), (b, _)| {
+            (a.trust, a.tier, &a.agent, a.index).cmp(&(b.trust, b.tier, &b.agent, b.index))
+        });
         let mut testimony = Testimony::default();
-        for Candidate { agent, window, .. } in candidates {
-            let Some(piece) = window.span.overlap(&within) else { continue };
+        for (Candidate { agent, received, window, .. }, parts) in heard {
             let teller = Teller { agent, source: window.source };
-            let weighed = Weighed::of(&self.estimator, &self.state, window);
-            let counts = slot.covered.missing(piece);
-            testimony.hear(&teller, &weighed.window, &weighed.estimate, piece, &counts);
-            for piece in counts {
-                weighed.add(&self.state, &mut slot, piece);
+            let weighed = Weighed::of(&self.estimator, &self.state, received, window);
+            for part in parts {
+                let counts = slot.covered.missing(part);
+                testimony.hear(&teller, &weighed.window, &weighed.estimate, part, &counts);
+                for piece in counts {
+                    weighed.add(&self.state, &teller.agent, &mut slot, piece);
+                }
             }
         }
         slot.witnesses = testimony.witnesses();
@@ -104,19 +142,38 @@ struct Weighed {
     window: Window,
     estimate: Estimate,
     signs: Signs,
+    /// Why it cannot be as it says: then it is certain of nothing.
+    doubt: Option<Doubt>,
+}
+
+/// Agents keep what they measured for so long at most, and as a rule for a week.
+const OLDEST_MS: i64 = 400 * UtcMillis::DAY;
+
+/// Whether it can have been measured then, by when it was received.
+fn dated(span: Span, received: UtcMillis) -> Option<Doubt> {
+    if span.end() > received.plus(CLOCK_TOLERANCE_MS) {
+        return Some(Doubt::Future);
+    }
+    (span.start() < received.plus(-OLDEST_MS)).then_some(Doubt::Past)
 }
 
 impl Weighed {
-    fn of(estimator: &Estimator, state: &State, window: Window) -> Self {
+    fn of(estimator: &Estimator, state: &State, received: UtcMillis, window: Window) -> Self {
         let device = state.accelerators.get(&window.accelerator);
         let hardware =
             device.map(|device| device.hardware(estimator.table(), window.span.start())).unwrap_or_default();
-        Self { estimate: estimator.estimate(hardware, &window), signs: Signs::of(&hardware, &window), window }
+        let doubt = dated(window.span, received).or_else(|| estimator.doubt(hardware, &window));
+        let estimate = estimator.estimate(hardware, &window);
+        let estimate = if doubt.is_some() { estimate.doubted(window.span.millis()) } else { estimate };
+        Self { estimate, signs: Signs::of(&hardware, &window), doubt, window }
     }
 
     /// Adds the `piece` of it that nothing covers yet.
-    fn add(&self, state: &State, slot: &mut Hour, piece: Span) {
+    fn add(&self, state: &State, agent: &AgentId, slot: &mut Hour, piece: Span) {
         slot.covered.insert(piece);
+        if let Some(doubt) = self.doubt {
+            *slot.doubts.entry((agent.clone(), doubt)).or_default() += piece.millis();
+        }
         let window = &self.window;
         let idle = window.counters.idle();
         let whole = window.span.millis();

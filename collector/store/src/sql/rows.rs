@@ -1,8 +1,10 @@
 //! Rows of SQL as values, and what makes no sense as an error that names table and column.
 
+use std::collections::BTreeMap;
+
 use serde::de::{DeserializeOwned, IgnoredAny};
 use sqlx::{Row, sqlite::SqliteRow};
-use weighbridge_meter::{Calibrated, Interval, Operations, Signs, UtcMillis};
+use weighbridge_meter::{AgentId, Calibrated, Doubt, Interval, Operations, Signs, UtcMillis};
 
 use crate::{
     Place, StoreError, UsageSum,
@@ -84,6 +86,14 @@ impl Cells<'_> {
             "" => Ok(Vec::new()),
             _ => self.json("witnesses"),
         }
+    }
+
+    pub(super) fn doubts(&self) -> Result<BTreeMap<(AgentId, Doubt), u64>, StoreError> {
+        if self.text("doubts")?.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let doubts: Vec<(AgentId, Doubt, u64)> = self.json("doubts")?;
+        Ok(doubts.into_iter().map(|(agent, doubt, millis)| ((agent, doubt), millis)).collect())
     }
 
     pub(super) fn usage_key(&self) -> Result<UsageKey, StoreError> {

@@ -58,11 +58,13 @@ pub(super) fn statements(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
 fn hours(rows: &[HourRow]) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new(
         "INSERT INTO hour (cell, accelerator, hour_ms, covered, gaps, agents, measured_ms, interpolated_ms, \
-         witnesses, disagreeing) ",
+         witnesses, disagreeing, doubts, doubted) ",
     );
     query.push_values(rows, |mut b, row| {
         let interpolated: u64 = row.hour.usage.values().map(|sums| sums.interpolated_ms).sum();
         let witnesses = &row.hour.witnesses;
+        let doubts: Vec<_> =
+            row.hour.doubts.iter().map(|((agent, doubt), millis)| (agent, doubt, millis)).collect();
         let disagreeing = witnesses.iter().filter(|witness| witness.disagrees()).count();
         b.push_bind(cell(row.key.accelerator.as_str()))
             .push_bind(row.key.accelerator.as_str().to_owned())
@@ -73,12 +75,15 @@ fn hours(rows: &[HourRow]) -> QueryBuilder<Sqlite> {
             .push_bind(index_i64(row.hour.covered.millis() - interpolated))
             .push_bind(index_i64(interpolated))
             .push_bind(if witnesses.is_empty() { String::new() } else { json(witnesses) })
-            .push_bind(index_i64(disagreeing as u64));
+            .push_bind(index_i64(disagreeing as u64))
+            .push_bind(if doubts.is_empty() { String::new() } else { json(&doubts) })
+            .push_bind(index_i64(doubts.len() as u64));
     });
     query.push(
         " ON CONFLICT (cell, accelerator, hour_ms) DO UPDATE SET covered = excluded.covered, gaps = excluded.gaps, \
          agents = excluded.agents, measured_ms = excluded.measured_ms, interpolated_ms = excluded.interpolated_ms, \
-         witnesses = excluded.witnesses, disagreeing = excluded.disagreeing",
+         witnesses = excluded.witnesses, disagreeing = excluded.disagreeing, \
+         doubts = excluded.doubts, doubted = excluded.doubted",
     );
     query
 }
@@ -126,15 +131,15 @@ fn others(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
     }
     for rows in piece.cursors.chunks(ROWS) {
         let mut query =
-            QueryBuilder::new("INSERT INTO agent_cursor (cell, agent, epoch, floor, sparse, floor_hash) ");
+            QueryBuilder::new("INSERT INTO agent_cursor (cell, agent, epoch, numbers, measured, received) ");
         query.push_values(rows, |mut b, row| {
             b.push_bind(cell(row.agent.as_str())).push_bind(row.agent.as_str().to_owned());
-            b.push_bind(row.epoch.to_string()).push_bind(index_i64(row.floor));
-            b.push_bind(json(&row.sparse)).push_bind(row.floor_hash.clone());
+            b.push_bind(row.epoch.to_string()).push_bind(json(&row.numbers));
+            b.push_bind(json(&row.measured)).push_bind(json(&row.received));
         });
         query.push(
-            " ON CONFLICT (cell, agent, epoch) DO UPDATE SET floor = excluded.floor, sparse = excluded.sparse, \
-             floor_hash = excluded.floor_hash",
+            " ON CONFLICT (cell, agent, epoch) DO UPDATE SET numbers = excluded.numbers, \
+             measured = excluded.measured, received = excluded.received",
         );
         statements.push(query);
     }

@@ -9,9 +9,12 @@ use weighbridge_meter::{
 use weighbridge_store::{
     Applied, CoverageSum, Filter, Folded, Place, RecordRow, SqliteStore, StoreError, UsageStore, UsageSum,
     hour::{HeldState, Hour, HourKey, HourRow, Spans, Sums, UsageKey},
+    numbers::Numbers,
     state::{CursorRow, PlaceRow, StateRow, kind},
     witness::{Teller, Witness, WitnessedHour},
 };
+
+use weighbridge_wire::LossCause;
 
 use crate::support::{agent, at, gpu, span};
 
@@ -127,15 +130,22 @@ fn keys(rows: &[HourRow]) -> Vec<HourKey> {
     rows.iter().map(|row| row.key.clone()).collect()
 }
 
+/// With these numbers, those lost, and measured in the first minutes.
+fn cursor(number: u8, epoch: u8, run: std::ops::RangeInclusive<u64>, lost: &[u64]) -> CursorRow {
+    let mut numbers = Numbers::default();
+    run.for_each(|one| numbers.take(one, [1; 32], [u8::try_from(one).unwrap(); 32]));
+    lost.iter().for_each(|one| numbers.lose(*one, *one, LossCause::Parked));
+    let (measured, received) = (Some((at(0), at(60_000))), Some((at(70_000), at(80_000))));
+    CursorRow { agent: agent(number), epoch: EpochId([epoch; 16]), numbers, measured, received }
+}
+
 /// Something in every table.
 fn full(begins: u64) -> Folded {
     let mut piece = piece(begins, begins + 5);
     piece.hours.push(hour(0, 0, "uid:gpu/1000", 60, 7));
     piece.hours[0].hour.gaps.insert(GapCause::DeviceLost, Spans::from_pairs([(at(0).0, at(90_000).0)]));
     piece.state.push(StateRow { kind: kind::METHOD, key: String::new(), body: r#"["a","b"]"#.into() });
-    let sparse = vec![(5, "cd".repeat(32))];
-    let floor_hash = "ab".repeat(32);
-    piece.cursors.push(CursorRow { agent: agent(0), epoch: EpochId([1; 16]), floor: 3, sparse, floor_hash });
+    piece.cursors.push(cursor(0, 1, 1..=3, &[5]));
     let row = PlaceRow { segment: 1, first_index: begins, first_offset: 60, last_index: begins + 4 };
     piece.places.push((agent(0), at(0), row));
     let body = serde_json::json!({ "name": "sealed" });
@@ -229,18 +239,11 @@ async fn state_and_cursors_read_back_as_they_are_now(store: impl UsageStore) {
     for kind in kind::ALL {
         first.state.extend([row(kind, "a", "1"), row(kind, "b 'quoted' é", "2")]);
     }
-    let cursor = |number, epoch: u8, floor, sparse: &[u64]| CursorRow {
-        agent: agent(number),
-        epoch: EpochId([epoch; 16]),
-        floor,
-        sparse: sparse.iter().map(|sequence| (*sequence, format!("hash {sequence}"))).collect(),
-        floor_hash: format!("{floor:064x}"),
-    };
-    first.cursors = vec![cursor(0, 1, 3, &[5, 9]), cursor(0, 2, 0, &[2]), cursor(1, 1, 7, &[])];
+    first.cursors = vec![cursor(0, 1, 1..=3, &[5, 9]), cursor(0, 2, 4..=4, &[2]), cursor(1, 1, 1..=7, &[])];
     store.apply(&first).await.unwrap();
     let mut second = piece(2, 3);
     second.state.push(row(kind::LEASE, "a", "changed"));
-    second.cursors.push(cursor(0, 1, 9, &[]));
+    second.cursors.push(cursor(0, 1, 1..=9, &[]));
     store.apply(&second).await.unwrap();
 
     let mut expected = first.state;
@@ -253,7 +256,7 @@ async fn state_and_cursors_read_back_as_they_are_now(store: impl UsageStore) {
     assert_eq!(found, expected);
     let mut found = store.cursors().await.unwrap();
     found.sort_by_key(|row| (row.agent.clone(), row.epoch));
-    assert_eq!(found, [cursor(0, 1, 9, &[]), cursor(0, 2, 0, &[2]), cursor(1, 1, 7, &[])]);
+    assert_eq!(found, [cursor(0, 1, 1..=9, &[]), cursor(0, 2, 4..=4, &[2]), cursor(1, 1, 1..=7, &[])]);
 }
 
 async fn places_of_a_segment_are_one_row_that_grows(store: impl UsageStore) {
@@ -419,8 +422,7 @@ async fn more_rows_than_one_statement_takes_are_written_and_read(store: impl Usa
         let (key, body) = (number.to_string(), serde_json::Value::Null);
         piece.records.push(("case".into(), RecordRow { key, index: number + 1, received: at(0), body }));
         let agent = format!("agent-{number:04}").parse().unwrap();
-        let (epoch, sparse) = (EpochId([1; 16]), Vec::new());
-        piece.cursors.push(CursorRow { agent, epoch, floor: 1, sparse, floor_hash: String::new() });
+        piece.cursors.push(CursorRow { agent, ..cursor(0, 1, 1..=1, &[]) });
     }
     store.apply(&piece).await.unwrap();
     assert_eq!(store.hours(&keys(&piece.hours)).await.unwrap(), piece.hours);
@@ -473,10 +475,7 @@ async fn equal_content_has_equal_fingerprints_and_other_content_has_not(store: i
             piece.hours[0].hour.usage.values_mut().for_each(|sums| sums.signs.merge(&signs(5)));
         },
         |piece| piece.state = vec![StateRow { kind: kind::METHOD, key: String::new(), body: "[]".into() }],
-        |piece| {
-            let (agent, epoch, sparse) = (agent(0), EpochId([1; 16]), Vec::new());
-            piece.cursors.push(CursorRow { agent, epoch, floor: 5, sparse, floor_hash: String::new() });
-        },
+        |piece| piece.cursors.push(cursor(0, 1, 1..=5, &[])),
         |piece| {
             let row = PlaceRow { segment: 9, first_index: 1, first_offset: 1, last_index: 1 };
             piece.places.push((agent(0), at(0), row));
@@ -555,8 +554,9 @@ mod by_hand {
             ("state", "kind", "'no such kind'"),
             ("state", "body", "'not json'"),
             ("agent_cursor", "epoch", "'short'"),
-            ("agent_cursor", "floor", "-1"),
-            ("agent_cursor", "sparse", "'{}'"),
+            ("agent_cursor", "numbers", "'{\"runs\":[[0,3,\"\",\"\"]],\"lost\":[]}'"),
+            ("agent_cursor", "measured", "'{}'"),
+            ("agent_cursor", "received", "'[1]'"),
             ("place", "first_offset", "-1"),
             ("record", "body", "'not json'"),
         ];

@@ -1,23 +1,24 @@
 //! What was answered is on the disk, and nothing is there twice.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use tokio::task::JoinSet;
-use weighbridge_journal::{Options, Reader};
-use weighbridge_meter::{BootId, UtcMillis};
+use weighbridge_journal::{Journal, Options, Reader};
+use weighbridge_meter::{BootId, EpochId, UtcMillis};
 use weighbridge_store::{
     Body, Entry, Fact, Ledger, LedgerOptions, Place, SqliteStore, State, UsageStore,
-    entry::{LeaseFact, Selector},
+    entry::{LeaseFact, Received, Selector},
     follow::Follower,
-    ledger::{CommitError, OpenLedger, Outcome, find},
+    ledger::{CommitError, Committed, Health, Missing, OpenLedger, Outcome, find},
     state::CursorRow,
 };
-use weighbridge_wire::Batch;
+use weighbridge_wire::{Batch, Loss, LossCause};
 
 use crate::support::{agent, at, batch, enrolled, lease, minutes, record, submission, window};
 
 pub(crate) fn opened(folder: &Path, segment_bytes: u64) -> OpenLedger {
-    let options = LedgerOptions { journal: Options { segment_bytes } };
+    let (journal, retry) = (Options { segment_bytes }, Duration::from_millis(2));
+    let options = LedgerOptions { journal, reserve_bytes: 0, retry };
     OpenLedger::open(folder, &options, &mut |bytes| bytes.fill(3)).unwrap()
 }
 
@@ -47,8 +48,13 @@ fn chain(number: u8, count: u64) -> Vec<Batch> {
 }
 
 async fn submit(ledger: &Ledger, batch: &Batch) -> Result<Outcome, CommitError> {
+    Ok(committed(ledger, batch).await?.outcome)
+}
+
+/// With what is missing.
+async fn committed(ledger: &Ledger, batch: &Batch) -> Result<Committed, CommitError> {
     let number = crate::support::number(batch);
-    ledger.submit(submission(number, batch.clone(), None, at(0))).await
+    ledger.submit(submission(number, batch.clone(), None, at(UtcMillis::DAY))).await
 }
 
 /// Everything before `end`, as somebody else reads it.
@@ -86,15 +92,33 @@ async fn a_duplicate_is_acknowledged_and_not_stored_again() {
 }
 
 #[tokio::test]
-async fn the_leaf_commits_to_the_envelope_and_its_salt() {
+async fn the_leaf_commits_to_envelope_salt_and_time() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = fresh(dir.path());
     let sent = submission(0, batch(0, 1), None, at(0));
-    let mut other = sent.received.clone();
-    other.salt = [6; 16];
-    let leaf = sent.received.leaf_hash();
-    assert_ne!(leaf, other.leaf_hash());
-    assert_eq!(ledger.submit(sent).await.unwrap(), Outcome::Accepted { leaf_hash: leaf });
+    let leaf = |received: &Received, time| {
+        let entry = Entry { received: time, body: Body::Batch(received.clone()) };
+        weighbridge_store::entry::leaf_hash(&entry.encode(&[0; 16]))
+    };
+    let expected = leaf(&sent.received, at(0));
+    assert_ne!(expected, leaf(&sent.received, at(1)));
+    for change in [|r: &mut Received| r.salt[0] ^= 1, |r: &mut Received| r.envelope[9] ^= 1] {
+        let mut other = sent.received.clone();
+        change(&mut other);
+        assert_ne!(expected, leaf(&other, at(0)));
+    }
+    assert_eq!(ledger.submit(sent).await.unwrap().outcome, Outcome::Accepted { leaf_hash: expected });
+}
+
+#[tokio::test]
+async fn the_same_fact_recorded_twice_makes_two_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    ledger.record(at(0), vec![enrolled(0), enrolled(0)]).await.unwrap();
+    let mut reader = weighbridge_journal::Reader::from_start(dir.path());
+    let payloads: Vec<_> = std::iter::from_fn(|| reader.next().unwrap()).map(|entry| entry.payload).collect();
+    assert_eq!(Entry::decode(&payloads[0]).unwrap(), Entry::decode(&payloads[1]).unwrap());
+    assert_ne!(payloads[0], payloads[1]);
 }
 
 #[tokio::test]
@@ -174,23 +198,28 @@ async fn a_restart_goes_on_where_the_chains_were() {
     close(ledger).await;
     let open = opened(dir.path(), 500);
     let (rows, state) = cursors(dir.path(), open.durable()).await;
-    assert_eq!((rows[0].floor, rows[0].sparse.len()), (2, 2));
+    assert_eq!(rows[0].numbers.missing(9), [(3, 3)]);
     let ledger = open.start(rows, &state);
-    // Above the hole they are known too, with their hashes.
-    assert!(matches!(submit(&ledger, &batches[3]).await, Ok(Outcome::Duplicate)));
+    // Above the hole they are known too, the last one with its hash.
+    assert!(matches!(submit(&ledger, &batches[3]).await, Ok(Outcome::Old)));
+    assert!(matches!(submit(&ledger, &batches[4]).await, Ok(Outcome::Duplicate)));
     let mut forged = batches[5].clone();
     forged.prev_hash = [1; 32];
     assert!(matches!(submit(&ledger, &forged).await, Err(CommitError::BrokenChain { .. })));
     let mut conflict = batches[4].clone();
     conflict.windows.clear();
     assert!(matches!(submit(&ledger, &conflict).await, Err(CommitError::Conflict { .. })));
+    // What fills the hole must be what the one after it says was there.
+    let mut filler = batches[2].clone();
+    filler.windows.clear();
+    assert!(matches!(submit(&ledger, &filler).await, Err(CommitError::BrokenChain { sequence: 3, .. })));
     for number in [2, 5] {
         assert!(matches!(submit(&ledger, &batches[number]).await, Ok(Outcome::Accepted { .. })));
     }
     let (rows, _) = cursors(dir.path(), now(&ledger)).await;
-    assert_eq!((rows[0].floor, rows[0].sparse.len()), (6, 0));
+    assert_eq!((rows[0].numbers.highest(), rows[0].numbers.missing_count()), (6, 0));
     let last = submission(0, batches[5].clone(), None, at(0)).hash;
-    assert_eq!(rows[0].floor_hash, weighbridge_store::fold::hex(&last));
+    assert_eq!(rows[0].numbers.hash(6), Some(last));
 }
 
 #[tokio::test]
@@ -205,7 +234,7 @@ async fn more_hashes_than_are_kept_make_the_oldest_old() {
             all.spawn(async move { ledger.submit(sent).await });
         }
         while let Some(outcome) = all.join_next().await {
-            assert!(matches!(outcome.unwrap(), Ok(Outcome::Accepted { .. })));
+            assert!(matches!(outcome.unwrap().unwrap().outcome, Outcome::Accepted { .. }));
         }
     }
     assert!(matches!(submit(&ledger, &batches[0]).await, Ok(Outcome::Old)));
@@ -223,7 +252,7 @@ async fn whatever_was_answered_is_read_back_by_others_though_many_came_at_once()
         all.spawn(async move {
             let sent = submission(number, batch(number, 1), None, at(0));
             let envelope = sent.received.envelope.clone();
-            let outcome = ledger.submit(sent).await.unwrap();
+            let outcome = ledger.submit(sent).await.unwrap().outcome;
             assert!(matches!(outcome, Outcome::Accepted { .. }));
             let durable = now(&ledger);
             let found = entries(&folder, durable).into_iter().any(|entry| match entry.body {
@@ -274,25 +303,205 @@ async fn a_torn_tail_is_cut_and_the_rest_is_kept() {
 }
 
 #[tokio::test]
-async fn a_disk_that_refuses_once_refuses_everything_after_it() {
+async fn after_the_disk_refused_nothing_of_it_is_believed_and_the_ledger_opens_again_by_itself() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = opened(dir.path(), 0).start(Vec::new(), &State::default());
     let batches = chain(0, 3);
     submit(&ledger, &batches[0]).await.unwrap();
     let before = now(&ledger);
+    let mut health = ledger.health();
+    assert_eq!(*health.borrow(), Health::Writable);
     // In the way of the next segment.
     let obstacle = dir.path().join("00000000000000000002.seg");
     std::fs::create_dir(&obstacle).unwrap();
     assert!(matches!(submit(&ledger, &batches[1]).await, Err(CommitError::Unwritable)));
-    std::fs::remove_dir(&obstacle).unwrap();
-    // It would be writable again, but what is on it is not certain.
-    assert!(matches!(submit(&ledger, &batches[1]).await, Err(CommitError::Unwritable)));
+    assert_eq!(*health.borrow_and_update(), Health::Unwritable);
     assert!(
         matches!(submit(&ledger, &batches[0]).await, Err(CommitError::Unwritable)),
         "not even a duplicate"
     );
     assert!(matches!(ledger.record(at(0), vec![enrolled(0)]).await, Err(CommitError::Unwritable)));
     assert_eq!(now(&ledger), before);
+
+    std::fs::remove_dir(&obstacle).unwrap();
+    health.wait_for(|health| *health == Health::Writable).await.unwrap();
+    // What was refused is not taken for a duplicate when it comes again.
+    assert!(matches!(submit(&ledger, &batches[1]).await, Ok(Outcome::Accepted { .. })));
+    assert!(matches!(submit(&ledger, &batches[0]).await, Ok(Outcome::Duplicate)));
+    assert!(matches!(submit(&ledger, &batches[2]).await, Ok(Outcome::Accepted { .. })));
+    assert_eq!(entries(dir.path(), now(&ledger)).len(), 3);
+}
+
+#[tokio::test]
+async fn what_was_written_and_never_synced_is_cut_off_before_the_ledger_opens_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = opened(dir.path(), 0).start(Vec::new(), &State::default());
+    let batches = chain(0, 4);
+    submit(&ledger, &batches[0]).await.unwrap();
+    let before = now(&ledger);
+    // The second is whole in a segment of its own when the third finds an obstacle in the same group.
+    let obstacle = dir.path().join("00000000000000000003.seg");
+    std::fs::create_dir(&obstacle).unwrap();
+    let facts = vec![enrolled(1), enrolled(2)];
+    assert!(matches!(ledger.record(at(0), facts.clone()).await, Err(CommitError::Unwritable)));
+    std::fs::remove_dir(&obstacle).unwrap();
+    let mut health = ledger.health();
+    health.wait_for(|health| *health == Health::Writable).await.unwrap();
+    assert_eq!(now(&ledger), before);
+    ledger.record(at(0), facts).await.unwrap();
+    submit(&ledger, &batches[1]).await.unwrap();
+    let kinds: Vec<bool> =
+        entries(dir.path(), now(&ledger)).iter().map(|entry| matches!(entry.body, Body::Batch(_))).collect();
+    assert_eq!(kinds, [true, false, false, true]);
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_facts_and_known_batches_but_nothing_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let batches = chain(0, 2);
+    let ledger = fresh(dir.path());
+    submit(&ledger, &batches[0]).await.unwrap();
+    close(ledger).await;
+    let (rows, state) = cursors(dir.path(), opened(dir.path(), 500).durable()).await;
+    let options = LedgerOptions { reserve_bytes: u64::MAX, ..LedgerOptions::default() };
+    let open = OpenLedger::open(dir.path(), &options, &mut |bytes| bytes.fill(3)).unwrap();
+    let ledger = open.start(rows, &state);
+    let before = now(&ledger);
+    assert!(matches!(submit(&ledger, &batches[1]).await, Err(CommitError::Full)));
+    assert_eq!((now(&ledger), *ledger.health().borrow()), (before, Health::Full));
+    assert!(matches!(submit(&ledger, &batches[0]).await, Ok(Outcome::Duplicate)));
+    ledger.record(at(0), vec![enrolled(0)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hole_is_asked_for_until_it_is_filled() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    let batches = chain(0, 9);
+    let epoch = batches[0].epoch;
+    let missing = |first, last| Missing { epoch, first, last };
+    assert_eq!(committed(&ledger, &batches[0]).await.unwrap().missing, []);
+    assert_eq!(committed(&ledger, &batches[3]).await.unwrap().missing, [missing(2, 3)]);
+    assert_eq!(committed(&ledger, &batches[6]).await.unwrap().missing, [missing(2, 3), missing(5, 6)]);
+    assert_eq!(committed(&ledger, &batches[2]).await.unwrap().missing, [missing(2, 2), missing(5, 6)]);
+    // A duplicate is told too, and so is another epoch; another agent is not.
+    assert_eq!(committed(&ledger, &batches[2]).await.unwrap().missing, [missing(2, 2), missing(5, 6)]);
+    let other = Batch { epoch: EpochId([8; 16]), ..batches[0].clone() };
+    assert_eq!(committed(&ledger, &other).await.unwrap().missing, [missing(2, 2), missing(5, 6)]);
+    assert_eq!(committed(&ledger, &chain(1, 1)[0]).await.unwrap().missing, []);
+    for number in [1, 4, 5] {
+        committed(&ledger, &batches[number]).await.unwrap();
+    }
+    assert_eq!(committed(&ledger, &batches[7]).await.unwrap().missing, []);
+}
+
+#[tokio::test]
+async fn a_hole_is_closed_by_the_word_that_its_batches_are_lost_and_stays_closed_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    let mut batches = chain(0, 6);
+    let epoch = batches[0].epoch;
+    let loss = |first, last, cause| Loss { epoch, first, last, cause };
+    batches[5].losses = vec![loss(2, 2, LossCause::Damaged), loss(3, 4, LossCause::Parked)];
+    committed(&ledger, &batches[0]).await.unwrap();
+    assert_eq!(committed(&ledger, &batches[4]).await.unwrap().missing.len(), 1);
+    assert_eq!(committed(&ledger, &batches[5]).await.unwrap().missing, []);
+    close(ledger).await;
+
+    let open = opened(dir.path(), 500);
+    let (rows, state) = cursors(dir.path(), open.durable()).await;
+    let lost: Vec<_> = rows[0].numbers.lost().collect();
+    assert_eq!(lost, [(2, 2, LossCause::Damaged), (3, 4, LossCause::Parked)]);
+    let ledger = open.start(rows, &state);
+    assert_eq!(committed(&ledger, &batches[5]).await.unwrap().missing, []);
+    // What comes after all is taken, and counts as lost no more.
+    assert!(matches!(submit(&ledger, &batches[2]).await, Ok(Outcome::Accepted { .. })));
+    let (rows, _) = cursors(dir.path(), now(&ledger)).await;
+    let lost: Vec<_> = rows[0].numbers.lost().collect();
+    assert_eq!(lost, [(2, 2, LossCause::Damaged), (4, 4, LossCause::Parked)]);
+}
+
+#[tokio::test]
+async fn an_agent_that_makes_hole_after_hole_is_refused_before_memory_grows_and_may_fill_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = opened(dir.path(), 1 << 20).start(Vec::new(), &State::default());
+    let one = |sequence| Batch { sequence, ..batch(0, sequence) };
+    for sequence in 1..=1_000 {
+        assert!(matches!(submit(&ledger, &one(sequence * 2)).await, Ok(Outcome::Accepted { .. })));
+    }
+    assert!(matches!(submit(&ledger, &one(2_002)).await, Err(CommitError::Holes { sequence: 2_002, .. })));
+    let asked = committed(&ledger, &one(2_000)).await.unwrap().missing;
+    assert_eq!(asked.len(), 16, "no more than a few are asked for at a time");
+}
+
+#[tokio::test]
+async fn a_spool_that_was_set_back_is_told_from_a_number_used_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = fresh(dir.path());
+    let batches = chain(0, 5);
+    for one in &batches {
+        submit(&ledger, one).await.unwrap();
+    }
+    // Restored to where it was after the third, it goes on from there.
+    let mut other = batches[3].clone();
+    other.windows.push(window(0, minutes(50, 51), 9));
+    let refused = submit(&ledger, &other).await;
+    assert!(
+        matches!(refused, Err(CommitError::Conflict { sequence: 4, highest: 5, set_back: true, .. })),
+        "{refused:?}"
+    );
+    other.prev_hash = [9; 32];
+    let refused = submit(&ledger, &other).await;
+    assert!(matches!(refused, Err(CommitError::Conflict { set_back: false, .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn agents_send_a_restored_ledger_again_what_it_lost_and_nothing_counts_twice() {
+    let (dir, restored) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ledger = fresh(dir.path());
+    let batches = chain(0, 12);
+    for one in &batches[..7] {
+        submit(&ledger, one).await.unwrap();
+    }
+    let backup = now(&ledger);
+    // As of now: a copy of everything that is durable.
+    let mut copy = Journal::open(restored.path(), Options { segment_bytes: 500 }).unwrap().0;
+    for entry in entries(dir.path(), backup) {
+        copy.append(&entry.encode(&[0; 16])).unwrap();
+    }
+    copy.sync().unwrap();
+    drop(copy);
+    for one in &batches[7..] {
+        submit(&ledger, one).await.unwrap();
+    }
+    let expected = prints(dir.path(), now(&ledger)).await;
+
+    let open =
+        OpenLedger::open(restored.path(), &LedgerOptions::default(), &mut |bytes| bytes.fill(9)).unwrap();
+    let (rows, state) = cursors(restored.path(), open.durable()).await;
+    let again = open.start(rows, &state);
+    assert_ne!(again.generation(), ledger.generation());
+    // Even an agent that does not look at the generation is asked for what is missing.
+    let asked = committed(&again, &batches[11]).await.unwrap().missing;
+    assert_eq!(asked, [Missing { epoch: batches[0].epoch, first: 8, last: 11 }]);
+    // One that does sends all that it still holds.
+    for one in &batches {
+        submit(&again, one).await.unwrap();
+    }
+    assert_eq!(committed(&again, &batches[11]).await.unwrap().missing, []);
+    assert_eq!(entries(restored.path(), now(&again)).len(), 12);
+    assert_eq!(prints(restored.path(), now(&again)).await, expected);
+}
+
+/// Usage and hours of a fold of the ledger.
+async fn prints(folder: &Path, end: Place) -> Vec<(String, i64, String)> {
+    let store = std::sync::Arc::new(SqliteStore::in_memory().await.unwrap());
+    let estimator = weighbridge_meter::Estimator::shipped();
+    Follower::new(folder, store.clone(), estimator).await.unwrap().catch_up(end).await.unwrap();
+    let all = store.fingerprint().await.unwrap();
+    all.into_iter()
+        .filter(|(table, ..)| ["usage", "hour", "agent_cursor"].contains(&table.as_str()))
+        .collect()
 }
 
 #[tokio::test]

@@ -1,5 +1,4 @@
 //! What goes wrong on a host is a gap with its cause, never a zero, and ends when the fault does.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::thread;
 

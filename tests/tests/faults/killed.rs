@@ -1,21 +1,20 @@
 //! Programs that are killed at any moment lose nothing that was acknowledged, and count nothing twice.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use weighbridge_tests::{
     agent::AgentOptions,
-    audit, ledgers,
+    audit,
     machine::Device,
-    pencil::Amount,
+    oracle::Oracle,
     random::Random,
     site::{Site, Tenant},
     wait,
 };
 
-const AGENTS: usize = 20;
+use crate::rounds;
 
-/// How often each program is killed.
-const KILLS: usize = 20;
+const AGENTS: usize = 20;
 
 /// What is done to a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,11 +32,11 @@ enum Victim {
 
 /// Each program runs for up to two seconds, which is anything from not even started to several batches further,
 /// and is down for up to 300 ms.
-fn plan(random: &mut Random) -> Vec<(u64, Victim, Deed)> {
+fn plan(random: &mut Random, kills: usize) -> Vec<(u64, Victim, Deed)> {
     let mut deeds = Vec::new();
     for victim in (0..AGENTS).map(Victim::Agent).chain([Victim::Collector]) {
         let mut at = 0;
-        for _ in 0..KILLS {
+        for _ in 0..kills {
             at += random.within(20..2_000);
             deeds.push((at, victim, Deed::Kill));
             at += random.within(0..300);
@@ -49,7 +48,9 @@ fn plan(random: &mut Random) -> Vec<(u64, Victim, Deed)> {
 }
 
 #[test]
-fn killing_everything_twenty_times_loses_nothing_acknowledged_and_counts_nothing_twice() {
+fn killing_everything_again_and_again_loses_nothing_and_counts_nothing_twice() {
+    // 1,008 in the long form.
+    let kills = rounds(8, 48);
     let mut random = Random::announced();
     let mut numbers = (0..).map(Device::numbered);
     let agents = (0..AGENTS).map(|index| {
@@ -63,17 +64,22 @@ fn killing_everything_twenty_times_loses_nothing_acknowledged_and_counts_nothing
     site.lease(&[tenant]);
     site.start_agents();
 
+    let mut oracle = Oracle::new();
     let began = wait::instant();
-    for (at, victim, deed) in plan(&mut random) {
+    for (at, victim, deed) in plan(&mut random, kills) {
         wait::until_moment(began + Duration::from_millis(at));
         match (victim, deed) {
             (Victim::Collector, Deed::Kill) => site.collector.kill(),
             (Victim::Collector, Deed::Start) => site.collector.start(),
-            (Victim::Agent(index), Deed::Kill) => site.agents[index].kill(),
+            (Victim::Agent(index), Deed::Kill) => {
+                site.agents[index].kill();
+                oracle.note(&site.agents[index]);
+            }
             (Victim::Agent(index), Deed::Start) => site.agents[index].start(),
         }
     }
     site.collector.ready();
+    // The customer's total is looked at while the collector runs, and all is in by then.
     wait::until("every agent is heard again", || {
         let waiting: Vec<(&str, u64)> = site
             .agents
@@ -83,40 +89,10 @@ fn killing_everything_twenty_times_loses_nothing_acknowledged_and_counts_nothing
             .collect();
         if waiting.is_empty() { Ok(()) } else { Err(format!("batches wait: {waiting:?}")) }
     });
-    site.stop_agents();
-
-    let mut total = Amount::default();
-    let (mut windows, mut batches) = (0, 0);
-    for device in site.agents.iter().flat_map(|agent| agent.devices()) {
-        let audited = audit::accelerator(&site.collector, device);
-        assert!(!audited.windows.is_empty(), "{} was never measured", device.uuid);
-        windows += audited.windows.len();
-        total = total.plus(audited.total().0);
-    }
+    let verdict = oracle.judge(&mut site);
+    site.collector.start_ready();
+    site.collector.settle();
     let customer = site.collector.get("customers/C-1");
-    assert_eq!(audit::amount(&customer["total"]["measured"]), total);
-
-    site.collector.stop();
-    let ledger = ledgers::batches(&site.collector.data());
-    let mut missing = BTreeMap::new();
-    for agent in &site.agents {
-        for (key, (hash, acknowledged)) in ledgers::spooled(agent) {
-            batches += 1;
-            assert!(acknowledged, "{key:?} should be by now");
-            if ledger.get(&key) != Some(&hash) {
-                missing.insert(key, hash);
-            }
-        }
-    }
-    assert_eq!(missing, BTreeMap::new(), "acknowledged and not in the ledger");
-    assert_eq!(ledger.len(), batches, "in the ledger and in no spool");
-
-    let verified = site.collector.run(&["verify"]);
-    assert_eq!(verified.code, Some(0), "{verified:?}");
-    let rebuilt = site.collector.run(&["rebuild"]);
-    assert_eq!(rebuilt.code, Some(0), "{rebuilt:?}");
-    assert!(rebuilt.stdout.contains("the same integers as before"), "{rebuilt:?}");
-    println!(
-        "{AGENTS} agents and a collector, each killed {KILLS} times: {batches} batches, {windows} windows, 0 missing"
-    );
+    assert_eq!(audit::amount(&customer["total"]["measured"]), verdict.total);
+    println!("{} SIGKILLs: {} batches, {} windows", kills * (AGENTS + 1), verdict.batches, verdict.windows);
 }

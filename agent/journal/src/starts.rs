@@ -1,0 +1,28 @@
+//! Where to begin reading in order to come to an entry.
+
+use std::path::Path;
+
+use crate::Place;
+use crate::error::ReadError;
+use crate::folder::segment_numbers;
+use crate::format::HEADER_LEN;
+use crate::segment::{Opening, Segment, corrupt};
+
+/// The first place of the segment that holds the entry with this index, or will hold it if it is the next one;
+/// `None` if the segments that could are not there.
+///
+/// Looks at headers only, from the newest segment back.
+pub fn segment_of(dir: &Path, index: u64) -> Result<Option<Place>, ReadError> {
+    for number in segment_numbers(dir)?.into_iter().rev() {
+        match Segment::open(dir, number)? {
+            Opening::Open(segment) if segment.header.first_index <= index => {
+                let first = segment.header.first_index;
+                return Ok(Some(Place { index: first, segment: number, offset: HEADER_LEN }));
+            }
+            // Begun after we listed, removed since, or not yet whole: nothing that anybody could want is in it.
+            Opening::Open(_) | Opening::Absent | Opening::Unfinished { .. } => {}
+            Opening::Bad(damage) => return Err(corrupt(dir, number, None, 0, damage).into()),
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,33 @@
+//! How far the wall clock of a host is off, by its boot clock.
+
+use weighbridge_meter::UtcMillis;
+use weighbridge_wire::Batch;
+
+use crate::entry::Received;
+
+/// Clocks that agree within this are taken as they are.
+pub const CLOCK_TOLERANCE_MS: i64 = 5 * UtcMillis::MINUTE;
+
+/// How far the labels of this batch are off, by the boot clock at sending; `None` if that cannot be known.
+pub(super) fn offset_minutes(batch: &Batch, received: &Received, received_at: UtcMillis) -> Option<i64> {
+    let clocks = received.clocks?;
+    let labelled = batch.windows.iter().map(|w| (w.span.start(), w.boot_start_ms));
+    let labelled = labelled.chain(batch.gaps.iter().map(|g| (g.span.start(), g.boot_start_ms))).last();
+    // The first batch of a boot has an inventory and nothing measured: the host's wall clock is all there is.
+    let (wall, boot) = labelled.unwrap_or((clocks.wall, clocks.boot_ms));
+    // It was sent after it was measured, and no host is up for a century: anything else is no clock.
+    const CENTURY_MS: i64 = 36_600 * UtcMillis::DAY;
+    let since = i64::try_from(clocks.boot_ms.checked_sub(boot)?).ok().filter(|since| *since < CENTURY_MS)?;
+    let off = received_at.since(wall.plus(since));
+    // Rounded to whole minutes, so that windows still end at minutes.
+    Some((off + off.signum() * UtcMillis::MINUTE / 2) / UtcMillis::MINUTE)
+        .map(|minutes| if off.abs() <= CLOCK_TOLERANCE_MS { 0 } else { minutes })
+}
+
+/// Whether the offset of a boot, `fixed` so far, has to be fixed anew.
+pub(super) fn is_news(fixed: i64, minutes: i64) -> bool {
+    let change = fixed.abs_diff(minutes).saturating_mul(UtcMillis::MINUTE.unsigned_abs());
+    // A clock that was right is off from the first minute beyond the tolerance; one that was off
+    // stays as it is fixed until it has moved by more than that, or it would flap.
+    change > CLOCK_TOLERANCE_MS.unsigned_abs() || (fixed == 0 && minutes != 0)
+}

@@ -1,0 +1,142 @@
+//! Everything that reads bytes which others have written, each as one function that must come back whatever it
+//! is given: [`TARGETS`].
+//!
+//! `tests/fuzz` runs them under libFuzzer for minutes or hours; the ordinary tests run them on their seeds, on
+//! the crashes that were ever found, and on some thousand mutations.
+//!
+//! What they decode is looked at no further, but that a second look gives the same where that is cheap: what is
+//! right and what is wrong is for the tests beside each decoder.
+
+mod files;
+mod seeds;
+
+use std::path::Path;
+
+use prost::Message;
+use weighbridge_agent::{
+    config::{Layers, ReplayModels},
+    source::{Replay, Scenario, exposition},
+};
+use weighbridge_casework::RulePack;
+use weighbridge_collector::config::Flags;
+use weighbridge_meter::AcceleratorTable;
+use weighbridge_registry::import;
+use weighbridge_store::Entry;
+use weighbridge_wire::{Envelope, convert, proto};
+
+pub use self::seeds::seeds;
+
+/// One decoder.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// What it reads.
+    pub name: &'static str,
+    /// Reads anything.
+    pub read: fn(&[u8]),
+    /// More bytes than this show nothing new.
+    pub most: usize,
+}
+
+/// All decoders.
+pub const TARGETS: &[Target] = &[
+    Target { name: "journal", read: files::journal, most: 4_096 },
+    Target { name: "spool-files", read: files::spool, most: 1_024 },
+    Target { name: "envelope", read: envelope, most: 8_192 },
+    Target { name: "batch", read: batch, most: 4_096 },
+    Target { name: "ledger-entry", read: ledger_entry, most: 4_096 },
+    Target { name: "exposition", read: text_exposition, most: 8_192 },
+    Target { name: "redfish", read: weighbridge_agent::source::redfish::read_anything, most: 8_192 },
+    Target { name: "gpu-metrics", read: weighbridge_agent::source::amdgpu::read_anything, most: 4_096 },
+    Target { name: "answer", read: weighbridge_agent::uplink::read_anything, most: 2_048 },
+    Target { name: "lease-file", read: lease_file, most: 4_096 },
+    Target { name: "import-agents", read: |bytes| drop(import::parse_agents("a.csv", bytes)), most: 4_096 },
+    Target {
+        name: "import-customers",
+        read: |bytes| drop(import::parse_customers("c.csv", bytes)),
+        most: 4_096,
+    },
+    Target {
+        name: "import-principals",
+        read: |bytes| drop(import::parse_principals("p.csv", bytes)),
+        most: 4_096,
+    },
+    Target { name: "import-leases", read: |bytes| drop(import::parse_leases("l.csv", bytes)), most: 4_096 },
+    Target { name: "rule-pack", read: rule_pack, most: 16_384 },
+    Target { name: "agent-config", read: agent_config, most: 4_096 },
+    Target { name: "collector-config", read: collector_config, most: 4_096 },
+    Target { name: "accelerator-table", read: accelerator_table, most: 8_192 },
+    Target { name: "recording", read: recording, most: 4_096 },
+    Target { name: "scenario", read: scenario, most: 4_096 },
+];
+
+/// The target of this name.
+pub fn target(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}
+
+/// Each byte for its own meaning: what is not UTF-8 is for those who read bytes.
+fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+fn envelope(bytes: &[u8]) {
+    let Ok(envelope) = Envelope::decode(bytes) else { return };
+    let _ = envelope.key_id();
+    drop(envelope.read());
+}
+
+fn batch(bytes: &[u8]) {
+    let Ok(plain) = proto::Batch::decode(bytes) else { return };
+    let Ok(batch) = convert::from_proto(plain) else { return };
+    // What was taken is what would be sent.
+    let again = convert::from_proto(convert::to_proto(&batch));
+    assert!(again.is_ok_and(|again| again == batch), "a batch that was taken reads back as another");
+}
+
+fn ledger_entry(bytes: &[u8]) {
+    let Ok(entry) = Entry::decode(bytes) else { return };
+    let encoded = entry.encode(&[0; 16]);
+    let again = Entry::decode(&encoded).map(|again| again.encode(&[0; 16]));
+    assert!(again.is_ok_and(|again| again == encoded), "an entry that was read reads back as another");
+}
+
+fn text_exposition(bytes: &[u8]) {
+    for sample in exposition::samples(bytes).flatten() {
+        let _ = (sample.label("gpu"), sample.value.number());
+    }
+}
+
+fn lease_file(bytes: &[u8]) {
+    drop(weighbridge_agent::holders::parse_leases(&text(bytes), "host-1"));
+}
+
+fn rule_pack(bytes: &[u8]) {
+    drop(RulePack::parse("pack@1.toml", &text(bytes)));
+}
+
+fn agent_config(bytes: &[u8]) {
+    files::as_file("agent.toml", bytes, |file: &Path| {
+        let layers = Layers { file: Some(file.to_owned()), flags: Vec::new(), environment: false };
+        drop(weighbridge_agent::config::load(&layers, "host-1"));
+    });
+}
+
+fn collector_config(bytes: &[u8]) {
+    drop(weighbridge_collector::config::parse(&text(bytes), &Flags::default()));
+}
+
+fn accelerator_table(bytes: &[u8]) {
+    drop(AcceleratorTable::parse(&text(bytes)));
+}
+
+fn recording(bytes: &[u8]) {
+    let Ok(agent) = "host-1".parse() else { return };
+    let model = "NVIDIA H100 80GB HBM3".into();
+    let models = ReplayModels { model, of_gpu: Default::default(), clock_mhz: None };
+    drop(Replay::parse(&text(bytes), &agent, &models, 10_000));
+}
+
+fn scenario(bytes: &[u8]) {
+    let Ok(scenario) = Scenario::parse(&text(bytes), &AcceleratorTable::shipped()) else { return };
+    let _ = scenario.look_at(61_000);
+}

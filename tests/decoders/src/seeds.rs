@@ -1,0 +1,158 @@
+//! Where mutations begin: something right of every kind.
+
+use prost::Message;
+use weighbridge_meter::UtcMillis;
+use weighbridge_store::{
+    Body, Entry, Fact,
+    entry::{Clocks, Received},
+};
+use weighbridge_tests::handmade::Sender;
+use weighbridge_wire::{Envelope, convert};
+
+const MOMENT: UtcMillis = UtcMillis(1_767_225_600_000);
+
+/// Something right for the decoder of this name.
+pub fn seeds(name: &str) -> Vec<Vec<u8>> {
+    let texts = |list: &[&str]| list.iter().map(|text| text.as_bytes().to_vec()).collect();
+    match name {
+        "journal" => journal(),
+        "spool-files" => vec![
+            b"EPOCH\n\0generation-1\n\x002 1 60\n".to_vec(),
+            b"EPOCH\n0123456789abcdef0123456789abcdef\n\0\x004 1 900\n".to_vec(),
+            b"\0\0".to_vec(),
+        ],
+        "envelope" => envelopes(),
+        "batch" => envelopes().iter().filter_map(|bytes| plain(bytes)).collect(),
+        "ledger-entry" => entries(),
+        "exposition" => texts(&[
+            include_str!("../../../agent/tests/exporters/dcgm-h100.txt"),
+            include_str!("../../../agent/tests/exporters/dcgm-mig.txt"),
+            include_str!("../../../agent/tests/exporters/gaudi.txt"),
+            "a{b=\"c\\\"d\\n\",e=\"\"} NaN 12\n# HELP x\nx +Inf\n",
+        ]),
+        "redfish" => texts(&[REPORT, PROCESSOR]),
+        "gpu-metrics" => gpu_metrics(),
+        "answer" => texts(&[
+            "\u{1}{\"outcome\":\"accepted\",\"batch_hash\":\"HASH\",\"store_generation\":\"g\",\"promise\":null,\
+             \"missing\":[{\"epoch\":\"0123456789abcdef0123456789abcdef\",\"first\":1,\"last\":2}]}",
+            "\u{2}{\"title\":\"conflict\",\"status\":409,\"detail\":\"\"}",
+        ]),
+        "lease-file" => texts(&[
+            "lease,host,accelerator,principal,start,end\nL-1,host-1,*,lease:a,2026-01-01T00:00:00Z,\n\
+             L-2,host-2,8x10de:2330,lease:b,2026-01-01T00:00:00Z,2026-02-01T00:00:00Z\n",
+        ]),
+        "import-agents" => texts(&["agent,host,site,fabric,public_key,valid_from,valid_to\n\
+             a,h,s,f,5ZbXPpzP0zZbF3wzu0VRVd3cvo7cJ4QWzYJ6mR2pPTA=,2026-01-01T00:00:00Z,\n"]),
+        "import-customers" => texts(&[
+            "customer,kind,us_person,control_group,name,address,locations,payment_means,payment_source,email,\
+             telephone,access\nC-1,entity,foreign,G-1,Name,Street,Here,card,bank,a@b.example,+1,\
+             192.0.2.1@2026-01-01T00:00:00Z\nC-2,person,us,,\"A, b\",,,,,,,\n",
+        ]),
+        "import-principals" => {
+            texts(&["principal,customer,valid_from,valid_to\nlease:a,C-1,2026-01-01T00:00:00Z,\n"])
+        }
+        "import-leases" => texts(&[
+            "lease,host,accelerator,principal,start,end\nL-1,h,8x10de:2330,lease:a,2026-01-01T00:00:00Z,\
+             2026-02-01T00:00:00Z\nL-2,h,*,lease:b,2026-01-01T00:00:00Z,\n",
+        ]),
+        "rule-pack" => texts(&[
+            include_str!("../../../collector/casework/packs/us-ny-raise@1.toml"),
+            include_str!("../../../collector/casework/packs/us-702.7@1.toml"),
+        ]),
+        "agent-config" => texts(&[
+            include_str!("../../../agent/tests/configs/valid/everything.toml"),
+            "[meter]\nperiod = \"1s\"\n[spool]\nmax_bytes = \"2GiB\"\n",
+        ]),
+        "collector-config" => texts(&[
+            "[store]\ndata = \"/d\"\nsegment_bytes = 5000\n[keys]\noperator_key = \"/k\"\n[ingest]\n\
+             listen = \"127.0.0.1:0\"\n[rules]\nevery = \"10s\"\nenable = [\"x\"]\n[log]\nlevel = \"warn\"\n",
+        ]),
+        "accelerator-table" => {
+            vec![beginning(include_str!("../../../agent/meter/data/accelerators.csv"), 6_000)]
+        }
+        "recording" => texts(&[
+            "t_s,gpu,power_w,gpu_util_pct,sm_active,tensor_active,dram_active,nvlink_tx_Bps\n0,0,100,50,0.5,0.1,0.2,3\n\
+             1,0,101,51,,0.2,nan,4\n0,1,1,1,1,1,1,1\n",
+        ]),
+        "scenario" => texts(&[
+            "seed = 7\n[[accelerator]]\nid = \"GPU-0\"\nname = \"NVIDIA H100 80GB HBM3\"\nrepeat = true\n\
+             [[accelerator.phase]]\nfor = \"50m\"\ntensor = 0.45\nbusy = 1.0\npower_w = 640\nnoise = 0.02\n\
+             [[accelerator.phase]]\nfor = \"10m\"\nfault = \"device_lost\"\n",
+        ]),
+        _ => Vec::new(),
+    }
+}
+
+const REPORT: &str = r##"{"Timestamp":"2026-01-01T00:00:00Z","Oem":{"Nvidia":{"SensingIntervalMilliseconds":1000}},
+"MetricValues":[{"MetricProperty":"/redfish/v1/Systems/1/Processors/GPU_0/ProcessorMetrics#/Oem/Nvidia/SMActivityPercent",
+"MetricValue":"12.5","Timestamp":"2026-01-01T00:00:00+01:00","Oem":{"Nvidia":{"MetricValueStale":true}}},
+{"MetricProperty":"/redfish/v1/Systems/1/Processors/GPU_0/Ports/NVLink_0/Metrics#/Oem/Nvidia/NVLinkDataTxBandwidthGbps",
+"MetricValue":"3"}]}"##;
+
+const PROCESSOR: &str = r#"{"OperatingSpeedMHz":1500,"BandwidthPercent":55.5,"Oem":{"Nvidia":
+{"AccumulatedGPUContextUtilizationDuration":"PT16H30M","SMActivityPercent":12,"TensorCoreActivityPercent":"3.5"},
+"Dell":{"GPUMemoryClockMHz":null}},"PowerWatts":{"Reading":400.5},"EnergyJoules":{"Reading":1e9,"LifetimeReading":2e12}}"#;
+
+fn beginning(text: &str, most: usize) -> Vec<u8> {
+    let lines = text.split_inclusive('\n').scan(0, |sum, line| {
+        *sum += line.len();
+        (*sum <= most).then_some(line)
+    });
+    lines.collect::<String>().into_bytes()
+}
+
+fn envelopes() -> Vec<Vec<u8>> {
+    let sender = Sender::named("host-1");
+    let mut all: Vec<Vec<u8>> = vec![
+        include_bytes!("../../../agent/wire/samples/v1-all-records.bin").to_vec(),
+        include_bytes!("../../../agent/wire/samples/v1-features.bin").to_vec(),
+    ];
+    all.extend((1..4).map(|sequence| sender.seal(&sender.batch(sequence, [7; 32], MOMENT, 3)).bytes));
+    all
+}
+
+fn plain(envelope: &[u8]) -> Option<Vec<u8>> {
+    let batch = Envelope::decode(envelope).and_then(|envelope| envelope.read()).ok()?;
+    Some(convert::to_proto(&batch).encode_to_vec())
+}
+
+fn entries() -> Vec<Vec<u8>> {
+    let clocks = Some(Clocks { boot_ms: 1, wall: MOMENT });
+    let mut all: Vec<Vec<u8>> = envelopes()
+        .into_iter()
+        .map(|envelope| {
+            let body = Body::Batch(Received { clocks, salt: [3; 16], envelope });
+            Entry { received: MOMENT, body }.encode(&[0; 16])
+        })
+        .collect();
+    let facts = [
+        Fact::Method { method: "m".into(), figures_sha256: "00".into() },
+        Fact::Record { kind: "case".into(), key: "k".into(), body: Vec::from_iter([1, 2]).into() },
+    ];
+    all.extend(facts.map(|fact| Entry { received: MOMENT, body: Body::Fact(fact) }.encode(&[0; 16])));
+    all
+}
+
+fn journal() -> Vec<Vec<u8>> {
+    let Ok(folder) = tempfile::tempdir() else { return Vec::new() };
+    let written = weighbridge_journal::Journal::open(folder.path(), weighbridge_journal::Options::default());
+    let Ok((mut journal, _)) = written else { return Vec::new() };
+    let appended = (1..5).try_for_each(|size: usize| journal.append(&vec![9; size * 30]).map(drop));
+    if appended.and_then(|()| journal.sync()).is_err() {
+        return Vec::new();
+    }
+    let bytes = std::fs::read(folder.path().join(format!("{:020}.seg", 1))).unwrap_or_default();
+    vec![[&[1], &bytes[..]].concat(), [&[2], &bytes[..]].concat(), [&[1], &bytes[..100]].concat()]
+}
+
+/// Tables of the sizes that drivers have, with their headers.
+fn gpu_metrics() -> Vec<Vec<u8>> {
+    let sizes = [(1_u8, 96_u16), (2, 104), (3, 120), (4, 288), (5, 360), (6, 1_664), (7, 2_208), (8, 3_872)];
+    let tables = sizes.map(|(content, size)| {
+        let mut bytes = vec![0x21; usize::from(size)];
+        bytes[..2].copy_from_slice(&size.to_le_bytes());
+        (bytes[2], bytes[3]) = (1, content);
+        bytes
+    });
+    tables.into()
+}
