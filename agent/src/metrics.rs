@@ -439,6 +439,41 @@ mod tests {
     }
 
     #[test]
+    fn what_happens_to_the_spool_is_counted() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let epoch = weighbridge_meter::EpochId([1; 16]);
+        let loss = |cause| weighbridge_wire::Loss { epoch, first: 3, last: 7, cause };
+        metrics.spool_event(&SpoolEvent::Damaged { epoch, problem: "x".into() });
+        metrics.spool_event(&SpoolEvent::Lost(loss(weighbridge_wire::LossCause::Damaged)));
+        metrics.spool_event(&SpoolEvent::Lost(loss(weighbridge_wire::LossCause::Parked)));
+        metrics.spool_was_full(60_500);
+        metrics.asked_again(2);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("quarantine")).unwrap();
+        std::fs::write(dir.path().join("quarantine").join("x.seg"), [1; 77]).unwrap();
+        let options = crate::spool::SpoolOptions::in_dir(dir.path());
+        let mut spool = Spool::open(options, &mut |bytes| bytes.fill(7)).unwrap();
+        let lost = crate::spool::Missing { epoch, first: 1, last: 1 };
+        spool.missing(&[lost]).unwrap();
+        metrics.spool(&spool);
+        let text = String::from_utf8(exposition(&registry, &metrics).unwrap()).unwrap();
+        for line in [
+            "spool_damaged_epochs_total 1",
+            "batches_lost_total{cause=\"damaged\"} 5",
+            "batches_lost_total{cause=\"parked\"} 5",
+            "spool_full_seconds_total 60.5",
+            "batch_ranges_asked_again_total 2",
+            "spool_quarantined_files 1",
+            "spool_quarantined_bytes 77",
+            "spool_losses_to_tell 1",
+            "promises_kept 0",
+        ] {
+            assert!(text.contains(&format!("weighbridge_agent_{line}\n")), "{line}: {text}");
+        }
+    }
+
+    #[test]
     fn a_state_is_one_on_one_name_only() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();

@@ -1,5 +1,10 @@
 //! What is filled ahead, what is readable around damage, and repair.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers are tests too; clippy sees only the functions marked so"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
