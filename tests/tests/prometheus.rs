@@ -18,6 +18,9 @@ const UNITS: [&str; 7] = ["_seconds", "_bytes", "_joules", "_ratio", "_total", "
 const COUNTED: &[&str] = &[
     "weighbridge_collector_store_renewals",
     "weighbridge_collector_summarised_ledger_entries",
+    "weighbridge_agent_promises_kept",
+    "weighbridge_agent_spool_losses_to_tell",
+    "weighbridge_agent_spool_quarantined_files",
     "weighbridge_collector_alarms",
     "weighbridge_collector_lost_batches",
     "weighbridge_collector_missing_batches",
