@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
 use weighbridge_journal::{Options, fail};
-use weighbridge_meter::{Estimator, UtcMillis, estimate::METHOD};
+use weighbridge_meter::{AgentId, Estimator, UtcMillis, estimate::METHOD};
 use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
 use weighbridge_store::{
     Fact, Ledger, LedgerOptions, Place, RecordRow, SqliteStore, StoreError, UsageStore,
@@ -25,10 +25,12 @@ use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 use crate::{
     alarm::Alarm,
     config::Config,
+    enrol::Enrolment,
     ingest::{delays::Delays, opener::Opener, quota::Quotas, status::LastSaid},
     integrity::IntegrityFinding,
     metrics::Metrics,
     random,
+    tls::{Trust, TrustError},
     tree::{self, Restored, Tree},
     view::View,
 };
@@ -54,6 +56,12 @@ pub mod record {
     pub const STORE: &str = "store";
     /// Two histories under one identity.
     pub const ALARM: &str = "alarm";
+    /// What becomes of a join token.
+    pub const JOIN_TOKEN: &str = "join_token";
+    /// An agent was shut out or let in again.
+    pub const DENIAL: &str = "denial";
+    /// A step of the certificate authority.
+    pub const AUTHORITY: &str = "authority";
 }
 
 /// The collector cannot start.
@@ -83,6 +91,9 @@ pub enum StartError {
     /// The keys.
     #[error("the keys of customers")]
     Keys(#[from] KeyError),
+    /// TLS.
+    #[error("trust between machines cannot be set up")]
+    Trust(#[from] TrustError),
     /// The first facts.
     #[error("the ledger took no facts")]
     Commit(#[from] CommitError),
@@ -139,6 +150,10 @@ pub struct Inner {
     pub packs: Vec<(RulePack, bool)>,
     /// Opens identities.
     pub keys: KeyStore,
+    /// What connections of agents are accepted with.
+    pub trust: Trust,
+    /// Who may send.
+    pub enrolment: Enrolment,
     /// Tells the time.
     pub clock: Clock,
     /// Counts.
@@ -174,6 +189,7 @@ impl App {
         folder(&config.data)?;
         let operator = operator_key(&config.operator_key)?;
         let keys = KeyStore::at(&config.key_store, operator)?;
+        let trust = Trust::open(&config.security, &keys, clock.clone())?;
         let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
         let options = LedgerOptions {
             journal: Options { segment_bytes: config.segment_bytes },
@@ -213,6 +229,8 @@ impl App {
             casebook: Mutex::new(casebook(&store).await?),
             customers: RwLock::new(customers(&store).await?),
             agents: RwLock::default(),
+            enrolment: Enrolment::read(&store).await?,
+            trust,
             store,
             ledger,
             shared,
@@ -312,6 +330,16 @@ impl App {
         let (fact, key) = agents.get(&key)?;
         let valid = fact.valid_from <= now && fact.valid_to.is_none_or(|end| now < end);
         valid.then(|| (fact.clone(), *key))
+    }
+
+    /// The keys that this agent may sign with now.
+    pub fn keys_of(&self, agent: &AgentId) -> Vec<(AgentFact, VerifyingKey)> {
+        let now = self.now();
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        let valid = |fact: &AgentFact| {
+            fact.agent == *agent && fact.valid_from <= now && fact.valid_to.is_none_or(|end| now < end)
+        };
+        agents.values().filter(|(fact, _)| valid(fact)).cloned().collect()
     }
 
     /// Takes the enrolled agents from the state.
