@@ -15,7 +15,8 @@ use weighbridge_tests::{
 const UNITS: [&str; 7] = ["_seconds", "_bytes", "_joules", "_ratio", "_total", "_teraoperations", "_info"];
 
 /// Gauges that count things: the thing that is counted ends the name and is its unit.
-const COUNTED: [&str; 22] = [
+const COUNTED: [&str; 23] = [
+    "weighbridge_collector_denied_agents",
     "weighbridge_collector_alarms",
     "weighbridge_collector_lost_batches",
     "weighbridge_collector_missing_batches",
