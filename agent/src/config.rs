@@ -25,6 +25,7 @@ use crate::{
     duration,
     source::{DcgmOptions, Device, GaudiOptions, RedfishOptions, redfish::Controller},
     spool::SpoolOptions,
+    tls::files::Files,
     uplink::SenderOptions,
 };
 
@@ -60,6 +61,8 @@ pub struct Config {
     pub spool: SpoolOptions,
     /// Where they are sent; `None`: nowhere, they wait.
     pub uplink: Option<SenderOptions>,
+    /// Under which certificate.
+    pub tls: Files,
     /// Shortest and longest wait after a failure, and that of an agent which is not enrolled.
     pub retry: (Duration, Duration, Duration),
     /// How long a stopping agent tries to send what it has.
@@ -373,6 +376,7 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
         process_owners: raw.holders.process_owners.unwrap_or(true),
         spool,
         uplink: uplink(&raw.uplink)?,
+        tls: tls(raw.tls)?,
         retry,
         stop_grace,
         listen,
@@ -381,29 +385,27 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
 }
 
 fn uplink(raw: &raw::Uplink) -> Result<Option<SenderOptions>, ConfigError> {
-    let allowed = raw.allow_plain_http.unwrap_or(false);
+    let plain_allowed = raw.plain_http_on_loopback.unwrap_or(false);
     let mut collectors = Vec::new();
     for text in raw.collectors.iter().flatten() {
-        let url: Url = text.parse().map_err(|_| {
-            bad("uplink.collectors", quoted(text), "an address such as \"http://127.0.0.1:19312\"")
-        })?;
-        if url.scheme() == "https" {
-            let expected = "an http:// address: this version has no TLS";
-            return Err(bad("uplink.collectors", quoted(text), expected));
-        }
-        let plain = url.scheme() == "http" && url.host_str().is_some();
+        let example = "an address such as \"https://collector.example:19312\"";
+        let url: Url = text.parse().map_err(|_| bad("uplink.collectors", quoted(text), example))?;
         if !url.username().is_empty() || url.password().is_some() {
             // It may hold a secret, which has no place in a log.
-            let expected = "an address without user and password: the batches themselves are signed";
+            let expected = "an address without user and password: the certificate says who this is";
             return Err(bad("uplink.collectors", "an address with user or password", expected));
         }
-        if !plain || url.query().is_some() {
-            let expected = "an address such as \"http://127.0.0.1:19312\", without query";
+        let known = matches!(url.scheme(), "https" | "http") && url.host_str().is_some();
+        if !known || url.query().is_some() {
+            return Err(bad("uplink.collectors", quoted(text), format!("{example}, without query")));
+        }
+        if url.scheme() == "http" && !is_loopback(&url) {
+            let expected = "an https address: batches go to other hosts over TLS only";
             return Err(bad("uplink.collectors", quoted(text), expected));
         }
-        if !allowed && !is_loopback(&url) {
-            let expected = "an address on this host: without TLS, which is not there yet, others on the way \
-                            could read what is sent; set uplink.allow_plain_http = true to accept that";
+        if url.scheme() == "http" && !plain_allowed {
+            let expected = "an https address; an http address of this host needs \
+                            uplink.plain_http_on_loopback = true";
             return Err(bad("uplink.collectors", quoted(text), expected));
         }
         collectors.push(url);
@@ -411,6 +413,22 @@ fn uplink(raw: &raw::Uplink) -> Result<Option<SenderOptions>, ConfigError> {
     let connect_timeout = span("uplink.connect_timeout", &raw.connect_timeout, "5s", "100ms", "1m")?;
     let timeout = span("uplink.timeout", &raw.timeout, "30s", "100ms", "5m")?;
     Ok((!collectors.is_empty()).then_some(SenderOptions { collectors, connect_timeout, timeout }))
+}
+
+fn tls(raw: raw::Tls) -> Result<Files, ConfigError> {
+    let raw::Tls { dir, certificate_file, key_file, authorities_file } = raw;
+    let together = "certificate_file, key_file and authorities_file together, or none of them";
+    match (certificate_file, key_file, authorities_file) {
+        (None, None, None) => Ok(Files::Own(dir.unwrap_or_else(|| "/var/lib/weighbridge/agent/tls".into()))),
+        (Some(certificate), Some(key), Some(authorities)) => {
+            if let Some(dir) = dir {
+                let expected = "left out where certificate_file names one of the site's own authority";
+                return Err(bad("tls.dir", dir.display(), expected));
+            }
+            Ok(Files::Site { certificate, key, authorities })
+        }
+        _ => Err(bad("tls", "a part", together)),
+    }
 }
 
 fn is_loopback(url: &Url) -> bool {

@@ -1,10 +1,11 @@
 //! Looks at everything an agent needs, and says what was found, what is missing and what that costs.
 
-use std::{fmt::Write, path::Path};
+use std::{fmt::Write, path::Path, sync::Arc};
 
 use weighbridge_meter::{AcceleratorTable, Condition, GapCause, Tier};
 
 use crate::{
+    clock::Clock,
     config::{Config, SourceConfig},
     engine::is_metered,
     key,
@@ -14,6 +15,7 @@ use crate::{
         SourceState, WithPassthrough,
     },
     spool,
+    tls::Identity,
     uplink::chain,
 };
 
@@ -48,11 +50,11 @@ impl Diagnosis {
 }
 
 /// Looks once; changes nothing, makes no key and no spool.
-pub async fn examine(config: &Config) -> Diagnosis {
+pub async fn examine(config: &Config, clock: Arc<dyn Clock>) -> Diagnosis {
     let mut found = Diagnosis::default();
     source(config, &mut found).await;
     spool_state(&config.spool.dir, &mut found);
-    collectors(config, &mut found).await;
+    collectors(config, clock, &mut found).await;
     enrolment(config, &mut found);
     found
 }
@@ -167,17 +169,47 @@ fn spool_state(dir: &Path, found: &mut Diagnosis) {
     }
 }
 
-async fn collectors(config: &Config, found: &mut Diagnosis) {
-    let sender = match sender(config.uplink.clone()) {
+async fn collectors(config: &Config, clock: Arc<dyn Clock>, found: &mut Diagnosis) {
+    let sender = match sender(config.uplink.clone(), &config.tls, clock) {
         Ok(Some(sender)) => sender,
         Ok(None) => return found.note("no collector is configured; batches wait in the spool"),
         Err(error) => return found.fail(chain(&error)),
     };
+    if let Some(identity) = sender.identity() {
+        certificate(config, identity, found);
+    }
     for (url, result) in sender.probe().await {
         match result {
             Ok(status) => found.good(format!("collector {url}: reachable (answers {status})")),
             Err(why) => found.fail(format!("collector {url}: {why}")),
         }
+    }
+}
+
+/// How this agent is enrolled, and until when.
+fn certificate(config: &Config, identity: &Identity, found: &mut Diagnosis) {
+    let state = identity.state();
+    let ready = match &state.ready {
+        Ok(ready) => ready,
+        Err(error) => return found.fail(format!("certificate: {}", chain(error))),
+    };
+    let path = identity.files().certificate_path();
+    let of = ready.agent.as_ref().map_or("of the site's own authority".to_owned(), |id| format!("of {id}"));
+    let (until, now) = (ready.certificate.not_after, identity.wall());
+    let text =
+        format!("certificate {} {of}, {} authorities, until {until}", path.display(), ready.authorities);
+    if ready.agent.as_ref().is_some_and(|agent| *agent != config.agent) {
+        found.fail(format!("{text}: this agent is {}; enrol it anew", config.agent));
+    } else if until < now {
+        let next = "the running agent asks for another; if the collector refuses, enrol it anew";
+        found.fail(format!("{text}: it has ended, by this host's clock; {next}"));
+    } else if now < ready.certificate.not_before {
+        let from = ready.certificate.not_before;
+        found.fail(format!("{text}: it begins at {from}, and this host's clock says {now}: set the clock"));
+    } else if identity.files().are_own() {
+        found.good(format!("{text}; the running agent renews it from {} on", ready.certificate.renew_at()));
+    } else {
+        found.good(format!("{text}; it is read again when the file changes"));
     }
 }
 
@@ -187,7 +219,7 @@ fn enrolment(config: &Config, found: &mut Diagnosis) {
             found.good(format!("key {}", config.key_file.display()));
             found.line(
                 "     ",
-                "to enrol, add to the collector's agents.csv (with site, fabric and since when):",
+                "to enrol it, use a join token (weighbridge-agent enroll), or add to the collector's agents.csv:",
             );
             found.line("     ", "agent,host,site,fabric,public_key,valid_from,valid_to");
             let public = key::public_base64(&key);

@@ -19,10 +19,14 @@ use tokio_util::sync::CancellationToken;
 use weighbridge_agent::{
     clock::{BOOT_ID_PATH, Clock, SystemClock},
     config::{self, Config, Layers, SourceConfig},
-    doctor, duration, run,
+    doctor, duration,
+    enrol::{JoinFailure, Joined, Joining, join},
+    run,
     source::nvml::release::done_file,
+    tls::files::Files,
     uplink::chain,
 };
+use weighbridge_wire::enrol::JoinToken;
 
 /// Measures what the accelerators of this host do, and who holds them.
 #[derive(Parser)]
@@ -55,6 +59,15 @@ enum Command {
     },
     /// Makes it take hold again
     Resume,
+    /// Joins a collector: exchanges a one-time token for a certificate, with keys made on this host
+    Enroll {
+        /// The collector's address [default: the first of uplink.collectors]
+        #[arg(long, value_name = "URL")]
+        collector: Option<reqwest::Url>,
+        /// File with the token; - for standard input
+        #[arg(long, value_name = "FILE")]
+        token_file: PathBuf,
+    },
     /// Looks into the spool, checks it, copies from it and repairs it
     #[command(subcommand)]
     Spool(SpoolCommand),
@@ -88,6 +101,7 @@ fn main() -> ExitCode {
         Command::Release { length } => release(&config, length),
         Command::Resume => resume(&config),
         Command::Spool(command) => spool_command::run(&config, &command),
+        Command::Enroll { collector, token_file } => enroll(config, collector, &token_file),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -163,8 +177,73 @@ fn run_agent(config: Config) -> anyhow::Result<u8> {
     })
 }
 
+/// Exit codes: 1 the collector or what it shows was refused, 2 no token or address, 3 nobody answers.
+fn enroll(config: Config, collector: Option<reqwest::Url>, token_file: &Path) -> anyhow::Result<u8> {
+    let Files::Own(folder) = config.tls else {
+        say_error(
+            "tls.certificate_file names a certificate of the site's own authority: there is nothing to join",
+        );
+        return Ok(USAGE);
+    };
+    let configured = config.uplink.as_ref().and_then(|uplink| uplink.collectors.first().cloned());
+    let Some(collector) = collector.or(configured) else {
+        say_error("no collector: give --collector https://..., or configure uplink.collectors");
+        return Ok(USAGE);
+    };
+    let read = if token_file == Path::new("-") {
+        io::read_to_string(io::stdin())
+    } else {
+        fs::read_to_string(token_file)
+    };
+    let token = match read
+        .map_err(|error| error.to_string())
+        .and_then(|text| text.parse::<JoinToken>().map_err(|error| error.to_string()))
+    {
+        Ok(token) => token,
+        Err(why) => {
+            say_error(&format!("token file {}: {why}", token_file.display()));
+            return Ok(USAGE);
+        }
+    };
+    let timeouts = config.uplink.map(|uplink| (uplink.connect_timeout, uplink.timeout));
+    let (connect_timeout, timeout) = timeouts.unwrap_or((Duration::from_secs(5), Duration::from_secs(30)));
+    let joining = Joining {
+        collector,
+        agent: config.agent,
+        key_file: config.key_file,
+        folder,
+        connect_timeout,
+        timeout,
+    };
+    let clock = Arc::new(SystemClock::start(BOOT_ID_PATH.as_ref())?);
+    match runtime()?.block_on(join(&joining, &token, clock, &mut random)) {
+        Ok(joined) => {
+            let Joined { issued, clock_ahead_ms } = joined;
+            say(&format!(
+                "agent {} of host {} is enrolled until {}; the running agent renews that by itself\n",
+                issued.agent, issued.host, issued.not_after
+            ));
+            if let Some(ahead) = clock_ahead_ms {
+                let way = if ahead > 0 { "ahead of" } else { "behind" };
+                let seconds = ahead.unsigned_abs() / 1000;
+                say_error(&format!("this host's clock is {seconds} s {way} the collector's: set it"));
+            }
+            Ok(0)
+        }
+        Err(error) => {
+            say_error(&chain(&error));
+            Ok(match error.kind() {
+                JoinFailure::Usage => USAGE,
+                JoinFailure::Refused => FAILED,
+                JoinFailure::Unavailable => UNAVAILABLE,
+            })
+        }
+    }
+}
+
 fn run_doctor(config: &Config) -> anyhow::Result<u8> {
-    let diagnosis = runtime()?.block_on(doctor::examine(config));
+    let clock = Arc::new(SystemClock::start(BOOT_ID_PATH.as_ref())?);
+    let diagnosis = runtime()?.block_on(doctor::examine(config, clock));
     say(&diagnosis.report);
     Ok(match (diagnosis.driver_missing, diagnosis.failed) {
         (true, _) => UNAVAILABLE,

@@ -3,7 +3,7 @@
 //! Counters of operations and energy are what this agent recorded since it started: the account is the
 //! collector's. Labels are bounded by the accelerators of one host and by lists in the code.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{
     Counter, CounterVec, Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -18,6 +18,7 @@ use weighbridge_wire::{Batch, DeviceRecord};
 use crate::{
     holders::LeaseState,
     spool::{Spool, SpoolEvent},
+    tls::Identity,
     uplink::{Retry, Stopped},
 };
 
@@ -49,6 +50,9 @@ pub struct Metrics {
     uplink_state: IntGaugeVec,
     source_state: IntGaugeVec,
     lease_state: IntGaugeVec,
+    renewals: IntCounterVec,
+    certificate_left: IntGauge,
+    identity: Mutex<Option<Arc<Identity>>>,
     unidentified: IntGauge,
     tiers: IntGaugeVec,
     conditions: IntGaugeVec,
@@ -172,6 +176,16 @@ impl Metrics {
             )?,
             source_state: register.gauges("source_state", "1 on how the source of readings is.", &["state"])?,
             lease_state: register.gauges("lease_file_state", "1 on how the lease file is.", &["state"])?,
+            renewals: register.counters(
+                "certificate_renewals_total",
+                "Attempts to renew the certificate, by how they ended.",
+                &["outcome"],
+            )?,
+            certificate_left: register.gauge(
+                "certificate_left_seconds",
+                "Time until the certificate ends, by the host's clock; negative when it has, 0 while there is none.",
+            )?,
+            identity: Mutex::default(),
             unidentified: register
                 .gauge("unidentified_accelerators", "Accelerators that are there and cannot be named or metered.")?,
             tiers: register.gauges(
@@ -302,6 +316,25 @@ impl Metrics {
         self.refused.with_label_values(&[&status.to_string()]).inc();
     }
 
+    /// An attempt to renew the certificate ended.
+    pub fn renewed(&self, outcome: &'static str) {
+        self.renewals.with_label_values(&[outcome]).inc();
+    }
+
+    /// Whose certificate is looked at when somebody asks.
+    pub fn certificate_of(&self, identity: Arc<Identity>) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
+    }
+
+    fn look_at_certificate(&self) {
+        let identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(identity) = &*identity else { return };
+        let state = identity.state();
+        let left =
+            state.ready.as_ref().map(|ready| ready.certificate.not_after.since(identity.wall()) / 1000);
+        self.certificate_left.set(left.unwrap_or(0));
+    }
+
     /// How an attempt to send ended.
     pub fn sending(&self, stopped: &Stopped) {
         let state = match stopped {
@@ -334,6 +367,7 @@ impl Metrics {
 /// Everything in the registry, in the text format.
 pub fn exposition(registry: &Registry, metrics: &Metrics) -> Result<Vec<u8>, prometheus::Error> {
     metrics.look_at_process();
+    metrics.look_at_certificate();
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(text)

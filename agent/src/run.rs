@@ -17,7 +17,8 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use weighbridge_meter::{AcceleratorTable, BootId, UtcMillis};
+use weighbridge_meter::{AcceleratorTable, AgentId, BootId, UtcMillis};
+use weighbridge_wire::SigningKey;
 
 use crate::{
     clock::{Clock, ScaledClock},
@@ -34,7 +35,8 @@ use crate::{
         SimulatedSource, WithPassthrough, replay::ReplayError, simulated::ScenarioError,
     },
     spool::SpoolError,
-    uplink::{Backoff, Sender, SenderOptions, Stopped, Uplink, chain, keep_sending},
+    tls::{Identity, files::Files, keep::Keeper},
+    uplink::{Backoff, Sender, SenderError, SenderOptions, Stopped, Uplink, chain, keep_sending},
 };
 
 /// Windows and gaps that wait in memory while the spool takes none: more than a day of one device, about a
@@ -74,7 +76,7 @@ pub enum StartError {
     },
     /// The HTTP client cannot be set up.
     #[error("cannot set up the uplink")]
-    Sender(#[from] crate::uplink::SenderError),
+    Sender(#[from] SenderError),
     /// The port is taken, as a rule by another agent.
     #[error("cannot listen on {address}")]
     Listen {
@@ -95,6 +97,7 @@ pub struct Running {
     source: AnySource,
     clock: Arc<dyn Clock>,
     sender: Option<Sender>,
+    keeping: Keeping,
     backoff: Backoff,
     listener: Option<TcpListener>,
     pages: Arc<Pages>,
@@ -103,6 +106,14 @@ pub struct Running {
     period: Duration,
     batch_ms: i64,
     stop_grace: Duration,
+}
+
+/// What keeps the certificate fresh.
+struct Keeping {
+    agent: AgentId,
+    key: SigningKey,
+    random: Random,
+    retry: (Duration, Duration, Duration),
 }
 
 /// Fills with random bytes; handed around so that tests can choose them.
@@ -119,6 +130,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, random: Random) -> Res
             "made a signing key: enrol this agent at the collector with its public part"
         );
     }
+    let host_clock = Arc::clone(&clock);
     let clock = match &config.source {
         SourceConfig::Simulated { time, .. } | SourceConfig::Replay { time, .. } => {
             clock_for(*time, clock, random)
@@ -140,7 +152,11 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, random: Random) -> Res
         }
         None => None,
     };
-    let sender = config.uplink.clone().map(Sender::new).transpose()?;
+    let sender = sender(config.uplink.clone(), &config.tls, host_clock)?;
+    if let Some(identity) = sender.as_ref().and_then(Sender::identity) {
+        metrics.certificate_of(Arc::clone(identity));
+    }
+    let keeping = Keeping { agent: config.agent.clone(), key: key.clone(), random, retry: config.retry };
     let pages = Arc::new(Pages {
         registry,
         metrics: Arc::clone(&metrics),
@@ -160,6 +176,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, random: Random) -> Res
         source,
         clock,
         sender,
+        keeping,
         backoff,
         listener,
         pages,
@@ -178,12 +195,7 @@ fn clock_for(time: SimulatedTime, real: Arc<dyn Clock>, random: Random) -> Arc<d
     Arc::new(ScaledClock::new(real, start, time.rate, BootId(boot)))
 }
 
-fn host_options(
-    config: Config,
-    boot: BootId,
-    key: weighbridge_wire::SigningKey,
-    metrics: Arc<Metrics>,
-) -> HostOptions {
+fn host_options(config: Config, boot: BootId, key: SigningKey, metrics: Arc<Metrics>) -> HostOptions {
     let leases = config.lease_file.map(|path| LeaseFile::new(path, config.host.clone()));
     let owners = config.process_owners.then(|| match ProcessTable::new() {
         Ok(table) => ProcessOwners::new(&config.class, boot, Box::new(table))
@@ -295,6 +307,7 @@ impl Running {
     pub async fn until_stopped(self, stop: CancellationToken) {
         let Self { mut weigher, mut uplink, source, clock, sender, backoff, listener, pages, health, .. } =
             self;
+        let (keeping, metrics) = (self.keeping, Arc::clone(&pages.metrics));
         let sealed = Notify::new();
         let pages_stop = stop.child_token();
         let sampling = async {
@@ -309,12 +322,17 @@ impl Running {
                 None => stop.cancelled().await,
             }
         };
+        let renewing = async {
+            if let Some(sender) = &sender {
+                keeping.keep(sender, &metrics, &stop).await;
+            }
+        };
         let serving = async {
             if let Some(listener) = listener {
                 serve(listener, pages, pages_stop).await;
             }
         };
-        tokio::join!(sampling, sending, serving);
+        tokio::join!(sampling, sending, renewing, serving);
 
         weigher.finish(clock.now());
         report(weigher.seal_last(clock.now()), &health);
@@ -394,7 +412,35 @@ fn report(result: Result<crate::host::SealedInfo, crate::host::SealError>, healt
     }
 }
 
-/// A sender for these options, if there are any: for checks outside the loop.
-pub fn sender(options: Option<SenderOptions>) -> Result<Option<Sender>, StartError> {
-    Ok(options.map(Sender::new).transpose()?)
+impl Keeping {
+    async fn keep(self, sender: &Sender, metrics: &Metrics, stop: &CancellationToken) {
+        let Some(identity) = sender.identity() else { return };
+        let (_, retry_longest, retry_refused) = self.retry;
+        let keeper = Keeper {
+            identity,
+            sender,
+            agent: self.agent,
+            key: self.key,
+            random: self.random,
+            metrics,
+            retry_longest,
+            retry_refused,
+        };
+        keeper.keep(stop).await;
+    }
+}
+
+/// A sender for these options, if there are any. `clock` is the host's: certificates are of real time.
+pub fn sender(
+    options: Option<SenderOptions>,
+    tls: &Files,
+    clock: Arc<dyn Clock>,
+) -> Result<Option<Sender>, StartError> {
+    let Some(options) = options else { return Ok(None) };
+    let secure = options.collectors.iter().any(|url| url.scheme() == "https");
+    Ok(Some(if secure {
+        Sender::with_identity(options, Arc::new(Identity::open(tls.clone(), clock)))?
+    } else {
+        Sender::new(options)?
+    }))
 }

@@ -4,12 +4,12 @@
 //! by many hosts; [`keep_sending`] is the loop of the program, with its waits. A batch leaves the queue only
 //! when the collector named its hash, or refused it for good: then it is parked where a person finds it.
 //!
-//! Deliberately absent for now: TLS and signatures by a client certificate. Batches are signed, so nobody on
-//! the way can change one; but anyone there can read them, so plain HTTP to another host has to be allowed
-//! by name.
+//! Connections are TLS 1.3 under the agent's certificate ([`crate::tls`]); plain HTTP stays on this host and has
+//! to be allowed by name.
 
 mod answer;
 mod backoff;
+pub mod client;
 mod sender;
 
 use std::{
@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::answer::hex;
+pub(crate) use self::sender::{post_json, retry};
 pub use self::{
     answer::{Acknowledged, Answer, Refusal, Retry},
     backoff::{Backoff, RandomBytes},
@@ -286,6 +287,8 @@ pub async fn keep_sending(
             Some(wait) => tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
+                // Another certificate may be what was missing.
+                () = sender.identity_changed() => backoff.succeeded(),
                 () = tokio::time::sleep(wait) => {}
             },
         }

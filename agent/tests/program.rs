@@ -10,7 +10,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 use weighbridge_agent::{
-    clock::Clock,
+    clock::{Clock, ManualClock},
     config::{Layers, load},
     doctor, run,
     spool::{Range, inspect},
@@ -65,7 +65,16 @@ fn exit_codes_tell_a_wrong_configuration_from_a_failed_check_and_a_missing_drive
     assert_eq!(agent(&config, &["no-such-command"]).status.code(), Some(2));
 
     // Port 1 is nobody's.
-    let unreachable = agent(&config, &["--set", "uplink.collectors=[\"http://127.0.0.1:1\"]", "doctor"]);
+    let unreachable = agent(
+        &config,
+        &[
+            "--set",
+            "uplink.collectors=[\"http://127.0.0.1:1\"]",
+            "--set",
+            "uplink.plain_http_on_loopback=true",
+            "doctor",
+        ],
+    );
     assert_eq!(unreachable.status.code(), Some(1), "{}", text(&unreachable.stdout));
     assert!(text(&unreachable.stdout).contains("FAIL  collector http://127.0.0.1:1/"));
 
@@ -225,7 +234,8 @@ async fn doctor_changes_nothing() {
     let file = dir.path().join("agent.toml");
     fs::write(&file, configured(dir.path())).unwrap();
     let config = load(&Layers { file: Some(file), ..Layers::default() }, "node1").unwrap();
-    let diagnosis = doctor::examine(&config).await;
+    let clock = Arc::new(ManualClock::new(UtcMillis(0), 0, BootId([1; 16])));
+    let diagnosis = doctor::examine(&config, clock).await;
     assert!(!diagnosis.failed, "{}", diagnosis.report);
     assert!(!dir.path().join("key").exists() && !dir.path().join("spool").exists());
 }

@@ -5,7 +5,8 @@
 //! under keys that end in `_ms`. What cannot be answered is an `application/problem+json` (RFC 9457).
 //!
 //! No route shows who a customer is, but one: `POST /api/v1/cases/{id}/report`, with the admin token, a name and a
-//! reason, which are recorded first. The other routes that want the token import and prune.
+//! reason, which are recorded first. The other routes that want the token are import, prune and `POST /api/v1/trust`,
+//! by which operators make join tokens, shut agents out and change the certificate authority.
 //!
 //! Deliberately absent: accounts and roles, and any way to change a number. Whoever can reach the port can read
 //! what is on the pages; the default is to listen on the loopback address only.
@@ -23,6 +24,7 @@ use serde::Deserialize;
 
 use crate::{
     app::App,
+    enrol,
     import::{Imported, Kind},
     pages,
     prune::Pruned,
@@ -87,6 +89,7 @@ pub fn routes(app: App) -> Router {
         .route("/-/healthy", get(status::healthy))
         .route("/-/ready", get(status::ready))
         .route("/metrics", get(status::scrape))
+        .merge(enrol::routes::on_api())
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .route("/api/v1/import/{kind}", import)
         .with_state(app)

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
 use weighbridge_journal::fail;
-use weighbridge_meter::{Estimator, UtcMillis, estimate::METHOD};
+use weighbridge_meter::{AgentId, Estimator, UtcMillis, estimate::METHOD};
 use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
 use weighbridge_store::{
     Fact, Ledger, Place, RecordRow, SqliteStore, StoreError, UsageStore,
@@ -25,11 +25,13 @@ use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 use crate::{
     alarm::Alarm,
     config::Config,
+    enrol::Enrolment,
     ingest::{delays::Delays, opener::Opener, quota::Quotas, status::LastSaid},
     integrity::IntegrityFinding,
     metrics::Metrics,
     opening::{self, Mended, OpeningError, Places, Sums},
     random,
+    tls::{Trust, TrustError},
     tree::{self, Tree},
     view::View,
 };
@@ -55,6 +57,12 @@ pub mod record {
     pub const ALARM: &str = "alarm";
     /// Why the store goes on under another generation.
     pub const GENERATION: &str = "generation";
+    /// What becomes of a join token.
+    pub const JOIN_TOKEN: &str = "join_token";
+    /// An agent was shut out or let in again.
+    pub const DENIAL: &str = "denial";
+    /// A step of the certificate authority.
+    pub const AUTHORITY: &str = "authority";
 }
 
 /// The collector cannot start.
@@ -90,6 +98,9 @@ pub enum StartError {
     /// The keys.
     #[error("the keys of customers")]
     Keys(#[from] KeyError),
+    /// TLS.
+    #[error("trust between machines cannot be set up")]
+    Trust(#[from] TrustError),
     /// The first facts.
     #[error("the ledger took no facts")]
     Commit(#[from] CommitError),
@@ -146,6 +157,10 @@ pub struct Inner {
     pub packs: Vec<(RulePack, bool)>,
     /// Opens identities.
     pub keys: KeyStore,
+    /// What connections of agents are accepted with.
+    pub trust: Trust,
+    /// Who may send.
+    pub enrolment: Enrolment,
     /// Tells the time.
     pub clock: Clock,
     /// Counts.
@@ -185,6 +200,7 @@ impl App {
         folder(&config.data)?;
         let operator = operator_key(&config.operator_key)?;
         let keys = KeyStore::at(&config.key_store, operator)?;
+        let trust = Trust::open(&config.security, &keys, clock.clone())?;
         let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
         let now = clock();
         let places = Places::of(config);
@@ -214,6 +230,8 @@ impl App {
             casebook: Mutex::new(casebook(&store).await?),
             customers: RwLock::new(customers(&store).await?),
             agents: RwLock::default(),
+            enrolment: Enrolment::read(&store).await?,
+            trust,
             store,
             ledger,
             shared,
@@ -309,6 +327,16 @@ impl App {
         let (fact, key) = agents.get(&key)?;
         let valid = fact.valid_from <= now && fact.valid_to.is_none_or(|end| now < end);
         valid.then(|| (fact.clone(), *key))
+    }
+
+    /// The keys that this agent may sign with now.
+    pub fn keys_of(&self, agent: &AgentId) -> Vec<(AgentFact, VerifyingKey)> {
+        let now = self.now();
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        let valid = |fact: &AgentFact| {
+            fact.agent == *agent && fact.valid_from <= now && fact.valid_to.is_none_or(|end| now < end)
+        };
+        agents.values().filter(|(fact, _)| valid(fact)).cloned().collect()
     }
 
     /// Takes the enrolled agents from the state.

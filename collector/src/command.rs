@@ -20,14 +20,14 @@ use crate::{
     app::{self, App, StartError},
     casefile::Identity,
     config::{self, Config, Flags},
-    demo,
+    demo, enrol,
     evaluate::Evaluate,
     import, ingest,
     listen::{self, Limits},
     opening::{self, Places},
     pages,
     proof::Content,
-    random, verifying, witness,
+    random, tls, verifying, witness,
 };
 
 mod keeping;
@@ -62,6 +62,12 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// Says who may send: join tokens and the deny list.
+    #[command(subcommand)]
+    Enrol(enrol::command::Enrol),
+    /// The certificate authority: shows it, and changes it without a stop.
+    #[command(subcommand)]
+    Ca(enrol::command::Ca),
     /// Reads the whole ledger again: checksums, chains, signatures, the tree over it, and whether the sums follow.
     Verify(verifying::Options),
     /// Cosigns checkpoints of other collectors, each only if it follows on the last one: for a second party.
@@ -203,6 +209,8 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             say(imported);
             Ok(())
         }
+        Command::Enrol(command) => enrol::command::enrol(&load(&Flags::default())?, command).await,
+        Command::Ca(command) => enrol::command::ca(&load(&Flags::default())?, &command).await,
         Command::Verify(options) => match &options.proof {
             // Nothing of a collector is needed for it, and nothing asked for.
             Some(file) => verifying::proof(file, &options).await,
@@ -236,18 +244,18 @@ pub(crate) fn start_log(level: tracing::Level) {
 }
 
 /// A collector on this data: in this process, or one that is running.
-enum Access {
+pub(crate) enum Access {
     Here(App),
     Running(Remote),
 }
 
-struct Remote {
+pub(crate) struct Remote {
     at: SocketAddr,
     token: String,
 }
 
 impl Remote {
-    async fn post(
+    pub(crate) async fn post(
         &self,
         path: &str,
         query: &[(&str, &str)],
@@ -305,7 +313,7 @@ fn escaped(value: &str) -> String {
     value.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-async fn access(config: &Config) -> Result<Access, Failure> {
+pub(crate) async fn access(config: &Config) -> Result<Access, Failure> {
     match App::start(config, Arc::new(random::now)).await {
         Ok(app) => Ok(Access::Here(app)),
         Err(StartError::Ledger(LedgerError::Journal { source: OpenError::Locked { .. }, .. })) => {
@@ -332,12 +340,14 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     };
     let (ingest, ingest_at) = bind(config.ingest).await?;
     let (http, http_at) = bind(config.http).await?;
-    say(format_args!("ingest http://{ingest_at}"));
+    let scheme = if app.trust.is_secure() { "https" } else { "http" };
+    say(format_args!("ingest {scheme}://{ingest_at}"));
     say(format_args!("pages  http://{http_at}"));
     let stop = CancellationToken::new();
     let servers = spawn_servers(&app, config.limits, ingest, http, &stop);
     let judge = tokio::spawn(judge_until(app.clone(), config.judge_every, stop.clone()));
     let prune = tokio::spawn(prune_until(app.clone(), config.keep_payloads, stop.clone()));
+    let keeping = tokio::spawn(app.clone().keep_trust(stop.clone()));
     stopped.await;
     tracing::info!("stopping: requests that were taken are finished");
     stop.cancel();
@@ -346,6 +356,7 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     }
     drop(judge.await);
     drop(prune.await);
+    drop(keeping.await);
     app.settled().await;
     if let Err(error) = app.note_promised() {
         tracing::warn!(problem = verify::chain_of(&error), "how far the ledger is promised cannot be noted");
@@ -367,10 +378,11 @@ pub(crate) fn spawn_servers(
     let serve = |listener: TcpListener, routes: axum::Router, limits| {
         tokio::spawn(listen::serve(listener, routes, limits, stop.clone()))
     };
-    [
-        serve(ingest, ingest::routes(app.clone()), limits),
-        serve(http, api::http_routes(app.clone()), Limits::default()),
-    ]
+    let pages = serve(http, api::http_routes(app.clone()), Limits::default());
+    if app.trust.is_secure() {
+        return [tokio::spawn(tls::serve::serve(app.clone(), ingest, limits, stop.clone())), pages];
+    }
+    [serve(ingest, ingest::routes(app.clone()), limits), pages]
 }
 
 async fn judge_until(app: App, every: std::time::Duration, stop: CancellationToken) {

@@ -13,6 +13,7 @@ use weighbridge_tlog::note::{KeyType, VerifierKey};
 use crate::{
     ingest::quota::Quota,
     listen::Limits,
+    tls::config::{RawAuthority, Security},
     tree::{TreeConfig, WitnessAt},
 };
 
@@ -29,6 +30,7 @@ struct Raw {
     store: RawStore,
     keys: RawKeys,
     ingest: RawIngest,
+    authority: RawAuthority,
     http: RawListen,
     rules: RawRules,
     tree: RawTree,
@@ -70,9 +72,9 @@ struct RawListen {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct RawIngest {
+pub(crate) struct RawIngest {
     /// Address and port. Port 0 takes a free one, which is printed.
-    listen: Option<String>,
+    pub(crate) listen: Option<String>,
     /// Batches that an agent may send in a minute, twice as many at once after silence; beyond it 429. Default
     /// 30000, hundreds of times what an agent makes even while it sends what waited; at least 1.
     batches_per_minute: Option<u32>,
@@ -82,6 +84,22 @@ struct RawIngest {
     connections: Option<usize>,
     /// Connections from one address at a time. Default 2048; at least 1. Raise it where many agents share one.
     connections_per_address: Option<usize>,
+    /// Takes plain HTTP instead of TLS, which only works on a loopback address: for trying out, and behind a
+    /// proxy of one's own on the same host. Default `false`.
+    pub(crate) plain_http_on_loopback: Option<bool>,
+    /// Names and addresses by which agents reach this collector; they stand in its certificate. Default: the
+    /// host's name, `localhost`, `127.0.0.1`, `::1` and the address of `listen`.
+    pub(crate) names: Option<Vec<String>>,
+    /// A certificate of the site's own authority, in PEM, instead of the collector's own. Then `key_file` and
+    /// `authorities_file` are needed too; they are read again when they change. Default: none.
+    pub(crate) certificate_file: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub(crate) key_file: Option<PathBuf>,
+    /// The authorities by which agents are believed, in PEM.
+    pub(crate) authorities_file: Option<PathBuf>,
+    /// The URI by which certificates of the site's authority name an agent, with `{agent}` in it once. Default
+    /// `weighbridge://agent/{agent}`.
+    pub(crate) identity: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -144,6 +162,8 @@ pub struct Config {
     pub reserve_bytes: Option<u64>,
     /// Where batches come in.
     pub ingest: SocketAddr,
+    /// How that is secured.
+    pub security: Security,
     /// How many connections the ingest port takes on.
     pub limits: Limits,
     /// What each agent may send.
@@ -220,6 +240,9 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
         });
     }
     let (limits, quota) = ingest(&raw.ingest)?;
+    let ingest = listen("ingest.listen", raw.ingest.listen.clone(), "127.0.0.1:19312")?;
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let security = Security::check(raw.ingest, &raw.authority, ingest, hostname.trim())?;
     Ok(Config {
         data: flags
             .data
@@ -233,7 +256,8 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
         quota,
         operator_key: raw.keys.operator_key.unwrap_or_else(|| "/etc/weighbridge/operator.key".into()),
         key_store: raw.keys.key_store.unwrap_or_else(|| "/var/lib/weighbridge/collector-keys".into()),
-        ingest: listen("ingest.listen", raw.ingest.listen, "127.0.0.1:19312")?,
+        ingest,
+        security,
         http: listen("http.listen", raw.http.listen, "127.0.0.1:19311")?,
         judge_every: every("rules.every", raw.rules.every.as_deref().unwrap_or("10s"))?,
         tree: tree(&raw.tree)?,
@@ -427,6 +451,39 @@ mod tests {
             error("[store]\nsegment_bytes = 1"),
             r#"store.segment_bytes: "1" is not at least 4096 bytes"#
         );
+        for (text, said) in [
+            (
+                "[ingest]\nlisten = '0.0.0.0:19312'\nplain_http_on_loopback = true",
+                r#"ingest.listen: "0.0.0.0:19312" is not a loopback address, which ingest.plain_http_on_loopback needs"#,
+            ),
+            (
+                "[ingest]\nnames = ['a b']",
+                r#"ingest.names: "a b" is not host names and addresses, without port"#,
+            ),
+            ("[ingest]\nnames = []", r#"ingest.names: "" is not host names and addresses, without port"#),
+            (
+                "[ingest]\nkey_file = '/x'",
+                r#"ingest: "a part" is not all of certificate_file, key_file and authorities_file, or none of them"#,
+            ),
+            (
+                "[ingest]\ncertificate_file = '/c'\nkey_file = '/k'\nauthorities_file = '/a'\nidentity = 'agent'",
+                r#"ingest.identity: "agent" is not a URI with {agent} in it once, such as weighbridge://agent/{agent}"#,
+            ),
+            (
+                "[ingest]\nidentity = 'x://{agent}'",
+                r#"ingest.identity: "x://{agent}" is not left out without certificate_file: the collector's own authority names agents itself"#,
+            ),
+            (
+                "[authority]\nagent_certificate = '1s'",
+                r#"authority.agent_certificate: "1s" is not a duration from 2s to 8760h, such as 24h"#,
+            ),
+            (
+                "[authority]\ngrace = '1y'",
+                r#"authority.grace: "1y" is not a duration from 0s to 8760h, such as 720h"#,
+            ),
+        ] {
+            assert_eq!(error(text), said);
+        }
         assert_eq!(
             error("[store]\nkeep_payloads = '7d'"),
             r#"store.keep_payloads: "7d" is not a number of days from 8d to 36500d, such as 400d"#
@@ -452,6 +509,17 @@ mod tests {
         );
         assert!(error("[store]\nsegment_bytes = 'many'").contains("segment_bytes"));
         assert_eq!(error("[log]\nlevel = 'loud'"), r#"log.level: "loud" is not error, warn, info or debug"#);
+    }
+
+    #[test]
+    fn ingest_speaks_tls_unless_it_is_told_to_be_plain_on_loopback() {
+        let security = |text: &str| parse(text, &Flags::default()).expect("valid").security;
+        let Security::Own(own) = security("") else { panic!("not the collector's own authority") };
+        assert!(own.names.contains(&"localhost".to_owned()) && own.names.contains(&"::1".to_owned()));
+        assert_eq!(own.agent_lasts.as_secs(), 86_400);
+        assert!(matches!(security("[ingest]\nplain_http_on_loopback = true"), Security::Plain));
+        let site = "[ingest]\nlisten = '0.0.0.0:1'\ncertificate_file = '/c'\nkey_file = '/k'\nauthorities_file = '/a'";
+        assert!(matches!(security(site), Security::Site(_)));
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl Folder {
 fn configuration(folder: &Path, at: &str) -> Result<Config, Failure> {
     let quoted = |path: PathBuf| toml::Value::String(path.display().to_string()).to_string();
     let text = format!(
-        "[store]\ndata = {}\n\n[keys]\noperator_key = {}\nkey_store = {}\n\n[http]\nlisten = \"{at}\"\n",
+        "[store]\ndata = {}\n\n[keys]\noperator_key = {}\nkey_store = {}\n\n[ingest]\nplain_http_on_loopback = true\n\n[http]\nlisten = \"{at}\"\n",
         quoted(folder.join("collector")),
         quoted(folder.join("operator.key")),
         quoted(folder.join("keys")),

@@ -30,7 +30,7 @@ pub enum Kind {
     Principals,
     /// `lease,host,accelerator,principal,start,end`
     Leases,
-    /// `agent,host,site,fabric,public_key,valid_from,valid_to`
+    /// `agent,host,site,fabric,public_key,valid_from,valid_to,trust`, the last of which may be left out
     Agents,
 }
 
@@ -104,6 +104,7 @@ impl App {
                     public_key: BASE64.encode(row.public_key.0),
                     valid_from: row.valid_from,
                     valid_to: row.valid_to,
+                    max_trust: row.trust,
                 });
                 let new = self
                     .shared

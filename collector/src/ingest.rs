@@ -8,7 +8,7 @@ use axum::{
     Json, Router,
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -25,10 +25,15 @@ use weighbridge_store::{
 };
 use weighbridge_wire::{Batch, Envelope, KeyId, OpenError, limits};
 
-use crate::{alarm::Alarm, app::App, random};
+use crate::{
+    alarm::Alarm,
+    app::App,
+    random,
+    tls::peer::{NotAdmitted, PeerAgent, admit},
+};
 
 pub mod delays;
-mod opener;
+pub mod opener;
 pub mod quota;
 pub mod status;
 
@@ -154,6 +159,7 @@ async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
     let body = whole(&parts.headers, body, limits::ENCODED_BYTES).await?;
     let envelope = Envelope::decode(&body).map_err(|error| unreadable(&error))?;
     let (agent, key) = app.agent(envelope.key_id()).ok_or_else(|| unknown(envelope.key_id()))?;
+    admitted(app, &parts, &agent.agent)?;
     let received_at = app.now();
     app.quotas.allows(&agent.agent, received_at).map_err(|wait| over_quota(&agent.agent, wait))?;
     let opened = app.opener.open(envelope, key).await.map_err(|error| unavailable(&error, BUSY))?;
@@ -319,6 +325,13 @@ async fn is_known(app: &App, asked: &Asked) -> Result<bool, Refusal> {
         Ok(Err(error)) => Err(unavailable(&error, BUSY)),
         Err(error) => Err(unavailable(&error, BUSY)),
     }
+}
+
+/// Whether what this agent signed may come in on this connection. A batch must say the same agent as its key does,
+/// which is checked once it is open.
+fn admitted(app: &App, parts: &Parts, agent: &AgentId) -> Result<(), Refusal> {
+    let refused = |no: NotAdmitted| Refusal::new(StatusCode::FORBIDDEN, no.title, no.detail);
+    admit(app, parts.extensions.get::<Option<PeerAgent>>(), agent).map_err(refused)
 }
 
 /// The agent's clocks, where they are of the boot that the batch was made in.

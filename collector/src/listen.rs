@@ -43,24 +43,24 @@ impl Default for Limits {
 }
 
 /// After the port could not be asked for the next connection, as when no file can be opened: until it is again.
-const BREATH: Duration = Duration::from_millis(50);
+pub(crate) const BREATH: Duration = Duration::from_millis(50);
 
 /// For what was taken, once told to stop.
-const GRACE: Duration = Duration::from_secs(30);
+pub(crate) const GRACE: Duration = Duration::from_secs(30);
 
 /// A buffer of a connection at most: heads that are longer are refused. Bodies pass through it.
-const BUFFER: usize = 64 << 10;
+pub(crate) const BUFFER: usize = 64 << 10;
 
 /// Who is connected.
 #[derive(Clone, Default)]
-struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+pub(crate) struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
 /// One connection of an address, until it is dropped.
-struct Counted(Addresses, IpAddr);
+pub(crate) struct Counted(Addresses, IpAddr);
 
 impl Addresses {
     /// `None` if the address has as many as it may.
-    fn enter(&self, address: IpAddr, most: usize) -> Option<Counted> {
+    pub(crate) fn enter(&self, address: IpAddr, most: usize) -> Option<Counted> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= most {
@@ -127,7 +127,7 @@ pub async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: 
     }
 }
 
-async fn next(
+pub(crate) async fn next(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, IpAddr, OwnedSemaphorePermit)> {

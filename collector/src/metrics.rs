@@ -7,7 +7,7 @@ use prometheus::{Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Regi
 use weighbridge_casework::State as CaseState;
 use weighbridge_meter::{Condition, Doubt, Operations, Tier, UtcMillis, estimate::METHOD};
 use weighbridge_store::{StoreError, hour::HeldState, ledger::Health, tree::sequencer::leaves};
-use weighbridge_wire::LossCause;
+use weighbridge_wire::{LossCause, enrol::RefusedCode};
 
 use crate::{
     alarm::AlarmKind,
@@ -24,6 +24,10 @@ pub struct Metrics {
     batches: IntCounterVec,
     windows: IntCounter,
     pruned: IntCounter,
+    handshakes: IntCounterVec,
+    not_admitted: IntCounterVec,
+    enrolments: IntCounterVec,
+    renewals: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -37,6 +41,31 @@ impl Default for Metrics {
         let windows =
             IntCounter::new("weighbridge_collector_windows_total", "Windows in batches that were accepted.")
                 .expect("the name is valid");
+        let counted = |name: &str, help: &str, label: &str| {
+            let counter = IntCounterVec::new(Opts::new(name, help), &[label]).expect("the name is valid");
+            registry.register(Box::new(counter.clone())).expect("registered once");
+            counter
+        };
+        let handshakes = counted(
+            "weighbridge_collector_handshakes_total",
+            "Secure connections by what became of them.",
+            "outcome",
+        );
+        let not_admitted = counted(
+            "weighbridge_collector_not_admitted_total",
+            "Requests of agents that were not let in, by why.",
+            "reason",
+        );
+        let enrolments = counted(
+            "weighbridge_collector_enrolments_total",
+            "Attempts to join with a token, by what became of them.",
+            "outcome",
+        );
+        let renewals = counted(
+            "weighbridge_collector_certificate_renewals_total",
+            "Attempts of agents to renew a certificate, by what became of them.",
+            "outcome",
+        );
         registry.register(Box::new(batches.clone())).expect("registered once");
         registry.register(Box::new(windows.clone())).expect("registered once");
         let pruned = IntCounter::new(
@@ -45,7 +74,7 @@ impl Default for Metrics {
         )
         .expect("the name is valid");
         registry.register(Box::new(pruned.clone())).expect("registered once");
-        Self { registry, batches, windows, pruned }
+        Self { registry, batches, windows, pruned, handshakes, not_admitted, enrolments, renewals }
     }
 }
 
@@ -65,9 +94,45 @@ impl Metrics {
         self.pruned.inc_by(bytes);
     }
 
+    /// A secure connection was agreed on, or not.
+    pub fn handshake(&self, outcome: &'static str) {
+        self.handshakes.with_label_values(&[outcome]).inc();
+    }
+
+    /// A request of an agent was not let in.
+    pub fn not_admitted(&self, reason: &'static str) {
+        self.not_admitted.with_label_values(&[reason]).inc();
+    }
+
+    /// An agent joined, or did not.
+    pub fn enrolment(&self, refused: Option<RefusedCode>) {
+        self.enrolments.with_label_values(&[outcome(refused)]).inc();
+    }
+
+    /// A certificate was renewed, or not.
+    pub fn renewal(&self, refused: Option<RefusedCode>) {
+        self.renewals.with_label_values(&[outcome(refused)]).inc();
+    }
+
     /// The text format.
     pub fn text(&self) -> String {
         encode(&self.registry)
+    }
+}
+
+fn outcome(refused: Option<RefusedCode>) -> &'static str {
+    match refused {
+        None => "ok",
+        Some(RefusedCode::TokenUnknown) => "token_unknown",
+        Some(RefusedCode::TokenUsed) => "token_used",
+        Some(RefusedCode::TokenExpired) => "token_expired",
+        Some(RefusedCode::OtherAgent) => "other_agent",
+        Some(RefusedCode::Denied) => "denied",
+        Some(RefusedCode::NoCertificate) => "no_certificate",
+        Some(RefusedCode::NotEnrolled) => "not_enrolled",
+        Some(RefusedCode::BadRequest | RefusedCode::Other) => "bad_request",
+        Some(RefusedCode::NotIssuedHere) => "not_issued_here",
+        Some(RefusedCode::NotAvailable) => "not_available",
     }
 }
 
@@ -109,6 +174,7 @@ pub async fn scrape(app: &App) -> Result<String, StoreError> {
     casebook(app, &view, &gauges);
     ledger(app, &gauges);
     history(app, &gauges).await?;
+    trust(app, &gauges);
     tree(app, &gauges);
     Ok(app.metrics.text() + &encode(&gauges.0))
 }
@@ -222,6 +288,34 @@ fn fleet(app: &App, view: &View, gauges: &Gauges) {
         [("silent", silent), ("troubled", troubled), ("reporting", enrolled().count() - silent - troubled)];
     for (state, agents_in_it) in states {
         agents.with_label_values(&[state]).set(count(agents_in_it));
+    }
+}
+
+fn trust(app: &App, gauges: &Gauges) {
+    let left = |until: UtcMillis| {
+        let millis = until.since(app.now());
+        let left = seconds(millis.unsigned_abs());
+        if millis < 0 { -left } else { left }
+    };
+    gauges.one(
+        "weighbridge_collector_denied_agents",
+        "Agents that are shut out.",
+        count(app.enrolment.denied_count()),
+    );
+    if let Some(until) = app.trust.server_until() {
+        gauges.one(
+            "weighbridge_collector_certificate_left_seconds",
+            "Time until the certificate of the ingest port ends; negative when it has.",
+            left(until),
+        );
+    }
+    let authorities = app.trust.authorities().unwrap_or_default();
+    if let Some(first) = authorities.iter().map(|authority| authority.until).min() {
+        gauges.one(
+            "weighbridge_collector_authority_left_seconds",
+            "Time until the first of the collector's certificate authorities ends: roll over before.",
+            left(first),
+        );
     }
 }
 

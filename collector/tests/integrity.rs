@@ -60,8 +60,10 @@ fn bmc(minutes: std::ops::Range<i64>, tensor: u64) -> Batch {
 async fn site(host: &Batch, bmc: &Batch) -> Site {
     let site = Site::empty().await;
     let key = BASE64.encode(bmc_key().verifying_key().as_bytes());
-    let agents = common::agents() + &format!("agent-bmc,gpu-1,site,ib,{key},2026-01-01T00:00:00Z,\n");
-    site.import(Kind::Agents, &agents).await;
+    site.import(Kind::Agents, &common::agents()).await;
+    let header = "agent,host,site,fabric,public_key,valid_from,valid_to,trust";
+    let bmc_agent = format!("{header}\nagent-bmc,gpu-1,site,ib,{key},2026-01-01T00:00:00Z,,bmc\n");
+    site.import(Kind::Agents, &bmc_agent).await;
     site.sets(75);
     for (batch, key) in [(host, common::key()), (bmc, bmc_key())] {
         let answer = site.submit(seal(batch, &key).expect("seals").bytes).await;

@@ -77,6 +77,19 @@ impl Agent {
     /// # Panics
     /// If the folder cannot be written.
     pub fn prepare(folder: &Path, options: AgentOptions, collector: SocketAddr) -> Self {
+        let uplink = format!("collectors = [\"http://{collector}\"]\nplain_http_on_loopback = true\n");
+        Self::prepare_with(folder, options, &uplink)
+    }
+
+    /// The same for a collector under TLS; the agent has no certificate yet.
+    ///
+    /// # Panics
+    /// If the folder cannot be written.
+    pub fn prepare_secure(folder: &Path, options: AgentOptions, collector: SocketAddr) -> Self {
+        Self::prepare_with(folder, options, &format!("collectors = [\"https://{collector}\"]\n"))
+    }
+
+    fn prepare_with(folder: &Path, options: AgentOptions, uplink: &str) -> Self {
         fs::create_dir_all(folder).expect("the folder can be made");
         let driver = FakeDriver::install(
             &folder.join("driver"),
@@ -107,12 +120,13 @@ impl Agent {
              [meter]\nperiod = {period:?}\nwindow = {window:?}\nbatch = {window:?}\n\n\
              [source.nvml]\nlibrary = {:?}\ndeadline = {deadline:?}\n\n\
              [holders]\nprocess_owners = false\n\n[spool]\ndir = {:?}\n{spool}\n\n\
-             [uplink]\ncollectors = [\"http://{collector}\"]\nretry_shortest = \"50ms\"\nretry_longest = \"1s\"\n\
+             [uplink]\n{uplink}retry_shortest = \"50ms\"\nretry_longest = \"1s\"\n\
              retry_not_enrolled = \"1s\"\nconnect_timeout = \"2s\"\ntimeout = \"10s\"\n\n\
-             [http]\nlisten = \"{}\"\n",
+             [tls]\ndir = {:?}\n\n[http]\nlisten = \"{}\"\n",
             agent.folder.join("key"),
             agent.driver.library(),
             agent.spool(),
+            agent.tls(),
             agent.metrics,
         );
         fs::write(agent.config(), text).expect("the folder is writable");
@@ -213,6 +227,11 @@ impl Agent {
     /// Its spool.
     pub fn spool(&self) -> PathBuf {
         self.folder.join("spool")
+    }
+
+    /// Where its certificate is, once it is enrolled.
+    pub fn tls(&self) -> PathBuf {
+        self.folder.join("tls")
     }
 
     /// Its process id, while it runs.

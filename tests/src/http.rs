@@ -3,8 +3,11 @@
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 /// An answer.
 #[derive(Clone, Debug)]
@@ -32,8 +35,40 @@ impl Answer {
 /// A connection that is kept open.
 #[derive(Debug)]
 pub struct Connection {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Stream>,
     host: SocketAddr,
+}
+
+/// What a connection goes over.
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Secure(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Secure(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(buffer),
+            Self::Secure(stream) => stream.write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Secure(stream) => stream.flush(),
+        }
+    }
 }
 
 /// No answer takes longer; a request that does fails.
@@ -42,11 +77,22 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 impl Connection {
     /// Connects.
     pub fn open(host: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&host, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
-        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(Stream::Plain(connected(host)?)), host })
+    }
+
+    /// Connects under TLS, with what this configuration shows and believes.
+    pub fn open_secure(host: SocketAddr, config: Arc<ClientConfig>) -> io::Result<Self> {
+        let session = ClientConnection::new(config, host.ip().into()).map_err(io::Error::other)?;
+        let stream = Stream::Secure(Box::new(StreamOwned::new(session, connected(host)?)));
         Ok(Self { stream: BufReader::new(stream), host })
+    }
+
+    /// Which version of TLS was agreed on, after a request.
+    pub fn tls_version(&self) -> Option<rustls::ProtocolVersion> {
+        match self.stream.get_ref() {
+            Stream::Plain(_) => None,
+            Stream::Secure(stream) => stream.conn.protocol_version(),
+        }
     }
 
     /// Sends a request and reads the answer to its end.
@@ -65,6 +111,7 @@ impl Connection {
         let mut request = head.into_bytes();
         request.extend_from_slice(body);
         self.stream.get_mut().write_all(&request)?;
+        self.stream.get_mut().flush()?;
         self.answer()
     }
 
@@ -113,6 +160,14 @@ impl Connection {
         }
         Ok(line.trim_end_matches(['\r', '\n']).to_owned())
     }
+}
+
+fn connected(host: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&host, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// One request on a connection of its own.

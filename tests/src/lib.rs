@@ -31,5 +31,6 @@ pub mod rules;
 pub mod simulated;
 pub mod site;
 pub mod tlog;
+pub mod trust;
 pub mod usage;
 pub mod wait;

@@ -21,6 +21,7 @@ const COUNTED: &[&str] = &[
     "weighbridge_agent_promises_kept",
     "weighbridge_agent_spool_losses_to_tell",
     "weighbridge_agent_spool_quarantined_files",
+    "weighbridge_collector_denied_agents",
     "weighbridge_collector_alarms",
     "weighbridge_collector_lost_batches",
     "weighbridge_collector_missing_batches",

@@ -27,7 +27,7 @@ fn site() -> Site {
         AgentOptions::quick(format!("host-{index:02}"), numbers.by_ref().take(1 + index % 2).collect())
     });
     // Small segments: a backup takes several, and meets the one that is being written.
-    let mut site = Site::with_config("[store]\nsegment_bytes = 16384", agents.collect());
+    let site = Site::with_config("[store]\nsegment_bytes = 16384", agents.collect());
     let names: Vec<String> = site.agents.iter().map(|agent| agent.name().to_owned()).collect();
     let hosts: Vec<&str> = names.iter().map(String::as_str).collect();
     site.lease(&[Tenant { customer: "C-1", principal: "lease:site-1/one", lease: "L-1", hosts: &hosts }]);
@@ -62,7 +62,7 @@ fn copied(from: &Path, to: &Path) {
         if entry.path().is_dir() {
             copied(&entry.path(), &target)
         } else {
-            drop(fs::copy(entry.path(), target).unwrap())
+            fs::copy(entry.path(), target).unwrap();
         }
     }
 }

@@ -23,6 +23,8 @@ pub struct Raw {
     pub spool: Spool,
     /// Where they are sent.
     pub uplink: Uplink,
+    /// Under which certificate.
+    pub tls: Tls,
     /// The agent's own pages.
     pub http: Http,
     /// Messages.
@@ -243,8 +245,8 @@ pub struct Spool {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Uplink {
-    /// Addresses of collectors, tried in turn, as `["http://127.0.0.1:19312"]`. Default: none; batches wait in
-    /// the spool.
+    /// Addresses of collectors, tried in turn, as `["https://collector.example:19312"]`. Default: none; batches
+    /// wait in the spool.
     pub collectors: Option<Vec<String>>,
     /// For the connection. Default `"5s"`.
     pub connect_timeout: Option<String>,
@@ -256,11 +258,28 @@ pub struct Uplink {
     pub retry_longest: Option<String>,
     /// An agent that nobody enrolled asks again after up to this time. Default `"5m"`.
     pub retry_not_enrolled: Option<String>,
-    /// Allows collectors on other hosts although this version has no TLS: batches are signed and cannot be
-    /// changed on the way, but they can be read. Default `false`.
-    pub allow_plain_http: Option<bool>,
+    /// Allows `http://` addresses of this host, without TLS: for trying out, and behind a proxy of one's own on
+    /// the same host. Never those of another host. Default `false`.
+    pub plain_http_on_loopback: Option<bool>,
     /// A stopping agent tries to send what it has for so long. Default `"5s"`; what is left waits in the spool.
     pub stop_grace: Option<String>,
+}
+
+/// `[tls]`: the agent's certificate.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The folder where `enroll` and renewals keep certificate, key and authorities. Default
+    /// `/var/lib/weighbridge/agent/tls`. Whoever can read it can pass for this agent.
+    pub dir: Option<PathBuf>,
+    /// A certificate of the site's own authority, in PEM, with those between it and the authority, instead of one
+    /// from `enroll`. Then `key_file` and `authorities_file` are needed too; the three are read again when they
+    /// change, and nothing is renewed. Default: none.
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub key_file: Option<PathBuf>,
+    /// The authorities by which a collector is believed, in PEM.
+    pub authorities_file: Option<PathBuf>,
 }
 
 /// `[http]`: the agent's own pages.

@@ -55,6 +55,14 @@ pub enum Retry {
     Unreachable(String),
     /// The collector does not know our key (403): somebody has to enrol this agent.
     NotEnrolled,
+    /// The collector's operator shut this agent out (403).
+    Denied(String),
+    /// There is no certificate to connect with yet.
+    NoCertificate(String),
+    /// The collector does not take our certificate: it has to be renewed, or this agent enrolled anew.
+    CertificateRefused(String),
+    /// What answers is not under one of the authorities that we believe, or its time is over by our clock.
+    Untrusted(String),
     /// Busy, or not working.
     Later {
         /// 429, 503 or another error of the server.
@@ -77,6 +85,10 @@ impl Retry {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::NotEnrolled => "not_enrolled",
+            Self::Denied(_) => "denied",
+            Self::NoCertificate(_) => "no_certificate",
+            Self::CertificateRefused(_) => "certificate_refused",
+            Self::Untrusted(_) => "untrusted",
             Self::Later { .. } => "busy",
             Self::Redirected { .. } => "redirected",
             Self::NotACollector(_) => "not_a_collector",
@@ -84,8 +96,17 @@ impl Retry {
     }
 
     /// Every word that [`Retry::state`] can say.
-    pub const STATES: [&'static str; 5] =
-        ["unreachable", "not_enrolled", "busy", "redirected", "not_a_collector"];
+    pub const STATES: [&'static str; 9] = [
+        "unreachable",
+        "not_enrolled",
+        "denied",
+        "no_certificate",
+        "certificate_refused",
+        "untrusted",
+        "busy",
+        "redirected",
+        "not_a_collector",
+    ];
 }
 
 impl fmt::Display for Retry {
@@ -93,6 +114,17 @@ impl fmt::Display for Retry {
         match self {
             Self::Unreachable(why) => write!(f, "the collector cannot be reached: {why}"),
             Self::NotEnrolled => f.write_str("the collector does not know this agent's key: enrol it there"),
+            Self::Denied(why) => write!(f, "the collector shuts this agent out: {why}"),
+            Self::NoCertificate(why) => f.write_str(why),
+            Self::CertificateRefused(why) => {
+                write!(f, "the collector does not take this agent's certificate: {why}")
+            }
+            Self::Untrusted(why) => {
+                write!(
+                    f,
+                    "what answers is not believed to be the collector, or this host's clock is wrong: {why}"
+                )
+            }
             Self::Later { status, after: None } => write!(f, "the collector answers {status}"),
             Self::Later { status, after: Some(after) } => {
                 write!(f, "the collector answers {status} and asks to wait {} s", after.as_secs())
@@ -139,13 +171,33 @@ pub(super) fn answer(status: u16, retry_after: Option<&str>, body: &[u8], hash: 
     match status {
         200 => acknowledgement(body, hash),
         400 | 409 | 413 | 415 | 422 => Answer::Refused(Refusal { status, body: beginning(body) }),
-        403 => Answer::Retry(Retry::NotEnrolled),
+        403 => Answer::Retry(forbidden(body)),
         300..=399 => Answer::Retry(Retry::Redirected { status }),
         429 | 500..=599 => {
             let after = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
             Answer::Retry(Retry::Later { status, after })
         }
         _ => not_a_collector(format!("status {status}, {}", beginning(body))),
+    }
+}
+
+/// Titles of the problems by which a collector refuses an agent rather than a batch. Wire format.
+const DENIED: &str = "denied";
+const CERTIFICATE: &str = "certificate expired";
+
+fn forbidden(body: &[u8]) -> Retry {
+    #[derive(Deserialize)]
+    struct Problem {
+        title: String,
+        #[serde(default)]
+        detail: String,
+    }
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) if problem.title == DENIED => Retry::Denied(beginning(problem.detail.as_bytes())),
+        Ok(problem) if problem.title == CERTIFICATE => {
+            Retry::CertificateRefused(beginning(problem.detail.as_bytes()))
+        }
+        _ => Retry::NotEnrolled,
     }
 }
 
@@ -281,6 +333,20 @@ mod tests {
         for status in [204, 401, 404, 407] {
             assert!(matches!(decide(status), Answer::Retry(Retry::NotACollector(_))), "{status}");
         }
+    }
+
+    #[test]
+    fn an_agent_that_is_shut_out_or_whose_certificate_is_over_is_told_from_one_that_nobody_enrolled() {
+        let decide = |body: &str| answer(403, None, body.as_bytes(), &HASH);
+        assert_eq!(
+            decide(r#"{"title":"denied","status":403,"detail":"stolen"}"#),
+            Answer::Retry(Retry::Denied("stolen".into()))
+        );
+        assert_eq!(
+            decide(r#"{"title":"certificate expired","status":403,"detail":"yesterday"}"#),
+            Answer::Retry(Retry::CertificateRefused("yesterday".into()))
+        );
+        assert_eq!(decide(r#"{"title":"unknown key"}"#), Answer::Retry(Retry::NotEnrolled));
     }
 
     #[test]

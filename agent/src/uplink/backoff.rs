@@ -34,12 +34,19 @@ impl Backoff {
         self.failures = 0;
     }
 
+    /// Whether the next failure is a first one.
+    pub fn is_fresh(&self) -> bool {
+        self.failures == 0
+    }
+
     /// How long to wait after this failure; never shorter than the collector asked for, up to `longest`.
     pub fn wait(&mut self, retry: &Retry) -> Duration {
         let doubled = self.shortest.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1).min(31);
         match retry {
-            Retry::NotEnrolled => self.not_enrolled / 2 + self.part_of(self.not_enrolled / 2),
+            Retry::NotEnrolled | Retry::Denied(_) => {
+                self.not_enrolled / 2 + self.part_of(self.not_enrolled / 2)
+            }
             Retry::Later { after: Some(after), .. } => {
                 // On top of it, so that those who were told the same do not come at the same time.
                 after.min(&self.longest).saturating_add(self.part_of(self.shortest))

@@ -1,24 +1,33 @@
 //! Makes the requests.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use reqwest::{Client, Url, header, redirect::Policy};
+use hyper::{
+    Method,
+    body::Bytes,
+    header::{self, HeaderName, HeaderValue},
+};
+use reqwest::Url;
 
 use super::{
     Answer, Retry,
     answer::{answer, hex},
     chain,
+    client::{Answered, Asked, Client, ClientError, Credentials, Distrust},
 };
-use crate::{clock::Clock, spool::Pending};
+use crate::{clock::Clock, spool::Pending, tls::Identity};
 
-/// An answer has no reason to be longer; one that is, is no collector's.
-const LONGEST_ANSWER: usize = 64 * 1024;
+/// Where batches go.
+const BATCHES_PATH: &str = "/api/v1/batches";
 
-const BATCHES: &str = "/api/v1/batches";
-const STATUS: &str = "/api/v1/status";
+/// Where a status goes ahead of batches.
+const STATUS_PATH: &str = "/api/v1/status";
 
 /// What came of sending a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +43,7 @@ pub enum Reported {
 /// Where and how to send.
 #[derive(Clone, Debug)]
 pub struct SenderOptions {
-    /// Base addresses, as `http://collector:19312`; at least one.
+    /// Base addresses, as `https://collector:19312`; at least one.
     pub collectors: Vec<Url>,
     /// For the connection.
     pub connect_timeout: Duration,
@@ -46,7 +55,7 @@ pub struct SenderOptions {
 #[derive(Debug)]
 pub struct Sender {
     client: Client,
-    /// Complete addresses.
+    /// Base addresses.
     collectors: Vec<Url>,
     current: AtomicUsize,
 }
@@ -57,30 +66,31 @@ pub enum SenderError {
     /// There is nobody to send to.
     #[error("no collector is given")]
     NoCollector,
-    /// The client could not be set up.
-    #[error("cannot set up the HTTP client")]
-    Client(#[source] reqwest::Error),
+    /// An address is secure, and there is nothing to connect with.
+    #[error("{0} needs a certificate to connect with, and none is configured")]
+    NoIdentity(Url),
 }
 
 impl Sender {
-    /// Sets up the client. No connection is made yet.
+    /// Sets up a client without a certificate, for plain HTTP. No connection is made yet.
     pub fn new(options: SenderOptions) -> Result<Self, SenderError> {
-        let client = Client::builder()
-            .connect_timeout(options.connect_timeout)
-            .timeout(options.timeout)
-            // An answer from elsewhere is not one of the collector that was configured.
-            .redirect(Policy::none())
-            // Nor may an environment variable send records through somebody else's machine.
-            .no_proxy()
-            .pool_max_idle_per_host(1)
-            .user_agent(concat!("weighbridge-agent/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(SenderError::Client)?;
-        let collectors: Vec<Url> = options.collectors.into_iter().map(with_path).collect();
-        if collectors.is_empty() {
+        if let Some(secure) = options.collectors.iter().find(|url| url.scheme() == "https") {
+            return Err(SenderError::NoIdentity(secure.clone()));
+        }
+        Self::with(options, Credentials::None)
+    }
+
+    /// Sets up a client that connects under this identity, as it changes.
+    pub fn with_identity(options: SenderOptions, identity: Arc<Identity>) -> Result<Self, SenderError> {
+        Self::with(options, Credentials::Identity(identity))
+    }
+
+    fn with(options: SenderOptions, credentials: Credentials) -> Result<Self, SenderError> {
+        if options.collectors.is_empty() {
             return Err(SenderError::NoCollector);
         }
-        Ok(Self { client, collectors, current: AtomicUsize::new(0) })
+        let client = Client::new(options.connect_timeout, options.timeout, credentials);
+        Ok(Self { client, collectors: options.collectors, current: AtomicUsize::new(0) })
     }
 
     /// From the next request on, asks the collector after this one in the list.
@@ -93,68 +103,109 @@ impl Sender {
         &self.collectors[self.current.load(Ordering::Relaxed) % self.collectors.len()]
     }
 
-    /// Sends one batch once.
-    pub async fn send(&self, pending: &Pending, clock: &dyn Clock) -> Answer {
-        match self.request(pending, clock).await {
-            Ok(answer) => answer,
-            Err(error) => Answer::Retry(Retry::Unreachable(chain(&error.without_url()))),
+    /// The identity that it connects under.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.client.identity()
+    }
+
+    /// Returns once it connects under another certificate than now; never where it has none.
+    pub async fn identity_changed(&self) {
+        match self.identity() {
+            Some(identity) => identity.changed_from(identity.state().version).await,
+            None => std::future::pending().await,
         }
     }
 
-    async fn request(&self, pending: &Pending, clock: &dyn Clock) -> Result<Answer, reqwest::Error> {
-        let mut request = self
-            .client
-            .post(self.collector().clone())
-            .header(header::CONTENT_TYPE, "application/x-protobuf")
-            .header("x-weighbridge-boot-ms", clock.now().boot_ms)
-            .header("x-weighbridge-boot-id", hex(&clock.boot().0));
-        if let Some(wall) = clock.raw_wall() {
-            request = request.header("x-weighbridge-wall-ms", wall.0);
-        }
-        let mut response = request.body(pending.bytes.clone()).send().await?;
-        let status = response.status().as_u16();
-        let retry_after = response.headers().get(header::RETRY_AFTER).cloned();
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            if body.len() + chunk.len() > LONGEST_ANSWER {
-                let why = format!("its answer is longer than {LONGEST_ANSWER} bytes");
-                return Ok(Answer::Retry(Retry::NotACollector(why)));
+    /// Sends one batch once.
+    pub async fn send(&self, pending: &Pending, clock: &dyn Clock) -> Answer {
+        let answered = match self.request(pending, clock).await {
+            Ok(answered) => answered,
+            Err(ClientError::TooLong) => {
+                return Answer::Retry(Retry::NotACollector(ClientError::TooLong.to_string()));
             }
-            body.extend_from_slice(&chunk);
+            Err(error) => return Answer::Retry(retry(&error)),
+        };
+        let retry_after = answered.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let answer = answer(answered.status, retry_after, &answered.body, &pending.hash);
+        if let (Answer::Retry(Retry::CertificateRefused(_)), Some(identity)) = (&answer, self.identity()) {
+            identity.refused.notify_one();
         }
-        let retry_after = retry_after.as_ref().and_then(|value| value.to_str().ok());
-        Ok(answer(status, retry_after, &body, &pending.hash))
+        answer
+    }
+
+    async fn request(&self, pending: &Pending, clock: &dyn Clock) -> Result<Answered, ClientError> {
+        let number = |value: i64| HeaderValue::from(value);
+        let mut headers = vec![
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf")),
+            (HeaderName::from_static("x-weighbridge-boot-ms"), HeaderValue::from(clock.now().boot_ms)),
+        ];
+        if let Ok(boot) = HeaderValue::from_str(&hex(&clock.boot().0)) {
+            headers.push((HeaderName::from_static("x-weighbridge-boot-id"), boot));
+        }
+        if let Some(wall) = clock.raw_wall() {
+            headers.push((HeaderName::from_static("x-weighbridge-wall-ms"), number(wall.0)));
+        }
+        let url = at(self.collector(), BATCHES_PATH);
+        let body = Bytes::from(pending.bytes.clone());
+        self.client.request(&Asked { method: Method::POST, url, headers, body }).await
     }
 
     /// Sends a signed status once. It is worth no second attempt: a newer one comes soon.
     pub async fn report(&self, report: Vec<u8>) -> Reported {
-        let mut url = self.collector().clone();
-        let path = url.path().strip_suffix(BATCHES).unwrap_or_default().to_owned() + STATUS;
-        url.set_path(&path);
-        let request = self.client.post(url).header(header::CONTENT_TYPE, "application/x-protobuf");
-        match request.body(report).send().await.map(|response| response.status().as_u16()) {
+        let headers = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"))];
+        let url = at(self.collector(), STATUS_PATH);
+        let asked = Asked { method: Method::POST, url, headers, body: report.into() };
+        match self.client.request(&asked).await.map(|answered| answered.status) {
             Ok(200..=299) => Reported::Taken,
             Ok(404 | 405 | 501) => Reported::NotWanted,
             Ok(_) | Err(_) => Reported::Failed,
         }
     }
 
+    /// Posts JSON to the current collector.
+    pub(crate) async fn post_json(&self, path: &str, body: Vec<u8>) -> Result<Answered, ClientError> {
+        post_json(&self.client, self.collector(), path, body).await
+    }
+
     /// Whether each collector can be reached at all: `Ok` with the status it answers.
     pub async fn probe(&self) -> Vec<(Url, Result<u16, String>)> {
         let mut results = Vec::new();
-        for url in &self.collectors {
-            let answered = self.client.get(url.clone()).send().await;
-            let result = answered
-                .map(|response| response.status().as_u16())
-                .map_err(|error| chain(&error.without_url()));
-            results.push((url.clone(), result));
+        for base in &self.collectors {
+            let url = at(base, BATCHES_PATH);
+            let asked =
+                Asked { method: Method::GET, url: url.clone(), headers: Vec::new(), body: Bytes::new() };
+            let answered = self.client.request(&asked).await;
+            let result = answered.map(|answered| answered.status).map_err(|error| chain(&error));
+            results.push((url, result));
         }
         results
     }
 }
 
-fn with_path(mut base: Url) -> Url {
-    let path = format!("{}{BATCHES}", base.path().trim_end_matches('/'));
-    base.set_path(&path);
-    base
+/// Posts JSON with this client.
+pub(crate) async fn post_json(
+    client: &Client,
+    base: &Url,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<Answered, ClientError> {
+    let headers = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    client.request(&Asked { method: Method::POST, url: at(base, path), headers, body: body.into() }).await
+}
+
+/// What to make of a request without an answer.
+pub(crate) fn retry(error: &ClientError) -> Retry {
+    match (error, error.distrust()) {
+        (ClientError::NoCertificate(why), _) => Retry::NoCertificate(why.clone()),
+        (_, Some(Distrust::OfCollector | Distrust::Expired)) => Retry::Untrusted(chain(error)),
+        (_, Some(Distrust::OfAgent)) => Retry::CertificateRefused(chain(error)),
+        (_, None) => Retry::Unreachable(chain(error)),
+    }
+}
+
+fn at(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    let path = format!("{}{path}", base.path().trim_end_matches('/'));
+    url.set_path(&path);
+    url
 }

@@ -2,11 +2,14 @@
 //!
 //! [`Batch`] is the checked form, [`seal`] makes the bytes that are kept and sent, [`Envelope`] opens them
 //! again in the order that is safe for foreign bytes: size, signature, size decoded, then content.
+//! [`enrol`] and [`certificate`] are how an agent joins, and how both sides read its name from a certificate.
 //! The plain wire types live in [`proto`]; [`convert`] is the one place where foreign data is checked.
 //!
 //! Deliberately absent: HTTP, keys on disk, and any decision about whom to believe.
 
+pub mod certificate;
 pub mod convert;
+pub mod enrol;
 pub mod group;
 mod loss;
 pub mod report;

@@ -76,6 +76,8 @@ impl fmt::Display for ImportErrors {
 /// What a kind of file looks like.
 struct Shape {
     columns: &'static [&'static str],
+    /// Of these, the last so many may be left out of the header; their values are blank then.
+    optional: usize,
     values: Values,
 }
 
@@ -134,8 +136,9 @@ fn read<T>(
             }
             continue;
         };
-        if record.len() != shape.columns.len() {
-            let problem = format!("{} values, expected {}, one a column", record.len(), shape.columns.len());
+        let named = places.iter().flatten().count();
+        if record.len() != named {
+            let problem = format!("{} values, expected {named}, one a column", record.len());
             faults.add(line, None, problem);
             continue;
         }
@@ -183,10 +186,11 @@ fn header(line: u64, record: &csv::ByteRecord, shape: &Shape, faults: &mut Fault
         }
     }
     let mut places = Vec::with_capacity(shape.columns.len());
-    for column in shape.columns {
+    for (index, column) in shape.columns.iter().enumerate() {
+        let needed = index < shape.columns.len() - shape.optional;
         let mut found = names.iter().enumerate().filter(|(_, name)| name == &column).map(|(index, _)| index);
         let first = found.next();
-        if first.is_none() {
+        if first.is_none() && needed {
             faults.add(line, Some(column), "the header lacks this column".into());
         }
         if found.next().is_some() {

@@ -11,6 +11,8 @@
 //! Deliberately absent: changing the operator's key, and a list of the customers that have keys: file names are
 //! hashes.
 
+mod secret;
+
 use std::{
     collections::BTreeMap,
     fmt, fs,
@@ -93,6 +95,14 @@ pub enum KeyError {
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+    },
+    /// A secret of the collector itself was altered, or the program runs with another operator's key.
+    #[error("the {purpose} does not open with operator key {given}: altered, or locked with another key")]
+    SecretDamaged {
+        /// What it is.
+        purpose: String,
+        /// Id of the key in use.
+        given: String,
     },
     /// The value was altered, or sealed for another field, customer or key.
     #[error("the {field} of customer {subject} does not open: altered, or sealed for another place or key")]

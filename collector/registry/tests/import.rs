@@ -223,9 +223,38 @@ fn agents_are_read_with_their_keys() {
     check_stored(
         parse_agents("agents.csv", text.as_bytes()),
         expect![[r#"
-        {"agent":"a1","host":"n1","site":"oslo","fabric":"ib-1","public_key":"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=","valid_from":"2026-01-01T00:00:00Z","valid_to":"2026-03-01T00:00:00Z"}
-        {"agent":"a1","host":"n1","site":"oslo","fabric":"ib-1","public_key":"AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=","valid_from":"2026-02-01T00:00:00Z","valid_to":null}
+        {"agent":"a1","host":"n1","site":"oslo","fabric":"ib-1","public_key":"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=","valid_from":"2026-01-01T00:00:00Z","valid_to":"2026-03-01T00:00:00Z","trust":"host"}
+        {"agent":"a1","host":"n1","site":"oslo","fabric":"ib-1","public_key":"AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=","valid_from":"2026-02-01T00:00:00Z","valid_to":null,"trust":"host"}
     "#]],
+    );
+}
+
+#[test]
+fn the_column_that_limits_trust_may_be_left_out_or_blank_and_means_host_then() {
+    let header = "agent,host,trust,site,fabric,public_key,valid_from,valid_to";
+    let text = format!(
+        "{header}\n\
+         a1,n1,bmc,oslo,ib-1,{KEY},2026-01-01T00:00:00Z,\n\
+         a2,n2,,oslo,ib-1,{OTHER_KEY},2026-02-01T00:00:00Z,\n"
+    );
+    let rows = parse_agents("agents.csv", text.as_bytes()).expect("taken");
+    let trust: Vec<&str> = rows.iter().map(|row| row.trust.as_str()).collect();
+    assert_eq!(trust, ["bmc", "host"]);
+    let wrong = text.replace(",bmc,", ",root,");
+    check(
+        parse_agents("agents.csv", wrong.as_bytes()),
+        expect![[r#"
+        agents.csv is not imported, for 1 fault:
+        agents.csv:2: trust: "root", expected blank, guest, host or bmc"#]],
+    );
+    let long = format!(
+        "agent,host,site,fabric,public_key,valid_from,valid_to\na1,n1,oslo,ib-1,{KEY},2026-01-01T00:00:00Z,,bmc\n"
+    );
+    check(
+        parse_agents("agents.csv", long.as_bytes()),
+        expect![[r#"
+        agents.csv is not imported, for 1 fault:
+        agents.csv:2: 8 values, expected 7, one a column"#]],
     );
 }
 

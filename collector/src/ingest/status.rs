@@ -66,6 +66,7 @@ async fn accept(app: &App, request: Request) -> Result<(), Refusal> {
     let body = whole(&parts.headers, body, limits::REPORT_BYTES).await?;
     let envelope = report::decode(&body).map_err(|error| unreadable(&error))?;
     let (agent, key) = app.agent(envelope.key_id()).ok_or_else(|| super::unknown(envelope.key_id()))?;
+    super::admitted(app, &parts, &agent.agent)?;
     let now = app.now();
     app.quotas.allows(&agent.agent, now).map_err(|wait| over_quota(&agent.agent, wait))?;
     let report = report::open(&envelope, &key).map_err(|error| unreadable(&error))?;

@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use weighbridge_meter::{AgentId, AttemptId, BootId, Principal, Span, UtcMillis};
+use weighbridge_meter::{AgentId, AttemptId, BootId, Principal, Span, Trust, UtcMillis};
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,6 +118,18 @@ pub struct AgentFact {
     pub valid_from: UtcMillis,
     /// Until when, if it ends.
     pub valid_to: Option<UtcMillis>,
+    /// How far what it says of itself is believed at most. What was recorded before this was, and what says
+    /// nothing, means `host`: who reads management controllers has to be named.
+    #[serde(default = "trusted_as_host", skip_serializing_if = "is_host")]
+    pub max_trust: Trust,
+}
+
+fn trusted_as_host() -> Trust {
+    Trust::Host
+}
+
+fn is_host(trust: &Trust) -> bool {
+    *trust == Trust::Host
 }
 
 /// A dated assignment to a principal.

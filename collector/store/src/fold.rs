@@ -199,7 +199,11 @@ impl Fold {
         for (id, accelerator) in &state.accelerators {
             by_host.entry(accelerator.host().into()).or_default().insert(id.clone());
         }
-        Self { estimator, state, cursors: known, hours: HashMap::new(), by_host, changed: Changed::default() }
+        let changed = Changed::default();
+        let mut fold = Self { estimator, state, cursors: known, hours: HashMap::new(), by_host, changed };
+        // Stored by a release that did not limit what agents say of themselves.
+        fold.believe(None);
+        fold
     }
 
     /// How windows become operations.
@@ -297,11 +301,15 @@ impl Fold {
             }
             Fact::Agent(fact) => {
                 let agent = fact.agent.clone();
+                let believed = self.state.max_trust(&agent);
                 let entries = self.state.agents.entry(agent.clone()).or_default();
                 // The same key again is a correction of its dates.
                 entries.retain(|entry| entry.public_key != fact.public_key);
                 entries.push(fact);
                 self.changed.state.extend(self.state.agent_row(&agent));
+                if self.state.max_trust(&agent) != believed {
+                    self.believe(Some(&agent));
+                }
             }
             Fact::Lease(lease) => {
                 for lease in self.state.withdraw_other_counts(&lease) {

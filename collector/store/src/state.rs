@@ -81,8 +81,11 @@ pub struct Report {
     pub source: Source,
     /// How good they were then: with the trust it says whose word on the device counts.
     pub tier: Tier,
-    /// Who could have changed them.
+    /// Who could have changed them: what the agent says, as far as it is believed.
     pub trust: Trust,
+    /// What the agent says.
+    #[serde(default)]
+    pub said_trust: Option<Trust>,
     /// The device that it is a part of.
     #[serde(default)]
     pub parent: Option<AcceleratorId>,
@@ -126,6 +129,7 @@ impl Report {
             source: Source::Allocation,
             tier: Tier::E,
             trust: Trust::Guest,
+            said_trust: None,
             parent: None,
             sizes: BTreeMap::new(),
             max_sm_clock_mhz: None,
@@ -391,6 +395,11 @@ impl State {
             .map_or(0, |(_, minutes)| *minutes)
     }
 
+    /// How far an agent is believed at most: by the last word on it in the ledger.
+    pub fn max_trust(&self, agent: &AgentId) -> Trust {
+        max_trust(self.agents.get(agent))
+    }
+
     /// All corrections of the clock of a boot so far, that there was none included.
     pub fn all_offset_minutes(&self, agent: &AgentId, boot: BootId) -> Vec<i64> {
         let offsets = self.offsets.get(&(agent.clone(), boot)).into_iter().flatten();
@@ -442,6 +451,11 @@ impl State {
     pub(crate) fn method_row(&self) -> Option<StateRow> {
         Some(StateRow { kind: kind::METHOD, key: String::new(), body: json(self.method.as_ref()?) })
     }
+}
+
+/// Of what the ledger says of an agent, the last word counts.
+pub(crate) fn max_trust(entries: Option<&Vec<AgentFact>>) -> Trust {
+    entries.and_then(|entries| entries.last()).map_or(Trust::Host, |entry| entry.max_trust)
 }
 
 pub(crate) fn lease_row(lease: &LeaseFact) -> StateRow {

@@ -9,6 +9,7 @@
 
 mod files;
 mod seeds;
+mod trust;
 
 use std::path::Path;
 
@@ -64,6 +65,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "rule-pack", read: rule_pack, most: 16_384 },
     Target { name: "agent-config", read: agent_config, most: 4_096 },
     Target { name: "collector-config", read: collector_config, most: 4_096 },
+    Target { name: "certificate", read: trust::certificate, most: 4_096 },
+    Target { name: "certificate-request", read: trust::certificate_request, most: 2_048 },
+    Target { name: "enrolment", read: trust::enrolment, most: 4_096 },
     Target { name: "accelerator-table", read: accelerator_table, most: 8_192 },
     Target { name: "recording", read: recording, most: 4_096 },
     Target { name: "scenario", read: scenario, most: 4_096 },

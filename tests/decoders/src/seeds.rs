@@ -24,6 +24,9 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "envelope" => envelopes(),
         "batch" => envelopes().iter().filter_map(|bytes| plain(bytes)).collect(),
         "ledger-entry" => entries(),
+        "certificate" => crate::trust::certificates(),
+        "certificate-request" => crate::trust::requests(),
+        "enrolment" => crate::trust::messages(),
         "exposition" => texts(&[
             include_str!("../../../agent/tests/exporters/dcgm-h100.txt"),
             include_str!("../../../agent/tests/exporters/dcgm-mig.txt"),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use weighbridge_meter::{AgentId, UtcMillis};
+use weighbridge_meter::{AgentId, Trust, UtcMillis};
 
 use super::{
     Faults, ImportErrors, Latest, Placed, Row, Shape, TIME, TIME_OR_BLANK, Values, end, label, read, two,
@@ -27,6 +27,8 @@ pub struct AgentRow {
     pub valid_from: UtcMillis,
     /// The first moment after, later than `valid_from`; `None` while it lasts.
     pub valid_to: Option<UtcMillis>,
+    /// How far what it says of itself is believed at most; blank or without the column `host`.
+    pub trust: Trust,
 }
 
 impl AgentRow {
@@ -76,11 +78,12 @@ impl<'de> Deserialize<'de> for PublicKey {
 }
 
 const SHAPE: Shape = Shape {
-    columns: &["agent", "host", "site", "fabric", "public_key", "valid_from", "valid_to"],
+    columns: &["agent", "host", "site", "fabric", "public_key", "valid_from", "valid_to", "trust"],
+    optional: 1,
     values: Values::Shown,
 };
 
-/// Reads `agents.csv`: `agent,host,site,fabric,public_key,valid_from,valid_to`.
+/// Reads `agents.csv`: `agent,host,site,fabric,public_key,valid_from,valid_to,trust`. The last column may be missing.
 ///
 /// A blank `valid_to` leaves the row open. Rows of one agent may overlap while it changes its key; they must then
 /// agree on where it is. A key belongs to one agent.
@@ -108,6 +111,7 @@ fn parse(row: &mut Row<'_>) -> Option<AgentRow> {
     let valid_from: Option<UtcMillis> = row.required("valid_from", TIME, |text| text.parse().ok());
     let valid_to: Option<Option<UtcMillis>> =
         row.optional("valid_to", TIME_OR_BLANK, |text| text.parse().ok());
+    let trust = row.optional("trust", "blank, guest, host or bmc", Trust::from_name);
     if let (Some(from), Some(Some(to))) = (valid_from, valid_to)
         && to <= from
     {
@@ -122,6 +126,7 @@ fn parse(row: &mut Row<'_>) -> Option<AgentRow> {
         public_key: public_key?,
         valid_from: valid_from?,
         valid_to: valid_to?,
+        trust: trust?.unwrap_or(Trust::Host),
     })
 }
 

@@ -38,6 +38,7 @@ const SHAPE: Shape = Shape {
         "telephone",
         "access",
     ],
+    optional: 0,
     values: Values::Withheld,
 };
 

@@ -130,8 +130,11 @@ mod span {
     }
 }
 
-const SHAPE: Shape =
-    Shape { columns: &["lease", "host", "accelerator", "principal", "start", "end"], values: Values::Shown };
+const SHAPE: Shape = Shape {
+    columns: &["lease", "host", "accelerator", "principal", "start", "end"],
+    optional: 0,
+    values: Values::Shown,
+};
 
 /// Reads `leases.csv`: `lease,host,accelerator,principal,start,end`.
 ///

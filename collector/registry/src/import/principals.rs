@@ -28,8 +28,11 @@ impl PrincipalMapping {
     }
 }
 
-const SHAPE: Shape =
-    Shape { columns: &["principal", "customer", "valid_from", "valid_to"], values: Values::Shown };
+const SHAPE: Shape = Shape {
+    columns: &["principal", "customer", "valid_from", "valid_to"],
+    optional: 0,
+    values: Values::Shown,
+};
 
 const HOUR: &str = "an RFC 3339 time at a whole UTC hour, for example 2026-01-31T08:00:00Z";
 const HOUR_OR_BLANK: &str = "blank or an RFC 3339 time at a whole UTC hour, for example 2026-01-31T08:00:00Z";

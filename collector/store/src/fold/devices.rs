@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use weighbridge_meter::{AcceleratorId, AgentId, Evidence, Span, UtcMillis};
+use weighbridge_meter::{AcceleratorId, AgentId, Evidence, Span, Trust, UtcMillis};
 use weighbridge_wire::DeviceRecord;
 
 use super::{Fold, corrected, hours::dated};
 use crate::{
     hour::HourKey,
     presence::Presence,
-    state::{Accelerator, HeldKey, Latest, Report, held_row},
+    state::{Accelerator, HeldKey, Latest, Report, held_row, max_trust},
 };
+
+/// What an agent says of itself, as far as it is believed. Better trust comes first in the order.
+fn capped(said: Trust, most: Trust) -> Trust {
+    said.max(most)
+}
 
 impl Fold {
     pub(super) fn device(
@@ -20,6 +25,7 @@ impl Fold {
         device: &DeviceRecord,
         minutes: i64,
     ) {
+        let most = self.state.max_trust(agent);
         let at = corrected(device.at, minutes);
         let told = Span::new(at, at.plus(1)).and_then(|moment| dated(moment, received));
         // What a clock that was never set says of when is not believed, what is said is.
@@ -68,7 +74,8 @@ impl Fold {
             pci_address: device.pci_address.clone(),
             source: device.source,
             tier: device.tier,
-            trust: device.trust,
+            trust: capped(device.trust, most),
+            said_trust: Some(device.trust),
             parent: device.parent.clone(),
             sizes: BTreeMap::new(),
             max_sm_clock_mhz: device.max_sm_clock_mhz,
@@ -98,6 +105,43 @@ impl Fold {
             && let Some(summed) = Span::new(first, last)
         {
             self.mark(id, summed);
+        }
+    }
+
+    /// How far agents are believed has changed, of one or perhaps of all: their words count as far as they are
+    /// believed now.
+    pub(super) fn believe(&mut self, whose: Option<&AgentId>) {
+        let agents = &self.state.agents;
+        let mut touched = Vec::new();
+        for (id, accelerator) in &mut self.state.accelerators {
+            let host = accelerator.host().to_owned();
+            let mut changed = false;
+            for (agent, report) in &mut accelerator.reports {
+                if report.is_unknown() || whose.is_some_and(|one| one != agent) {
+                    continue;
+                }
+                // What was stored before this was kept says what the agent said.
+                let said = *report.said_trust.get_or_insert(report.trust);
+                let trust = capped(said, max_trust(agents.get(agent)));
+                changed |= trust != report.trust;
+                report.trust = trust;
+            }
+            if changed {
+                touched.push((id.clone(), host, Span::new(accelerator.first_seen, accelerator.last_end)));
+            }
+        }
+        for (id, before, summed) in touched {
+            let now = self.state.accelerators.get(&id).map_or("", Accelerator::host).to_owned();
+            if now != before {
+                if let Some(of_host) = self.by_host.get_mut(before.as_str()) {
+                    of_host.remove(&id);
+                }
+                self.by_host.entry(now.into()).or_default().insert(id.clone());
+            }
+            self.changed.accelerators.insert(id.clone());
+            if let Some(summed) = summed {
+                self.mark(&id, summed);
+            }
         }
     }
 

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod account;
 #[cfg(test)]
+mod ceiling;
+#[cfg(test)]
 mod clock;
 #[cfg(test)]
 mod contract;

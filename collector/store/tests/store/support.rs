@@ -67,6 +67,7 @@ pub(crate) fn enrolled(number: u8) -> Fact {
         public_key: base64::engine::general_purpose::STANDARD.encode(public_key.as_bytes()),
         valid_from: at(0),
         valid_to: None,
+        max_trust: Trust::Bmc,
     })
 }
 

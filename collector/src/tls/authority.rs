@@ -1,0 +1,484 @@
+//! The collector's own certificate authority.
+//!
+//! There are one or more authorities, of which one is active and signs. All of them lie in one file of the key
+//! folder, `authorities.json`, with their keys under lock of the operator's key; the file changes as a whole.
+//! Another authority comes in three steps. *Introduced*, it is beside the active one: agents learn it when they
+//! renew. *Active*, it signs, and the one before is *leaving*: what that one signed still counts, and it has
+//! signed its successor too, so that an agent that was away and knows only the old one still believes the
+//! server. *Retired*, the old one is gone, and what it signed with it.
+//!
+//! Deliberately absent: revocation lists and serial numbers that mean something. Who is shut out is a fact in
+//! the ledger, asked at each request.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    string::Ia5String,
+};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+use weighbridge_meter::{AgentId, UtcMillis};
+use weighbridge_registry::{KeyError, KeyStore, RandomSource, SealedField};
+use weighbridge_wire::certificate::{IdentityPattern, Looked, fingerprint};
+
+/// An authority lasts so long; it is meant to be replaced before.
+const AUTHORITY_LASTS_MS: i64 = 10 * 365 * UtcMillis::DAY;
+
+/// No certificate ends later: what encodes times ends with the year 9999.
+const LATEST_MS: i64 = 250_000_000_000_000;
+
+/// What stands before 32 bytes to make an Ed25519 key of them: version 0, the algorithm, two lengths (RFC 8410).
+const ED25519_PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
+/// How far an authority has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Agents learn it; it signs nothing.
+    Introduced,
+    /// It signs.
+    Active,
+    /// It signs no more; what it signed counts.
+    Leaving,
+}
+
+/// One authority.
+#[derive(Debug)]
+struct Authority {
+    certificate: CertificateDer<'static>,
+    /// This authority, signed by the one that was active when it was introduced.
+    crossed: Option<CertificateDer<'static>>,
+    stage: Stage,
+    since: UtcMillis,
+    key: SealedField,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// All authorities of a collector.
+#[derive(Debug)]
+pub struct Authorities {
+    file: Option<PathBuf>,
+    list: Vec<Authority>,
+}
+
+/// What people see of an authority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityInfo {
+    /// SHA-256 of its certificate, in hexadecimal.
+    pub fingerprint: String,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Since when.
+    pub since: UtcMillis,
+    /// When its certificate ends.
+    pub until: UtcMillis,
+}
+
+/// The authority cannot do that.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The file.
+    #[error("cannot {doing} {}", path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// What is in the file.
+    #[error("{}: {problem}", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A key does not open.
+    #[error("the keys of the authorities")]
+    Key(#[from] KeyError),
+    /// Something could not be signed.
+    #[error("cannot sign a certificate")]
+    Sign(#[from] rcgen::Error),
+    /// A step that does not follow on the one before.
+    #[error("{0}")]
+    Step(&'static str),
+    /// Too early: agents would be lost.
+    #[error("not before {earliest}: until then an agent can hold what this would end; --force does it now")]
+    TooEarly {
+        /// From when on it is safe.
+        earliest: UtcMillis,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    version: String,
+    authorities: Vec<StoredAuthority>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredAuthority {
+    certificate: String,
+    key: SealedField,
+    stage: Stage,
+    since: UtcMillis,
+    crossed: Option<String>,
+}
+
+const VERSION: &str = "authorities-v1";
+
+/// A certificate that was signed.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// DER.
+    pub certificate: CertificateDer<'static>,
+    /// What it says.
+    pub looked: Looked,
+}
+
+/// A server's certificate with its key.
+#[derive(Debug)]
+pub struct ServerIdentity {
+    /// Its own first, then what leads to every authority.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// PKCS #8.
+    pub key: PrivatePkcs8KeyDer<'static>,
+    /// What its own says.
+    pub looked: Looked,
+}
+
+impl Authorities {
+    /// Reads the authorities in the key folder, or makes the first one; tells whether it was made.
+    pub fn open_or_make(
+        keys: &KeyStore,
+        now: UtcMillis,
+        random: RandomSource<'_>,
+    ) -> Result<(Self, bool), AuthorityError> {
+        let file = keys.folder().join("authorities.json");
+        let text = match fs::read(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let first = made(keys, Stage::Active, now, None, random)?;
+                let authorities = Self { file: Some(file), list: vec![first] };
+                authorities.save(&authorities.list)?;
+                return Ok((authorities, true));
+            }
+            Err(source) => return Err(AuthorityError::File { doing: "read", path: file, source }),
+        };
+        let damaged = |problem: String| AuthorityError::Damaged { path: file.clone(), problem };
+        let stored: Stored = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        if stored.version != VERSION {
+            return Err(damaged(format!("version {:?}, expected {VERSION:?}", stored.version)));
+        }
+        let mut list = Vec::new();
+        for one in stored.authorities {
+            let der = |text: &str| {
+                let bytes = BASE64_STANDARD.decode(text).map_err(|_| damaged("not base64".into()))?;
+                Looked::at(&bytes).map_err(|error| damaged(error.to_string()))?;
+                Ok::<_, AuthorityError>(CertificateDer::from(bytes))
+            };
+            let certificate = der(&one.certificate)?;
+            let pkcs8 = keys.open_wrapped(&purpose(&certificate), &one.key)?;
+            list.push(Authority {
+                issuer: issuer(&certificate, &pkcs8)?,
+                crossed: one.crossed.as_deref().map(der).transpose()?,
+                stage: one.stage,
+                since: one.since,
+                key: one.key,
+                certificate,
+            });
+        }
+        let active = list.iter().filter(|one| one.stage == Stage::Active).count();
+        if active != 1 {
+            return Err(damaged(format!("{active} active authorities, expected one")));
+        }
+        Ok((Self { file: Some(file), list }, false))
+    }
+
+    /// One authority in memory alone: for tests and benchmarks.
+    pub fn in_memory(
+        keys: &KeyStore,
+        now: UtcMillis,
+        random: RandomSource<'_>,
+    ) -> Result<Self, AuthorityError> {
+        Ok(Self { file: None, list: vec![made(keys, Stage::Active, now, None, random)?] })
+    }
+
+    /// Certificates of all of them: whom to believe.
+    pub fn roots(&self) -> Vec<CertificateDer<'static>> {
+        self.list.iter().map(|one| one.certificate.clone()).collect()
+    }
+
+    /// [`fingerprint`] of the active one.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        fingerprint(&self.active().certificate)
+    }
+
+    /// All of them, for people.
+    pub fn infos(&self) -> Vec<AuthorityInfo> {
+        let info = |one: &Authority| AuthorityInfo {
+            fingerprint: weighbridge_store::fold::hex(&fingerprint(&one.certificate)),
+            stage: one.stage,
+            since: one.since,
+            until: Looked::at(&one.certificate).map(|looked| looked.not_after).unwrap_or_default(),
+        };
+        self.list.iter().map(info).collect()
+    }
+
+    fn active(&self) -> &Authority {
+        let active = self.list.iter().find(|one| one.stage == Stage::Active);
+        active.expect("checked when read, and kept by every step")
+    }
+
+    /// A certificate for the server under these names, with a new key.
+    pub fn server(
+        &self,
+        names: &[String],
+        lasts: Duration,
+        now: UtcMillis,
+        random: RandomSource<'_>,
+    ) -> Result<ServerIdentity, AuthorityError> {
+        let key = new_key(random);
+        let pair = KeyPair::try_from(&key)?;
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name = called("weighbridge collector");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let signed = self.sign(params, &pair, lasts, now, random)?;
+        let crossed = self.list.iter().filter_map(|one| one.crossed.clone());
+        let chain = std::iter::once(signed.certificate).chain(crossed).chain(self.roots());
+        Ok(ServerIdentity { chain: chain.collect(), key, looked: signed.looked })
+    }
+
+    /// A certificate for an agent, of the key in its request. Nothing else of the request counts.
+    pub fn agent(
+        &self,
+        agent: &AgentId,
+        request: &[u8],
+        lasts: Duration,
+        now: UtcMillis,
+        random: RandomSource<'_>,
+    ) -> Result<Signed, AuthorityError> {
+        let request =
+            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = called("weighbridge agent");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let uri = Ia5String::try_from(IdentityPattern::default().uri(agent))?;
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        self.sign(params, &request.public_key, lasts, now, random)
+    }
+
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        key: &impl PublicKeyData,
+        lasts: Duration,
+        now: UtcMillis,
+        random: RandomSource<'_>,
+    ) -> Result<Signed, AuthorityError> {
+        let lasts = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        dated(&mut params, now, now.plus(lasts));
+        params.serial_number = Some(serial(random));
+        let certificate = params.signed_by(key, &self.active().issuer)?.der().clone();
+        let looked = Looked::at(&certificate).map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
+        Ok(Signed { certificate, looked })
+    }
+
+    /// Puts a new authority beside the active one.
+    pub fn introduce(
+        &mut self,
+        keys: &KeyStore,
+        now: UtcMillis,
+        random: RandomSource<'_>,
+    ) -> Result<(), AuthorityError> {
+        if self.list.iter().any(|one| one.stage == Stage::Introduced) {
+            return Err(AuthorityError::Step("there is an introduced authority already: activate it"));
+        }
+        let new = made(keys, Stage::Introduced, now, Some(&self.active().issuer), random)?;
+        self.list.push(new);
+        if let Err(error) = self.save(&self.list) {
+            self.list.pop();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Lets the introduced authority sign. Agents need `learnt` to have heard of it.
+    pub fn activate(&mut self, now: UtcMillis, learnt: Duration, force: bool) -> Result<(), AuthorityError> {
+        let introduced = self.list.iter().find(|one| one.stage == Stage::Introduced);
+        let introduced =
+            introduced.ok_or(AuthorityError::Step("there is no introduced authority: introduce one"))?;
+        not_before(introduced.since, learnt, now, force)?;
+        self.change(now, |stage| match stage {
+            Stage::Introduced => Stage::Active,
+            Stage::Active | Stage::Leaving => Stage::Leaving,
+        })
+    }
+
+    /// Drops the authorities that are leaving. What they signed needs `outlived` to have been replaced.
+    pub fn retire(&mut self, now: UtcMillis, outlived: Duration, force: bool) -> Result<(), AuthorityError> {
+        let leaving = self.list.iter().filter(|one| one.stage == Stage::Leaving).map(|one| one.since).max();
+        let since = leaving.ok_or(AuthorityError::Step("no authority is leaving"))?;
+        not_before(since, outlived, now, force)?;
+        let (gone, stay): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.list).into_iter().partition(|one| one.stage == Stage::Leaving);
+        if let Err(error) = self.save(&stay) {
+            self.list = gone.into_iter().chain(stay).collect();
+            return Err(error);
+        }
+        self.list = stay;
+        for one in &mut self.list {
+            // Nobody is left who would need it to believe.
+            one.crossed = None;
+        }
+        self.save(&self.list)
+    }
+
+    fn change(&mut self, now: UtcMillis, next: impl Fn(Stage) -> Stage) -> Result<(), AuthorityError> {
+        let before: Vec<(Stage, UtcMillis)> = self.list.iter().map(|one| (one.stage, one.since)).collect();
+        for one in &mut self.list {
+            let stage = next(one.stage);
+            if stage != one.stage {
+                (one.stage, one.since) = (stage, now);
+            }
+        }
+        let saved = self.save(&self.list);
+        if saved.is_err() {
+            for (one, (stage, since)) in self.list.iter_mut().zip(before) {
+                (one.stage, one.since) = (stage, since);
+            }
+        }
+        saved
+    }
+
+    /// Whole or not at all, and for nobody else to read.
+    fn save(&self, list: &[Authority]) -> Result<(), AuthorityError> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let stored = |one: &Authority| StoredAuthority {
+            certificate: BASE64_STANDARD.encode(&one.certificate),
+            key: one.key.clone(),
+            stage: one.stage,
+            since: one.since,
+            crossed: one.crossed.as_ref().map(|der| BASE64_STANDARD.encode(der)),
+        };
+        let stored = Stored { version: VERSION.into(), authorities: list.iter().map(stored).collect() };
+        let text = serde_json::to_vec_pretty(&stored).expect("plain data with string keys");
+        replace_private(file, &text).map_err(|source| AuthorityError::File {
+            doing: "write",
+            path: file.clone(),
+            source,
+        })
+    }
+}
+
+fn not_before(since: UtcMillis, wait: Duration, now: UtcMillis, force: bool) -> Result<(), AuthorityError> {
+    let earliest = since.plus(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+    if force || earliest <= now { Ok(()) } else { Err(AuthorityError::TooEarly { earliest }) }
+}
+
+fn replace_private(file: &Path, content: &[u8]) -> io::Result<()> {
+    let new = file.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut open = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    open.write_all(content)?;
+    open.sync_all()?;
+    fs::rename(&new, file)?;
+    match file.parent() {
+        Some(folder) => fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn new_key(random: RandomSource<'_>) -> PrivatePkcs8KeyDer<'static> {
+    let mut seed = [0; 32];
+    random(&mut seed);
+    PrivatePkcs8KeyDer::from([&ED25519_PKCS8[..], &seed].concat())
+}
+
+fn made(
+    keys: &KeyStore,
+    stage: Stage,
+    now: UtcMillis,
+    signed_by: Option<&Issuer<'static, KeyPair>>,
+    random: RandomSource<'_>,
+) -> Result<Authority, AuthorityError> {
+    let key = new_key(random);
+    let pair = KeyPair::try_from(&key)?;
+    let mut name = [0; 4];
+    random(&mut name);
+    let mut params = CertificateParams::default();
+    // Each has a name of its own, so that what leads to one is never taken to lead to another.
+    let name = format!("weighbridge authority {}", weighbridge_store::fold::hex(&name));
+    params.distinguished_name = called(&name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    dated(&mut params, now, now.plus(AUTHORITY_LASTS_MS));
+    params.serial_number = Some(serial(random));
+    let certificate = params.self_signed(&pair)?.der().clone();
+    let crossed = signed_by.map(|issuer| {
+        params.serial_number = Some(serial(random));
+        params.signed_by(&pair, issuer).map(|signed| signed.der().clone())
+    });
+    Ok(Authority {
+        key: keys.wrap(&purpose(&certificate), key.secret_pkcs8_der(), random),
+        issuer: issuer(&certificate, key.secret_pkcs8_der())?,
+        crossed: crossed.transpose()?,
+        certificate,
+        stage,
+        since: now,
+    })
+}
+
+fn issuer(
+    certificate: &CertificateDer<'static>,
+    pkcs8: &[u8],
+) -> Result<Issuer<'static, KeyPair>, AuthorityError> {
+    let pair = KeyPair::try_from(&PrivatePkcs8KeyDer::from(pkcs8))?;
+    Ok(Issuer::from_ca_cert_der(certificate, pair)?)
+}
+
+fn purpose(certificate: &CertificateDer<'_>) -> String {
+    format!("key of authority {}", weighbridge_store::fold::hex(&fingerprint(certificate)))
+}
+
+fn called(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+fn serial(random: RandomSource<'_>) -> SerialNumber {
+    let mut bytes = [0; 16];
+    random(&mut bytes);
+    // Positive, and of one length.
+    bytes[0] = bytes[0] & 0x3f | 0x40;
+    SerialNumber::from_slice(&bytes)
+}
+
+fn dated(params: &mut CertificateParams, from: UtcMillis, to: UtcMillis) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let after = |moment: UtcMillis| {
+        let millis = moment.0.clamp(0, LATEST_MS).unsigned_abs();
+        epoch + Duration::from_secs(millis / 1000)
+    };
+    params.not_before = after(from);
+    params.not_after = after(to);
+}
