@@ -5,8 +5,8 @@
 //! under keys that end in `_ms`. What cannot be answered is an `application/problem+json` (RFC 9457).
 //!
 //! No route shows who a customer is, but one: `POST /api/v1/cases/{id}/report`, with the admin token, a name and a
-//! reason, which are recorded first. The other routes that want the token are the import and `POST /api/v1/trust`,
-//! by which operators make join tokens, shut agents out and change the certificate authority.
+//! reason, which are recorded first. The other routes that want the token import, prune, and act on trust
+//! (`POST /api/v1/trust`): operators make join tokens, shut agents out and change the certificate authority.
 //!
 //! Deliberately absent: accounts and roles, and any way to change a number. Whoever can reach the port can read
 //! what is on the pages; the default is to listen on the loopback address only.
@@ -26,7 +26,9 @@ use crate::{
     app::App,
     enrol,
     import::{Imported, Kind},
-    pages, tree,
+    pages,
+    prune::Pruned,
+    tree,
 };
 
 pub(crate) mod amount;
@@ -83,6 +85,7 @@ pub fn routes(app: App) -> Router {
         .route("/api/v1/cases/{id}", get(cases::one_case))
         .route("/api/v1/cases/{id}/report", get(cases::masked_report).post(cases::opened_report))
         .route("/api/v1/packs", get(packs::packs))
+        .route("/api/v1/prune", post(prune))
         .route("/-/healthy", get(status::healthy))
         .route("/-/ready", get(status::ready))
         .route("/metrics", get(status::scrape))
@@ -112,6 +115,22 @@ async fn import(
     let file = file.unwrap_or_else(|| format!("{}.csv", kind.as_str()));
     let body = body.map_err(|error| Problem::new(error.status(), "body not readable", error.body_text()))?;
     Ok(Json(app.import(kind, &file, &body).await?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PruneAsked {
+    /// A whole UTC hour.
+    before: weighbridge_meter::UtcMillis,
+}
+
+async fn prune(
+    State(app): State<App>,
+    _admin: Admin,
+    asked: Result<Query<PruneAsked>, QueryRejection>,
+) -> Result<Json<Pruned>, Problem> {
+    let Query(PruneAsked { before }) = asked?;
+    Ok(Json(app.prune(before).await?))
 }
 
 /// Programs get a problem, people a page.

@@ -35,7 +35,15 @@ impl Collector {
     /// # Panics
     /// If the folder cannot be written.
     pub fn prepare(folder: &Path, more: &str) -> Self {
-        Self::prepare_with(folder, "plain_http_on_loopback = true\n", more)
+        Self::prepare_store(folder, "", more)
+    }
+
+    /// The same with more in the section of the store.
+    ///
+    /// # Panics
+    /// If the folder cannot be written.
+    pub fn prepare_store(folder: &Path, store: &str, more: &str) -> Self {
+        Self::prepare_with(folder, store, "plain_http_on_loopback = true\n", more)
     }
 
     /// The same with TLS on the ingest port; `ingest` is what else stands in that section.
@@ -43,15 +51,15 @@ impl Collector {
     /// # Panics
     /// If the folder cannot be written.
     pub fn prepare_secure(folder: &Path, ingest: &str, more: &str) -> Self {
-        Self::prepare_with(folder, ingest, more)
+        Self::prepare_with(folder, "", ingest, more)
     }
 
-    fn prepare_with(folder: &Path, security: &str, more: &str) -> Self {
+    fn prepare_with(folder: &Path, store: &str, security: &str, more: &str) -> Self {
         fs::create_dir_all(folder).expect("the folder can be made");
         let (ingest, http) = (ports::free(), ports::free());
         let at = |name: &str| folder.join(name).display().to_string();
         let text = format!(
-            "[store]\ndata = {:?}\n\n[keys]\noperator_key = {:?}\nkey_store = {:?}\n\n\
+            "[store]\ndata = {:?}\n{store}\n\n[keys]\noperator_key = {:?}\nkey_store = {:?}\n\n\
              [ingest]\nlisten = \"{ingest}\"\n{security}\n[http]\nlisten = \"{http}\"\n\n{more}\n",
             at("data"),
             at("operator.key"),
