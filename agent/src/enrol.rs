@@ -60,7 +60,7 @@ pub struct Joined {
 pub enum JoinError {
     /// Plain HTTP would give the token away.
     #[error("{0}: joining needs an https address")]
-    NotSecure(Url),
+    NotSecure(String),
     /// The signing key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -77,7 +77,7 @@ pub enum JoinError {
     #[error("{collector} cannot be reached")]
     Unreachable {
         /// As given.
-        collector: Url,
+        collector: String,
         /// Why.
         #[source]
         source: ClientError,
@@ -86,7 +86,7 @@ pub enum JoinError {
     #[error("{collector} is not the collector that this token is for: nothing was said to it")]
     OtherCollector {
         /// As given.
-        collector: Url,
+        collector: String,
         /// What it lacks.
         #[source]
         source: OtherAuthority,
@@ -95,7 +95,7 @@ pub enum JoinError {
     #[error("{collector} shows a certificate of the right authority that cannot be believed")]
     Untrusted {
         /// As given.
-        collector: Url,
+        collector: String,
         /// Why.
         #[source]
         source: ClientError,
@@ -107,7 +107,7 @@ pub enum JoinError {
     )]
     Clock {
         /// As given.
-        collector: Url,
+        collector: String,
         /// The certificate's end.
         until: UtcMillis,
         /// This host's clock.
@@ -161,7 +161,7 @@ pub async fn join(
 ) -> Result<Joined, JoinError> {
     let collector = &joining.collector;
     if collector.scheme() != "https" {
-        return Err(JoinError::NotSecure(collector.clone()));
+        return Err(JoinError::NotSecure(collector.to_string()));
     }
     let (signing, _) = key::read_or_make(&joining.key_file, random)?;
     let mut seed = [0; 32];
@@ -196,7 +196,7 @@ pub async fn join(
 }
 
 fn unanswered(collector: &Url, source: ClientError, contact: &FirstContact, now: UtcMillis) -> JoinError {
-    let collector = collector.clone();
+    let collector = collector.to_string();
     if let Some(rustls::Error::Other(other)) = tls_error(&source)
         && let Some(other) = other.0.downcast_ref::<OtherAuthority>()
     {

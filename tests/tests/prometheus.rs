@@ -16,6 +16,7 @@ const UNITS: [&str; 7] = ["_seconds", "_bytes", "_joules", "_ratio", "_total", "
 
 /// Gauges that count things: the thing that is counted ends the name and is its unit.
 const COUNTED: &[&str] = &[
+    "weighbridge_collector_denied_agents",
     "weighbridge_collector_store_renewals",
     "weighbridge_collector_summarised_ledger_entries",
     "weighbridge_agent_promises_kept",

@@ -43,7 +43,7 @@ pub(crate) fn certificate_request(bytes: &[u8]) {
 /// Reads tokens, requests and answers of joining and renewing.
 pub(crate) fn enrolment(bytes: &[u8]) {
     let text = super::text(bytes);
-    drop(text.parse::<JoinToken>());
+    let _ = text.parse::<JoinToken>();
     drop(text.parse::<IdentityPattern>());
     if let Some(agent) = IdentityPattern::default().agent(&text) {
         assert_eq!(IdentityPattern::default().uri(&agent), text, "an agent has two spellings");

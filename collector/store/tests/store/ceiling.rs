@@ -58,7 +58,8 @@ fn facts(ceiling: Trust) -> Vec<Step> {
 #[tokio::test]
 async fn a_guest_that_claims_to_be_a_management_controller_does_not_win_over_the_host() {
     let of = async |ceiling, batches: Vec<Step>| {
-        best(&folded(facts(ceiling).into_iter().chain(batches).collect()).await).await
+        let store = folded(facts(ceiling).into_iter().chain(batches).collect()).await;
+        best(&store).await
     };
     let host_alone = of(Trust::Guest, vec![Step::Batch(host())]).await;
     let claim_alone = of(Trust::Bmc, vec![Step::Batch(claims())]).await;
@@ -83,7 +84,8 @@ async fn another_word_on_how_far_an_agent_is_believed_changes_the_past_too_where
     assert_eq!(sums(&raised).await, sums(&always).await);
     let mut lowered: Vec<Step> = facts(Trust::Bmc).into_iter().chain(batches()).collect();
     lowered.push(Step::Fact(enrolled_as(1, Trust::Guest)));
-    assert_eq!(sums(&folded(lowered).await).await, sums(&first).await);
+    let lowered = folded(lowered).await;
+    assert_eq!(sums(&lowered).await, sums(&first).await);
 }
 
 #[test]
