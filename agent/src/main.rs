@@ -134,7 +134,8 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 fn run_agent(config: Config) -> anyhow::Result<u8> {
     let terminal = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_max_level(config.log_level).with_ansi(terminal);
-    log.with_writer(std::io::stderr).init();
+    // A log that cannot be written is no reason to end: reporting that on the same stream would be one.
+    log.with_writer(std::io::stderr).log_internal_errors(false).init();
     let clock = Arc::new(SystemClock::start(BOOT_ID_PATH.as_ref())?);
     runtime()?.block_on(async {
         let stop = CancellationToken::new();

@@ -9,14 +9,15 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
-use weighbridge_journal::{Options, fail};
+use weighbridge_journal::fail;
 use weighbridge_meter::{Estimator, UtcMillis, estimate::METHOD};
 use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
 use weighbridge_store::{
-    Fact, Ledger, LedgerOptions, Place, RecordRow, SqliteStore, StoreError, UsageStore,
+    Fact, Ledger, Place, RecordRow, SqliteStore, StoreError, UsageStore,
     entry::AgentFact,
-    follow::{FollowError, Follower, Shared},
-    ledger::{CommitError, LedgerError, OpenLedger},
+    follow::{FollowError, Shared},
+    ledger::{CommitError, LedgerError, PruneError},
+    tree::{LogPaths, TreeError},
     verify::public_key,
 };
 use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
@@ -24,10 +25,12 @@ use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 use crate::{
     alarm::Alarm,
     config::Config,
-    ingest::{opener::Opener, quota::Quotas, status::LastSaid},
+    ingest::{delays::Delays, opener::Opener, quota::Quotas, status::LastSaid},
     integrity::IntegrityFinding,
     metrics::Metrics,
+    opening::{self, Mended, OpeningError, Places, Sums},
     random,
+    tree::{self, Tree},
     view::View,
 };
 
@@ -50,6 +53,8 @@ pub mod record {
     pub const INTEGRITY: &str = "integrity";
     /// Two histories under one identity.
     pub const ALARM: &str = "alarm";
+    /// Why the store goes on under another generation.
+    pub const GENERATION: &str = "generation";
 }
 
 /// The collector cannot start.
@@ -67,9 +72,18 @@ pub enum StartError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The tree over the ledger.
+    #[error("the tree over the ledger cannot be signed")]
+    Tree(#[from] TreeError),
     /// The sums.
     #[error("the sums cannot be opened")]
     Store(#[from] StoreError),
+    /// What lies on the disk.
+    #[error(transparent)]
+    Opening(#[from] OpeningError),
+    /// What was to be removed.
+    #[error(transparent)]
+    Prune(#[from] PruneError),
     /// The replay.
     #[error("the sums cannot be brought up to the ledger")]
     Follow(#[from] FollowError),
@@ -136,16 +150,24 @@ pub struct Inner {
     pub clock: Clock,
     /// Counts.
     pub metrics: Metrics,
+    /// The tree over the ledger.
+    pub tree: Tree,
     /// Checks signatures.
     pub opener: Opener,
     /// What each agent may send.
     pub quotas: Quotas,
+    /// Clocks that were found off and are measured again.
+    pub delays: Delays,
     /// What agents say of themselves ahead of their batches.
     pub said: LastSaid,
     signing: SigningKey,
     admin_token: String,
     stands: watch::Receiver<Place>,
     fault: watch::Receiver<Option<String>>,
+    /// Where things lie.
+    pub places: Places,
+    /// What this start mended.
+    pub mended: Mended,
     agents: RwLock<HashMap<KeyId, (AgentFact, VerifyingKey)>>,
     customers: RwLock<BTreeMap<String, SealedCustomer>>,
     casebook: Mutex<Casebook>,
@@ -164,25 +186,19 @@ impl App {
         let operator = operator_key(&config.operator_key)?;
         let keys = KeyStore::at(&config.key_store, operator)?;
         let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
-        let options = LedgerOptions {
-            journal: Options { segment_bytes: config.segment_bytes },
-            reserve_bytes: config.reserve_bytes,
-            ..LedgerOptions::default()
-        };
-        let open = OpenLedger::open(&config.data.join("ledger"), &options, &mut random::fill)?;
-        if open.cut_bytes > 0 {
-            tracing::warn!(
-                bytes = open.cut_bytes,
-                "cut the torn end of the ledger: written, never acknowledged"
-            );
-        }
+        let now = clock();
+        let places = Places::of(config);
+        let mut open = opening::ledger(config, now)?;
         let estimator = Estimator::shipped();
-        let store = Arc::new(SqliteStore::open(&config.data.join("usage.sqlite")).await?);
-        let mut follower = Follower::new(open.folder(), store.clone(), estimator.clone()).await?;
-        follower.catch_up(open.durable()).await?;
+        let Sums { store, follower, mended } = opening::sums(&places, &open, &estimator, now).await?;
         let shared = follower.shared();
+        let paths = LogPaths::of(&config.data, &config.key_store);
+        let tree = tree::open(paths, &config.tree.site, &signing, &mut open, now).await?;
+        store.set_origin(&open.generation().to_string()).await?;
+        let renewal = open.pending_renewal().cloned();
         let cursors = store.cursors().await?;
         let ledger = shared.with(|state| open.start(cursors, state));
+        let tree = tree.start(&config.tree, &signing, ledger.durable(), clock.clone());
         let (announce, stands) = watch::channel(*ledger.durable().borrow());
         let (announce_fault, fault) = watch::channel(None);
         let durable = ledger.durable();
@@ -206,18 +222,23 @@ impl App {
             keys,
             clock,
             metrics: Metrics::default(),
+            tree,
             // The other half is for requests, the ledger and the fold.
             opener: Opener::start(std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
             quotas: Quotas::new(config.quota),
+            delays: Delays::default(),
             said: LastSaid::default(),
             signing,
             admin_token: admin_token(&config.operator_key)?,
             stands,
             fault,
+            places,
+            mended,
             writing: tokio::sync::Mutex::default(),
             viewed: tokio::sync::Mutex::default(),
         }));
         app.learn_agents();
+        app.settle_history(renewal).await?;
         app.announce().await?;
         Ok(app)
     }
@@ -371,7 +392,7 @@ fn operator_key(file: &Path) -> Result<OperatorKey, StartError> {
 }
 
 /// The key that signs promises; made when missing.
-fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
+pub(crate) fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let failed = |source| StartError::Folder { path: file.into(), source };
     match std::fs::read(file) {

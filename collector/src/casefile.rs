@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use weighbridge_casework::{
-    Case, Finding, Report, ReportError, ReportInput, Subject, Totals,
+    Case, Finding, Report, ReportError, ReportInput, RulePack, Subject, Totals,
     report::{
         AcceleratorRow, AttemptRow, AttributionSummary, CoverageSummary, IdentityValue, OperationsRange,
         ReportKind, RunDates,
@@ -11,11 +11,12 @@ use weighbridge_casework::{
 };
 use weighbridge_meter::{GapCause, estimate::METHOD};
 use weighbridge_registry::{IdentityField, KeyError};
-use weighbridge_store::{HourlySum, StoreError, fold::hex, hour::HeldState, ledger::CommitError};
+use weighbridge_store::{HourlySum, StoreError, UsageStore, fold::hex, hour::HeldState, ledger::CommitError};
 
 use crate::{
     app::{App, record},
     judge::fact,
+    proof::{Content, Proof, ProofError},
     view::{Owned, View},
 };
 
@@ -61,6 +62,9 @@ pub enum CasefileError {
     /// The identity.
     #[error("the identity cannot be opened")]
     Keys(#[from] KeyError),
+    /// The proof.
+    #[error("the figures cannot be proved")]
+    Proof(#[from] ProofError),
     /// The record of the look.
     #[error("the look at the identity could not be recorded, so nothing is shown")]
     Commit(#[from] CommitError),
@@ -69,33 +73,73 @@ pub enum CasefileError {
 impl App {
     /// The report of a case as it stands now.
     pub async fn report(&self, id: &str, identity: Identity) -> Result<Report, CasefileError> {
+        let (case, finding) = self.case_with_pack(id)?;
+        let identity = self.identity(&case, identity).await?;
+        let view = self.view().await?;
+        let hours = self.hourly(&view, &finding.subject).await?;
+        self.written(&case, &finding, identity, &view, &hours)
+    }
+
+    /// The same with the proof of its figures, both of one moment.
+    pub async fn proven_report(
+        &self,
+        id: &str,
+        identity: Identity,
+        content: Content,
+    ) -> Result<(Report, Proof), CasefileError> {
+        let (case, finding) = self.case_with_pack(id)?;
+        let identity = self.identity(&case, identity).await?;
+        let still = self.shared.still().await;
+        let view = self.view_while(&still, self.now()).await?;
+        let hours = self.hourly(&view, &finding.subject).await?;
+        let end = self.store.stands().await?;
+        drop(still);
+        let report = self.written(&case, &finding, identity, &view, &hours)?;
+        let proof = self.prove(&report, &hours, end, content).await?;
+        Ok((report, proof))
+    }
+
+    /// A case whose pack is loaded, with the finding it is about.
+    fn case_with_pack(&self, id: &str) -> Result<(Case, Finding), CasefileError> {
         let (case, finding) = {
             let book = self.casebook();
             let case = book.cases.get(id).cloned().ok_or_else(|| CasefileError::NoCase(id.into()))?;
             let finding = main_finding(&case, &book.findings);
             (case, finding.ok_or_else(|| CasefileError::NoCase(id.into()))?)
         };
+        self.pack_of(&case)?;
+        Ok((case, finding))
+    }
+
+    fn pack_of(&self, case: &Case) -> Result<&RulePack, CasefileError> {
         let missing = || CasefileError::NoPack {
-            case: id.into(),
+            case: case.id().into(),
             pack: case.pack().into(),
             version: case.pack_version().into(),
         };
-        let pack =
-            self.pack(case.pack()).filter(|pack| pack.version == case.pack_version()).ok_or_else(missing)?;
-        let identity = self.identity(&case, identity).await?;
-        let view = self.view().await?;
+        self.pack(case.pack()).filter(|pack| pack.version == case.pack_version()).ok_or_else(missing)
+    }
+
+    fn written(
+        &self,
+        case: &Case,
+        finding: &Finding,
+        identity: BTreeMap<String, IdentityValue>,
+        view: &View,
+        hours: &[HourlySum],
+    ) -> Result<Report, CasefileError> {
+        let pack = self.pack_of(case)?;
         let owned = view.subject(&finding.subject).unwrap_or_default();
-        let hours = self.hourly(&view, &finding.subject).await?;
         let cap = pack.rule(&finding.rule).and_then(|rule| rule.projection.as_ref()).map(|p| p.cap_days);
         let input = ReportInput {
             pack,
-            case: &case,
-            finding: &finding,
+            case,
+            finding,
             totals: view.totals(&owned, cap),
-            attempts: attempts(&view, &owned),
-            accelerators: accelerators(&view, &owned),
+            attempts: attempts(view, &owned),
+            accelerators: accelerators(view, &owned),
             coverage: coverage(&owned),
-            attribution: attribution(&hours, &owned),
+            attribution: attribution(hours, &owned),
             method_version: METHOD.into(),
             table_sha256: hex(&self.estimator.table().sha256()),
             identity,

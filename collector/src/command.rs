@@ -13,12 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use weighbridge_journal::{OpenError, fail};
 use weighbridge_meter::Estimator;
-use weighbridge_store::{
-    LedgerOptions, SqliteStore, UsageStore,
-    follow::Follower,
-    ledger::{LedgerError, OpenLedger},
-    verify,
-};
+use weighbridge_store::{SqliteStore, UsageStore, ledger::LedgerError, verify};
 
 use crate::{
     api,
@@ -29,8 +24,13 @@ use crate::{
     evaluate::Evaluate,
     import, ingest,
     listen::{self, Limits},
-    pages, random,
+    opening::{self, Places},
+    pages,
+    proof::Content,
+    random, verifying, witness,
 };
+
+mod keeping;
 
 /// Weighs the compute that tenants use and keeps the book.
 #[derive(Debug, Parser)]
@@ -62,14 +62,24 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
-    /// Reads the whole ledger again: checksums, chains, signatures, and whether the sums follow from it.
-    Verify,
+    /// Reads the whole ledger again: checksums, chains, signatures, the tree over it, and whether the sums follow.
+    Verify(verifying::Options),
+    /// Cosigns checkpoints of other collectors, each only if it follows on the last one: for a second party.
+    Witness(witness::Options),
+    /// Prints the key of the log, which witnesses and auditors need.
+    LogKey,
+    /// Copies the whole collector into a folder, or checks such a copy.
+    Backup(keeping::Backup),
+    /// Puts a backup into an empty data folder.
+    Restore(keeping::Restore),
+    /// Removes old payloads, after a signed summary of them.
+    Prune(keeping::Prune),
     /// Throws the sums away and folds them anew from the ledger.
     Rebuild,
     /// Measures estimates and classes against runs of which the truth is known from elsewhere.
     #[command(subcommand)]
     Evaluate(Evaluate),
-    /// Writes the report of a case as JSON and printable HTML.
+    /// Writes the report of a case as JSON and printable HTML, with the proof of its figures.
     Report {
         /// Id of the case, such as case-0001.
         case: String,
@@ -85,6 +95,10 @@ enum Command {
         /// Folder for the files.
         #[arg(long, default_value = ".", value_name = "DIR")]
         out: PathBuf,
+        /// Put the batches into the proof, so that whoever checks it can fold the sums anew; they say what every
+        /// accelerator of the report did from minute to minute.
+        #[arg(long)]
+        with_batches: bool,
     },
 }
 
@@ -104,6 +118,11 @@ impl Failure {
     /// Usage or configuration.
     pub fn usage(text: impl ToString) -> Self {
         Self { code: 2, text: text.to_string() }
+    }
+
+    /// Something needed is not there, in words.
+    pub fn not_there(text: impl ToString) -> Self {
+        Self { code: 3, text: text.to_string() }
     }
 
     /// Something needed is not there.
@@ -184,21 +203,36 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             say(imported);
             Ok(())
         }
-        Command::Verify => check(&load(&Flags::default())?).await,
+        Command::Verify(options) => match &options.proof {
+            // Nothing of a collector is needed for it, and nothing asked for.
+            Some(file) => verifying::proof(file, &options).await,
+            None => verifying::run(&load(&Flags::default())?, &options).await,
+        },
+        Command::Witness(options) => witness::run(options).await,
+        Command::LogKey => {
+            say(verifying::own_log_key(&load(&Flags::default())?)?);
+            Ok(())
+        }
+        Command::Backup(backup) => backup.run(&load(&Flags::default())?, arguments.config.clone()).await,
+        Command::Restore(restore) => restore.run(&load(&Flags::default())?),
+        Command::Prune(prune) => prune.run(&load(&Flags::default())?).await,
         Command::Rebuild => rebuild(&load(&Flags::default())?).await,
-        Command::Report { case, actor, reason, masked, out } => {
+        Command::Report { case, actor, reason, masked, out, with_batches } => {
             let identity = match (masked, actor, reason) {
                 (false, Some(actor), Some(reason)) => Identity::Opened { actor, reason },
                 _ => Identity::Masked,
             };
-            report(&load(&Flags::default())?, &case, identity, &out).await
+            let content = if with_batches { Content::Batches } else { Content::Leaves };
+            report(&load(&Flags::default())?, &case, identity, content, &out).await
         }
     }
 }
 
 /// Logs to standard error.
 pub(crate) fn start_log(level: tracing::Level) {
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false);
+    // A log that cannot be written is no reason to end: reporting that on the same stream would be one.
+    log.log_internal_errors(false).init();
 }
 
 /// A collector on this data: in this process, or one that is running.
@@ -223,20 +257,32 @@ impl Remote {
         let pairs: Vec<String> =
             query.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
         let url = format!("http://{}{path}?{}", self.at, pairs.join("&"));
-        // The token and what it opens go to this host and nowhere else.
-        let client =
-            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
-        let request = client
-            .map_err(|error| Failure::missing(&error))?
+        let request = self
+            .client()?
             .post(url)
             .header("authorization", format!("Bearer {}", self.token))
             .header("content-type", content_type)
             .body(body);
-        let answer = request.send().await.map_err(|error| Failure::missing(&error))?;
-        let status = answer.status();
-        let text = answer.text().await.map_err(|error| Failure::missing(&error))?;
-        if status.is_success() { Ok(text) } else { Err(refused(status, &text)) }
+        answered(request).await
     }
+
+    async fn get(&self, path: &str) -> Result<String, Failure> {
+        answered(self.client()?.get(format!("http://{}{path}", self.at))).await
+    }
+
+    /// The token and what it opens go to this host and nowhere else.
+    fn client(&self) -> Result<reqwest::Client, Failure> {
+        let client =
+            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+        client.map_err(|error| Failure::missing(&error))
+    }
+}
+
+async fn answered(request: reqwest::RequestBuilder) -> Result<String, Failure> {
+    let answer = request.send().await.map_err(|error| Failure::missing(&error))?;
+    let status = answer.status();
+    let text = answer.text().await.map_err(|error| Failure::missing(&error))?;
+    if status.is_success() { Ok(text) } else { Err(refused(status, &text)) }
 }
 
 /// What a running collector says against a request, in the words of the command that works without it.
@@ -272,6 +318,8 @@ async fn access(config: &Config) -> Result<Access, Failure> {
 
 async fn serve(config: &Config) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
+    // Before anything is open: whoever sees it serve may also ask it to stop.
+    let stopped = wait_for_signal();
     // A write beyond a limit on file sizes is an error of the ledger, and not the end of the collector.
     let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
         .map_err(|error| Failure { code: 3, text: format!("signals: {error}") })?;
@@ -289,14 +337,21 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let servers = spawn_servers(&app, config.limits, ingest, http, &stop);
     let judge = tokio::spawn(judge_until(app.clone(), config.judge_every, stop.clone()));
-    wait_for_signal().await;
+    let prune = tokio::spawn(prune_until(app.clone(), config.keep_payloads, stop.clone()));
+    stopped.await;
     tracing::info!("stopping: requests that were taken are finished");
     stop.cancel();
     for server in servers {
         drop(server.await);
     }
     drop(judge.await);
+    drop(prune.await);
     app.settled().await;
+    if let Err(error) = app.note_promised() {
+        tracing::warn!(problem = verify::chain_of(&error), "how far the ledger is promised cannot be noted");
+    }
+    let durable = *app.ledger.durable().borrow();
+    app.tree.reaches(durable).await;
     app.store.close().await;
     Ok(())
 }
@@ -337,54 +392,43 @@ async fn judge_until(app: App, every: std::time::Duration, stop: CancellationTok
     }
 }
 
-/// Returns at SIGINT or SIGTERM.
-pub(crate) async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
+/// Prunes what is older than configured, once an hour; without an age nothing.
+async fn prune_until(app: App, keep: Option<i64>, stop: CancellationToken) {
+    let Some(keep) = keep else { return };
+    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(3600));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
         }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
+        app.prune_older_than(keep).await;
     }
 }
 
-async fn check(config: &Config) -> Result<(), Failure> {
-    let folder = config.data.join("ledger");
-    if !folder.is_dir() {
-        return Err(Failure { code: 3, text: format!("{}: there is no ledger", folder.display()) });
-    }
-    let verified = verify::ledger(&folder);
-    say(format_args!(
-        "{} entries, {} batches, {} windows read",
-        verified.entries, verified.batches, verified.windows
-    ));
-    let mut faults = verified.faults;
-    if faults.is_empty() {
-        let store = SqliteStore::open(&config.data.join("usage.sqlite")).await;
-        let store = store.map_err(|error| Failure::missing(&error))?;
-        match verify::sums(&folder, &store, Estimator::shipped()).await {
-            Ok(None) => say("the sums follow from the ledger, to the integer"),
-            Ok(Some(tables)) => {
-                faults.push(format!("the sums do not follow from the ledger: {} differ", tables.join(", ")));
+/// Catches SIGINT and SIGTERM from here on; what it gives back ends at the first of them.
+pub(crate) fn wait_for_signal() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async {
+        match (terminate, interrupt) {
+            (Ok(mut terminate), Ok(mut interrupt)) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
             }
-            Err(error) => faults.push(verify::chain_of(&error)),
+            _ => drop(tokio::signal::ctrl_c().await),
         }
     }
-    if faults.is_empty() {
-        say("ok");
-        return Ok(());
-    }
-    Err(Failure::check(faults.join("\n")))
 }
 
 async fn rebuild(config: &Config) -> Result<(), Failure> {
     let missing = |error: &(dyn std::error::Error + 'static)| Failure::missing(error);
+    let places = Places::of(config);
     // Held open, so that nobody writes meanwhile.
-    let ledger = OpenLedger::open(&config.data.join("ledger"), &LedgerOptions::default(), &mut random::fill)
-        .map_err(|error| missing(&error))?;
+    let ledger = opening::ledger(config, random::now()).map_err(|error| missing(&error))?;
     let (file, fresh) = (config.data.join("usage.sqlite"), config.data.join("usage.sqlite.new"));
     remove_database(&fresh).map_err(|error| missing(&error))?;
     // Sums that cannot be read are a reason to rebuild, not one against it.
@@ -396,11 +440,13 @@ async fn rebuild(config: &Config) -> Result<(), Failure> {
         }
         Err(_) => None,
     };
-    let store = Arc::new(SqliteStore::open(&fresh).await.map_err(|error| missing(&error))?);
-    let mut follower = Follower::new(ledger.folder(), store.clone(), Estimator::shipped())
+    let (store, _, summary) = opening::anew(&fresh, &places, &ledger, &Estimator::shipped())
         .await
         .map_err(|error| missing(&error))?;
-    follower.catch_up(ledger.durable()).await.map_err(|error| missing(&error))?;
+    if let Some(summary) = &summary {
+        let (index, file) = (summary.header.place.index, summary.file.display());
+        say(format_args!("from the summary of everything before entry {index}, {file}"));
+    }
     let new = store.fingerprint().await.map_err(|error| missing(&error))?;
     store.close().await;
     fail::around("rebuild.remove", || remove_database(&file))
@@ -442,13 +488,23 @@ fn write_private(file: &Path, content: &[u8]) -> std::io::Result<()> {
     open.write_all(content)
 }
 
-async fn report(config: &Config, case: &str, identity: Identity, out: &Path) -> Result<(), Failure> {
-    let (json, html) = match access(config).await? {
+async fn report(
+    config: &Config,
+    case: &str,
+    identity: Identity,
+    content: Content,
+    out: &Path,
+) -> Result<(), Failure> {
+    let pretty = |value: &serde_json::Value| {
+        serde_json::to_string_pretty(value).map_err(|error| Failure::missing(&error))
+    };
+    let (json, html, proof) = match access(config).await? {
         Access::Here(app) => {
-            let report =
-                app.report(case, identity).await.map_err(|error| Failure::check(verify::chain_of(&error)))?;
+            let proven = app.proven_report(case, identity, content).await;
+            let (report, proof) = proven.map_err(|error| Failure::check(verify::chain_of(&error)))?;
             let json = serde_json::to_string_pretty(&report).map_err(|error| Failure::missing(&error))?;
-            (json, pages::report_document(&report))
+            let proof = serde_json::to_value(&proof).map_err(|error| Failure::missing(&error))?;
+            (json, pages::report_document(&report), pretty(&proof)?)
         }
         Access::Running(remote) => {
             let path = format!("/api/v1/cases/{}/report", escaped(case));
@@ -456,18 +512,21 @@ async fn report(config: &Config, case: &str, identity: Identity, out: &Path) -> 
                 Identity::Masked => serde_json::json!({ "masked": true }),
                 Identity::Opened { actor, reason } => serde_json::json!({ "actor": actor, "reason": reason }),
             };
-            // One request, so that one look is recorded: the answer carries both forms.
-            let answer = remote
-                .post(&path, &[("format", "both")], "application/json", body.to_string().into_bytes())
-                .await?;
+            let with = match content {
+                Content::Leaves => "leaves",
+                Content::Batches => "batches",
+            };
+            let query = [("format", "both"), ("proof", with)];
+            // One request, so that one look is recorded: the answer carries all forms.
+            let answer =
+                remote.post(&path, &query, "application/json", body.to_string().into_bytes()).await?;
             let answer: serde_json::Value =
                 serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?;
-            let json =
-                serde_json::to_string_pretty(&answer["report"]).map_err(|error| Failure::missing(&error))?;
-            (json, answer["html"].as_str().unwrap_or_default().to_owned())
+            let html = answer["html"].as_str().unwrap_or_default().to_owned();
+            (pretty(&answer["report"])?, html, pretty(&answer["proof"])?)
         }
     };
-    for (extension, text) in [("json", json), ("html", html)] {
+    for (extension, text) in [("json", json), ("html", html), ("proof", proof)] {
         let file = out.join(format!("{case}.{extension}"));
         write_private(&file, text.as_bytes())
             .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;

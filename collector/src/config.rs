@@ -8,8 +8,13 @@ use figment::{
 };
 use serde::Deserialize;
 use weighbridge_casework::RulePack;
+use weighbridge_tlog::note::{KeyType, VerifierKey};
 
-use crate::{ingest::quota::Quota, listen::Limits};
+use crate::{
+    ingest::quota::Quota,
+    listen::Limits,
+    tree::{TreeConfig, WitnessAt},
+};
 
 /// Where the file is looked for if no flag says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/weighbridge/collector.toml";
@@ -26,6 +31,7 @@ struct Raw {
     ingest: RawIngest,
     http: RawListen,
     rules: RawRules,
+    tree: RawTree,
     log: RawLog,
 }
 
@@ -36,8 +42,12 @@ struct RawStore {
     data: Option<PathBuf>,
     /// A ledger segment is closed once it is larger, in bytes. Default 64 MiB; at least 4096.
     segment_bytes: Option<u64>,
+    /// How long payloads of the ledger are kept, in days, such as `400d`; at least `8d`. After that the collector
+    /// prunes them: it closes the hours that were made of them, keeps a signed summary, and removes the segments.
+    /// Unset by default: everything is kept.
+    keep_payloads: Option<String>,
     /// Bytes of the disk that batches leave free, for facts and sums. Below it batches are answered 503 until there
-    /// is room. Default 16 MiB; 0 leaves none.
+    /// is room. Default 16 MiB, or a sixteenth of a small disk; 0 leaves none.
     reserve_bytes: Option<u64>,
 }
 
@@ -89,6 +99,29 @@ struct RawRules {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+struct RawTree {
+    /// First part of the name of the log, `<site>/<generation of the store>`, such as `example.com/weighbridge`;
+    /// without spaces and plus. Default `weighbridge`. Another name is another log: witnesses have to be told.
+    site: Option<String>,
+    /// The least time between two signed checkpoints, such as `1s`. Default `1s`; from `100ms` to `1h`.
+    every: Option<String>,
+    /// How often witnesses are asked to cosign. Default `1m`; from `100ms` to `1h`.
+    witness_every: Option<String>,
+    /// Who cosigns; nobody by default.
+    witness: Vec<RawWitness>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawWitness {
+    /// Where it takes requests, such as `http://witness.example:19313`. What it signs is checked, so plain HTTP will do.
+    url: String,
+    /// Its key, as it prints it when it starts.
+    key: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct RawLog {
     /// `error`, `warn`, `info` or `debug`. Default `info`.
     level: Option<String>,
@@ -101,12 +134,14 @@ pub struct Config {
     pub data: PathBuf,
     /// Size of a ledger segment in bytes.
     pub segment_bytes: u64,
+    /// After how many milliseconds payloads are pruned, if they are.
+    pub keep_payloads: Option<i64>,
     /// File with the operator's key.
     pub operator_key: PathBuf,
     /// Folder of wrapped keys.
     pub key_store: PathBuf,
     /// Bytes of its disk that batches leave free.
-    pub reserve_bytes: u64,
+    pub reserve_bytes: Option<u64>,
     /// Where batches come in.
     pub ingest: SocketAddr,
     /// How many connections the ingest port takes on.
@@ -119,6 +154,10 @@ pub struct Config {
     pub judge_every: Duration,
     /// Packs, and whether totals are compared with each.
     pub packs: Vec<(RulePack, bool)>,
+    /// Where further packs are.
+    pub packs_folder: Option<PathBuf>,
+    /// The tree over the ledger.
+    pub tree: TreeConfig,
     /// How much is logged.
     pub log: tracing::Level,
 }
@@ -188,15 +227,18 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
             .or(raw.store.data)
             .unwrap_or_else(|| "/var/lib/weighbridge/collector".into()),
         segment_bytes,
-        reserve_bytes: raw.store.reserve_bytes.unwrap_or(16 << 20),
+        keep_payloads: raw.store.keep_payloads.map(keep_payloads).transpose()?,
+        reserve_bytes: raw.store.reserve_bytes,
         limits,
         quota,
         operator_key: raw.keys.operator_key.unwrap_or_else(|| "/etc/weighbridge/operator.key".into()),
         key_store: raw.keys.key_store.unwrap_or_else(|| "/var/lib/weighbridge/collector-keys".into()),
         ingest: listen("ingest.listen", raw.ingest.listen, "127.0.0.1:19312")?,
         http: listen("http.listen", raw.http.listen, "127.0.0.1:19311")?,
-        judge_every: every(raw.rules.every.as_deref().unwrap_or("10s"))?,
+        judge_every: every("rules.every", raw.rules.every.as_deref().unwrap_or("10s"))?,
+        tree: tree(&raw.tree)?,
         packs: packs(&raw.rules)?,
+        packs_folder: raw.rules.folder,
         log: level(raw.log.level.as_deref().unwrap_or("info"))?,
     })
 }
@@ -245,6 +287,14 @@ fn listen(key: &'static str, value: Option<String>, default: &str) -> Result<Soc
     })
 }
 
+fn keep_payloads(value: String) -> Result<i64, ConfigError> {
+    crate::prune::days(&value).ok_or(ConfigError::Value {
+        key: "store.keep_payloads",
+        value,
+        expected: "a number of days from 8d to 36500d, such as 400d",
+    })
+}
+
 fn level(value: &str) -> Result<tracing::Level, ConfigError> {
     match value {
         "error" => Ok(tracing::Level::ERROR),
@@ -259,9 +309,34 @@ fn level(value: &str) -> Result<tracing::Level, ConfigError> {
     }
 }
 
-fn every(value: &str) -> Result<Duration, ConfigError> {
+fn tree(raw: &RawTree) -> Result<TreeConfig, ConfigError> {
+    let site = raw.site.clone().unwrap_or_else(|| "weighbridge".into());
+    if site.is_empty() || site.contains('+') || site.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        let expected = "a name without spaces and plus, such as example.com/weighbridge";
+        return Err(ConfigError::Value { key: "tree.site", value: site, expected });
+    }
+    let witness = |raw: &RawWitness| {
+        let expected = "an address such as http://witness.example:19313";
+        if !raw.url.starts_with("http://") {
+            return Err(ConfigError::Value { key: "tree.witness.url", value: raw.url.clone(), expected });
+        }
+        let expected = "a key as the witness prints it: <name>+<8 hexadecimal digits>+<base64>, of type 4";
+        let key: Option<VerifierKey> = raw.key.parse().ok();
+        let key = key.filter(|key| key.kind() == KeyType::Cosignature);
+        let bad = || ConfigError::Value { key: "tree.witness.key", value: raw.key.clone(), expected };
+        Ok(WitnessAt { url: raw.url.clone(), key: key.ok_or_else(bad)? })
+    };
+    Ok(TreeConfig {
+        site,
+        every: every("tree.every", raw.every.as_deref().unwrap_or("1s"))?,
+        witnesses: raw.witness.iter().map(witness).collect::<Result<_, _>>()?,
+        witness_every: every("tree.witness_every", raw.witness_every.as_deref().unwrap_or("1m"))?,
+    })
+}
+
+fn every(key: &'static str, value: &str) -> Result<Duration, ConfigError> {
     let bad = || ConfigError::Value {
-        key: "rules.every",
+        key,
         value: value.into(),
         expected: "a duration from 100ms to 1h, such as 10s",
     };
@@ -351,6 +426,21 @@ mod tests {
         assert_eq!(
             error("[store]\nsegment_bytes = 1"),
             r#"store.segment_bytes: "1" is not at least 4096 bytes"#
+        );
+        assert_eq!(
+            error("[store]\nkeep_payloads = '7d'"),
+            r#"store.keep_payloads: "7d" is not a number of days from 8d to 36500d, such as 400d"#
+        );
+        assert_eq!(
+            error("[tree]\nsite = 'a b'"),
+            r#"tree.site: "a b" is not a name without spaces and plus, such as example.com/weighbridge"#
+        );
+        assert!(error("[tree]\nevery = '1ms'").starts_with("tree.every: "));
+        assert!(error("[[tree.witness]]\nurl = 'ftp://x'").starts_with("tree.witness.url: "));
+        let log = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+        assert!(
+            error(&format!("[[tree.witness]]\nurl = 'http://x'\nkey = '{log}'"))
+                .starts_with("tree.witness.key: ")
         );
         assert_eq!(
             error("[ingest]\nbytes_per_minute = 1000"),

@@ -80,8 +80,16 @@ impl App {
     }
 
     async fn view_as_of(&self, as_of: UtcMillis) -> Result<View, StoreError> {
-        // Sums and state are of one moment: the fold writes neither meanwhile.
-        let _still = self.shared.still().await;
+        let still = self.shared.still().await;
+        self.view_while(&still, as_of).await
+    }
+
+    /// The view as of a moment. Sums and state are of one moment: the fold writes neither while `_still` is held.
+    pub(crate) async fn view_while(
+        &self,
+        _still: &tokio::sync::OwnedRwLockReadGuard<()>,
+        as_of: UtcMillis,
+    ) -> Result<View, StoreError> {
         let all = Filter::default();
         let (sums, coverage) = (self.store.sums(&all).await?, self.store.coverage(&all).await?);
         let disagreements = self.store.disagreements(&all).await?;

@@ -15,6 +15,8 @@ pub struct Answer {
     pub headers: Vec<String>,
     /// As text; what is not UTF-8 is replaced.
     pub body: String,
+    /// As it came.
+    pub bytes: Vec<u8>,
 }
 
 impl Answer {
@@ -79,7 +81,7 @@ impl Connection {
             }
             headers.push(line);
         }
-        let mut answer = Answer { status, headers, body: String::new() };
+        let mut answer = Answer { status, headers, body: String::new(), bytes: Vec::new() };
         let mut body = Vec::new();
         match (answer.header("content-length"), answer.header("transfer-encoding")) {
             (Some(length), None) => {
@@ -100,6 +102,7 @@ impl Connection {
             _ => return Err(invalid("neither content-length nor chunks")),
         }
         answer.body = String::from_utf8_lossy(&body).into_owned();
+        answer.bytes = body;
         Ok(answer)
     }
 

@@ -30,5 +30,6 @@ pub mod random;
 pub mod rules;
 pub mod simulated;
 pub mod site;
+pub mod tlog;
 pub mod usage;
 pub mod wait;

@@ -88,7 +88,12 @@ impl Site {
     #[track_caller]
     pub fn prepared(more: &str, agents: Vec<AgentOptions>, mut with: impl FnMut(Stage<'_>)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut collector = Collector::prepare(&folder.path().join("collector"), more);
+        // What goes into the section of the store stands first.
+        let (store, more) = match more.strip_prefix("[store]\n") {
+            Some(both) => both.split_once("\n\n").unwrap_or((both, "")),
+            None => ("", more),
+        };
+        let mut collector = Collector::prepare_store(&folder.path().join("collector"), store, more);
         let mut address = collector.ingest();
         with(Stage::Address(&mut address));
         let prepared = agents.into_iter().map(|options| {
@@ -100,7 +105,9 @@ impl Site {
         collector.start_ready();
         let mut csv = String::from("agent,host,site,fabric,public_key,valid_from,valid_to\n");
         agents.iter().for_each(|agent| csv.push_str(&agent.enrolment()));
-        collector.import("agents", &csv);
+        if !agents.is_empty() {
+            collector.import("agents", &csv);
+        }
         Self { collector, agents, folder }
     }
 

@@ -473,7 +473,10 @@ fn report(collector: &Collector, out: &Path, how: &[&str]) -> (String, String) {
     let arguments = [["report", "case-0001", "--out", out.as_str()].as_slice(), how].concat();
     let finished = collector.run(&arguments);
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    assert_eq!(finished.stdout, format!("{out}/case-0001.json\n{out}/case-0001.html\n"));
+    let files = ["json", "html", "proof"].map(|extension| format!("{out}/case-0001.{extension}\n"));
+    assert_eq!(finished.stdout, files.concat());
+    let proof = fs::read_to_string(Path::new(&out).join("case-0001.proof")).unwrap();
+    assert_eq!(holds_identity(&proof), None, "a proof is for others to check");
     assert_eq!(holds_identity(&finished.stderr), None);
     let read = |name: &str| fs::read_to_string(Path::new(&out).join(name)).unwrap();
     (read("case-0001.json"), read("case-0001.html"))
@@ -671,7 +674,14 @@ fn what_is_needed_and_not_there_ends_with_3() {
     // A second one on the same port.
     let other = site.folder().join("other").display().to_string();
     let port = site.collector.ingest().to_string();
+    let keys = site.collector.data().with_file_name("keys").display().to_string();
+    let config = fs::read_to_string(site.collector.config()).unwrap();
+    fs::write(site.collector.config(), config.replace(&keys, &format!("{keys}-of-another"))).unwrap();
     ended(&site.collector.run(&["serve", "--data", &other]), 3, &[&port]);
+    fs::write(site.collector.config(), config).unwrap();
+    // A second one that would sign with the same keys.
+    let signs = "another collector signs with the keys in this folder";
+    ended(&site.collector.run(&["serve", "--data", &other]), 3, &[&keys, signs]);
     site.start_agents();
     wait::until("the agent serves", || site.agents[0].metrics());
     let second = site.agents[0].run(&["run"]);

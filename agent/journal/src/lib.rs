@@ -69,13 +69,14 @@ mod starts;
 mod verify;
 
 pub use error::{AppendError, Corrupt, Damage, FileError, OpenError, ReadError, RemoveError};
+pub use folder::oldest_segment;
 pub use format::{ENTRY_HEAD_LEN, HEADER_LEN, MAX_PAYLOAD};
 pub use journal::{Journal, Opened, Options, Removed, SegmentInfo};
-pub use read::{Entry, Reader};
+pub use read::{Entry, Reader, chain_at, first_place};
 pub use recover::Torn;
 pub use repair::{Repaired, repair};
 pub use salvage::{Piece, Salvage};
-pub use starts::segment_of;
+pub use starts::{check_headers, segment_of};
 pub use verify::{Verified, verify};
 
 use std::cmp::Ordering;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::Place;
-use crate::error::ReadError;
+use crate::error::{Damage, ReadError};
 use crate::folder::segment_numbers;
 use crate::format::HEADER_LEN;
 use crate::segment::{Opening, Segment, corrupt};
@@ -25,4 +25,33 @@ pub fn segment_of(dir: &Path, index: u64) -> Result<Option<Place>, ReadError> {
         }
     }
     Ok(None)
+}
+
+/// Looks at the header of every segment: that none between two is missing, and that indexes go on. Tells how many
+/// there are. What is in them is not read.
+pub fn check_headers(dir: &Path) -> Result<u64, ReadError> {
+    let numbers = segment_numbers(dir)?;
+    let mut before: Option<(u64, u64)> = None;
+    for &number in &numbers {
+        let last = numbers.last() == Some(&number);
+        let header = match Segment::open(dir, number)? {
+            Opening::Open(segment) => segment.header,
+            Opening::Unfinished { .. } if last => continue,
+            Opening::Unfinished { damage, .. } | Opening::Bad(damage) => {
+                return Err(corrupt(dir, number, None, 0, damage).into());
+            }
+            Opening::Absent => return Err(corrupt(dir, number, None, 0, Damage::Missing).into()),
+        };
+        if let Some((number_before, index_before)) = before {
+            if number != number_before + 1 {
+                return Err(corrupt(dir, number_before + 1, None, 0, Damage::Missing).into());
+            }
+            if header.first_index <= index_before {
+                let damage = Damage::FirstIndex { found: header.first_index };
+                return Err(corrupt(dir, number, None, 0, damage).into());
+            }
+        }
+        before = Some((number, header.first_index));
+    }
+    Ok(numbers.len() as u64)
 }

@@ -17,6 +17,7 @@ use crate::{
     app::App,
     casefile::{Identity, main_finding},
     judge, pages,
+    proof::Content,
     view::View,
 };
 
@@ -211,6 +212,8 @@ pub(super) async fn one_case(
 pub(super) struct HowShown {
     #[serde(default)]
     format: Format,
+    /// With the proof of its figures; comes with `format=both`.
+    proof: Option<Content>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -238,8 +241,8 @@ pub(super) async fn masked_report(
     Path(id): Path<String>,
     shown: Result<Query<HowShown>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let Query(HowShown { format }) = shown?;
-    report(&app, &id, Identity::Masked, format).await
+    let Query(shown) = shown?;
+    report(&app, &id, Identity::Masked, &shown).await
 }
 
 pub(super) async fn opened_report(
@@ -249,7 +252,7 @@ pub(super) async fn opened_report(
     _admin: Admin,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let Query(HowShown { format }) = shown?;
+    let Query(shown) = shown?;
     let body = body.map_err(|error| Problem::new(error.status(), "body not readable", error.body_text()))?;
     let expected = "the body is not {\"actor\": ..., \"reason\": ...} nor {\"masked\": true}, in JSON";
     let identity = match serde_json::from_slice(&body) {
@@ -257,12 +260,22 @@ pub(super) async fn opened_report(
         Ok(Look::Opened { actor, reason }) => Identity::Opened { actor, reason },
         Ok(Look::Masked { masked: false }) | Err(_) => return Err(Problem::unusable(expected)),
     };
-    report(&app, &id, identity, format).await
+    report(&app, &id, identity, &shown).await
 }
 
-async fn report(app: &App, id: &str, identity: Identity, format: Format) -> Result<Response, Problem> {
+async fn report(app: &App, id: &str, identity: Identity, shown: &HowShown) -> Result<Response, Problem> {
+    if let Some(content) = shown.proof {
+        if !matches!(shown.format, Format::Both) {
+            return Err(Problem::unusable("a proof comes with format=both only"));
+        }
+        let (report, proof) = app.proven_report(id, identity, content).await?;
+        let html = pages::report_document(&report);
+        return Ok(
+            Json(serde_json::json!({ "report": report, "html": html, "proof": proof })).into_response()
+        );
+    }
     let report = app.report(id, identity).await?;
-    Ok(match format {
+    Ok(match shown.format {
         Format::Json => Json(report).into_response(),
         Format::Html => Html(pages::report_document(&report)).into_response(),
         Format::Both => {

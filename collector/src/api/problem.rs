@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use weighbridge_store::{StoreError, ledger::CommitError, verify::chain_of};
 
-use crate::{app::App, casefile::CasefileError, import::ImportError};
+use crate::{app::App, casefile::CasefileError, import::ImportError, prune::PruneError};
 
 /// An answer that is not what was asked for.
 #[derive(Clone, Debug, Serialize)]
@@ -109,7 +109,7 @@ impl From<CasefileError> for Problem {
             CasefileError::NoPack { .. } => Self::new(StatusCode::CONFLICT, "pack not loaded", error),
             CasefileError::Blank(_) => Self::unusable(error),
             CasefileError::Store(error) => error.into(),
-            CasefileError::Commit(_) => Self::unavailable(&error),
+            CasefileError::Commit(_) | CasefileError::Proof(_) => Self::unavailable(&error),
             CasefileError::Report(_) | CasefileError::Keys(_) => Self::failed(&error),
         }
     }
@@ -130,6 +130,16 @@ impl From<ImportError> for Problem {
             }
             ImportError::Keys(_) => Self::failed(&error),
             ImportError::Commit(error) => error.into(),
+        }
+    }
+}
+
+impl From<PruneError> for Problem {
+    fn from(error: PruneError) -> Self {
+        match error {
+            PruneError::Date { .. } => Self::unusable(error),
+            PruneError::Busy { .. } | PruneError::Commit(_) => Self::unavailable(&error),
+            _ => Self::failed(&error),
         }
     }
 }

@@ -2,22 +2,30 @@
 //!
 //! [`ledger`] commits entries (one fsync a group) and knows duplicates; [`fold`] turns entries into sums;
 //! [`UsageStore`] keeps the sums and the ledger position they reflect, in one transaction;
-//! [`follow`] drives the fold, live and in a rebuild alike; [`account`] reads sums back as totals with gaps.
+//! [`follow`] drives the fold, live and in a rebuild alike; [`account`] reads sums back as totals with gaps;
+//! [`tree`] makes every entry a leaf that is signed for, [`verify`] compares all of it again.
 //!
 //! Deliberately absent: what the sums mean to anybody. Rules about windows live in `weighbridge-meter`,
 //! rules about cases in `weighbridge-casework`; identity is opaque here.
 
 pub mod account;
+pub mod closed;
 pub mod entry;
+pub mod files;
 pub mod fold;
 pub mod follow;
 pub mod holders;
 pub mod hour;
 pub mod ledger;
+pub mod mark;
 pub mod numbers;
 pub mod presence;
+pub mod signed;
 pub mod sql;
 pub mod state;
+pub mod summary;
+pub mod tree;
+mod unfit;
 pub mod verify;
 pub mod witness;
 

@@ -68,6 +68,11 @@ impl Network {
         self.0.rough.store(rough, Ordering::Relaxed);
     }
 
+    pub(crate) fn pass_time(&self) {
+        // What is still on its way gets lost: nothing stays there for minutes.
+        locked(&self.0.ghosts).clear();
+    }
+
     pub(crate) fn troubles(&self) -> usize {
         self.0.troubles.load(Ordering::Relaxed)
     }
@@ -223,7 +228,7 @@ impl Running {
         if !verified.faults.is_empty() {
             return Err(format!("verify: {:?}", verified.faults));
         }
-        match verify::sums(&folder, &self.app.store, Estimator::shipped()).await {
+        match verify::sums(&folder, &self.app.places.summaries, &self.app.store, Estimator::shipped()).await {
             Ok(None) => Ok(()),
             Ok(Some(tables)) => Err(format!("the sums do not follow from the ledger: {tables:?}")),
             Err(error) => Err(verify::chain_of(&error)),
