@@ -229,9 +229,9 @@ impl Weigher {
     /// The last time: what cannot be kept as it is becomes a gap, which is sealed where there is room for it.
     pub fn seal_last(&mut self, now: Now) -> Result<SealedInfo, SealError> {
         let result = self.seal(now);
+        let shared = Arc::clone(&self.spool);
+        let mut spool = locked(&shared);
         if result.is_err() {
-            let shared = Arc::clone(&self.spool);
-            let mut spool = locked(&shared);
             if let Some((_, batch)) = self.in_doubt.take() {
                 self.engine.give_back(contents(*batch));
             }
@@ -239,6 +239,9 @@ impl Weigher {
             self.gaps_sealed_at = None;
             self.seal_gaps(&mut spool, now);
             alarm::tell(&mut spool, self.metrics.as_deref());
+        }
+        if let Err(error) = spool.save() {
+            tracing::debug!(error = chain(&error), "it is not written down how far the spool has come");
         }
         result
     }

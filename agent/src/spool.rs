@@ -33,9 +33,11 @@
 
 mod check;
 mod epoch;
+mod event;
 mod export;
 mod files;
 mod inspect;
+mod kept;
 mod losses;
 mod marks;
 mod missing;
@@ -61,6 +63,7 @@ use weighbridge_wire::{Hash, Loss, LossCause, Sealed};
 pub(crate) use self::files::is_full;
 pub use self::{
     check::{Finding, Verified, verify},
+    event::SpoolEvent,
     export::{Exported, export},
     inspect::{EpochSummary, Inspection, Range, StoredFile, inspect},
     missing::Missing,
@@ -70,10 +73,9 @@ pub use self::{
 };
 use self::{
     epoch::{Epoch, Keeping},
+    kept::Kept,
     losses::Losses,
     marks::Marks,
-    promises::Promises,
-    salvaged::Salvaged,
 };
 
 /// How a spool is kept.
@@ -138,45 +140,6 @@ pub struct Spool {
     promised: u64,
     /// The newest status of the agent, until it is sent.
     report: Option<Vec<u8>>,
-}
-
-/// An epoch, whole or not.
-#[derive(Debug)]
-enum Kept {
-    Whole(Epoch),
-    Salvaged(Salvaged),
-}
-
-/// Something happened to the spool that a person should know, told once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SpoolEvent {
-    /// The disk lets nothing be opened; it is tried again before every batch.
-    NotOpened(String),
-    /// An epoch is damaged: what can be read of it is sent, nothing more is written to it.
-    Damaged {
-        /// Which.
-        epoch: EpochId,
-        /// What was found first.
-        problem: String,
-    },
-    /// A file was moved into the quarantine.
-    Quarantined {
-        /// Where it is now.
-        file: PathBuf,
-        /// Bytes of it that are no batch.
-        bytes: u64,
-    },
-    /// Batches will not be delivered; the next batch says so.
-    Lost(Loss),
-    /// The list of epochs was missing or damaged and was made anew from what lies there.
-    IndexRebuilt(String),
-    /// The collector asks again and again for what it was sent: that is not done any more.
-    AskedInVain {
-        /// In which epoch.
-        epoch: EpochId,
-        /// From which number on.
-        first: u64,
-    },
 }
 
 /// Files that are kept for a person.
@@ -476,7 +439,7 @@ impl Spool {
         if self.unsaved < UNSAVED_ACKNOWLEDGEMENTS {
             return Ok(());
         }
-        match self.save() {
+        match self.save_acknowledgements() {
             // Sending must go on, or nothing ever frees the disk: after a crash these are duplicates.
             Err(SpoolError::File { source, .. }) if is_full(&source) => {
                 self.unsaved = 0;
@@ -486,8 +449,17 @@ impl Spool {
         }
     }
 
-    /// Makes acknowledgements and promises durable.
+    /// Makes acknowledgements and promises durable, and writes down how far each epoch has come.
     pub fn save(&mut self) -> Result<(), SpoolError> {
+        self.save_acknowledgements()?;
+        match self.marks.save() {
+            Err(SpoolError::File { source, .. }) if is_full(&source) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Makes acknowledgements and promises durable.
+    pub(crate) fn save_acknowledgements(&mut self) -> Result<(), SpoolError> {
         for epoch in &mut self.epochs {
             match epoch.promises().save() {
                 Ok(()) => {}
@@ -498,7 +470,7 @@ impl Spool {
             epoch.save()?;
         }
         self.unsaved = 0;
-        match self.marks.save() {
+        match self.marks.save_if_due() {
             Err(SpoolError::File { source, .. }) if is_full(&source) => Ok(()),
             result => result,
         }
@@ -630,64 +602,6 @@ impl Spool {
     /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.options.dir
-    }
-}
-
-impl Kept {
-    fn id(&self) -> EpochId {
-        match self {
-            Self::Whole(epoch) => epoch.id(),
-            Self::Salvaged(epoch) => epoch.id(),
-        }
-    }
-
-    fn promises(&mut self) -> &mut Promises {
-        match self {
-            Self::Whole(epoch) => &mut epoch.promises,
-            Self::Salvaged(epoch) => &mut epoch.promises,
-        }
-    }
-
-    fn save(&mut self) -> Result<(), SpoolError> {
-        match self {
-            Self::Whole(epoch) => epoch.save(),
-            Self::Salvaged(epoch) => epoch.save(),
-        }
-    }
-
-    fn forget_acknowledgements(&mut self) {
-        match self {
-            Self::Whole(epoch) => epoch.forget_acknowledgements(),
-            Self::Salvaged(epoch) => epoch.forget_acknowledgements(),
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        match self {
-            Self::Whole(epoch) => epoch.is_done(),
-            Self::Salvaged(epoch) => epoch.is_done(),
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Whole(epoch) => epoch.bytes(),
-            Self::Salvaged(epoch) => epoch.bytes(),
-        }
-    }
-
-    fn unacknowledged_bytes(&self) -> u64 {
-        match self {
-            Self::Whole(epoch) => epoch.unacknowledged_bytes(),
-            Self::Salvaged(epoch) => epoch.unacknowledged_bytes(),
-        }
-    }
-
-    fn unacknowledged(&self) -> u64 {
-        match self {
-            Self::Whole(epoch) => epoch.unacknowledged(),
-            Self::Salvaged(epoch) => epoch.unacknowledged(),
-        }
     }
 }
 

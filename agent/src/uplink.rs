@@ -116,7 +116,7 @@ impl Uplink {
                 }
             }
         }
-        if let Err(error) = locked(&self.spool).save()
+        if let Err(error) = locked(&self.spool).save_acknowledgements()
             && matches!(outcome.stopped, Stopped::Empty)
         {
             outcome.stopped = Stopped::Spool(error);

@@ -36,19 +36,17 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), SpoolError> {
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
-/// Replaces a short text of always the same length. On a full disk it is written over in place: that needs no
-/// space, and whoever reads half of it takes it for nothing.
+/// Replaces a short text of always the same length. It is written over in place: that needs no space, which a
+/// full disk has not, and one sync instead of three. Whoever reads half of it takes it for nothing.
 pub(super) fn overwrite(path: &Path, content: &str) -> Result<(), SpoolError> {
-    match write(path, content.as_bytes()) {
-        Err(SpoolError::File { source, .. }) if is_full(&source) && path.exists() => {
-            let _ = fs::remove_file(path.with_extension("new"));
-            let file = File::options().write(true).open(path).map_err(failed("open", path))?;
-            fail::around("spool.write_over", || file.write_all_at(content.as_bytes(), 0))
-                .map_err(failed("write", path))?;
-            fail::around("spool.sync_over", || file.sync_data()).map_err(failed("sync", path))
-        }
-        result => result,
+    let same = fs::metadata(path).is_ok_and(|metadata| metadata.len() == content.len() as u64);
+    if !same {
+        return write(path, content.as_bytes());
     }
+    let file = File::options().write(true).open(path).map_err(failed("open", path))?;
+    fail::around("spool.write_over", || file.write_all_at(content.as_bytes(), 0))
+        .map_err(failed("write", path))?;
+    fail::around("spool.sync_over", || file.sync_data()).map_err(failed("sync", path))
 }
 
 /// Whether the disk, or what this program may use of it, is full or cannot be written at all.

@@ -20,11 +20,17 @@ pub(super) struct Marks {
     path: PathBuf,
     marks: BTreeMap<EpochId, u64>,
     saved: bool,
+    /// Batches since it was written down.
+    behind: u64,
 }
+
+/// Batches after which it is written down while nothing else asks for it. These at most can be gone from the
+/// end of an epoch unseen.
+const BEHIND: u64 = 16;
 
 impl Marks {
     pub(super) fn empty(spool: &Path) -> Self {
-        Self { path: spool.join(MARKS), marks: BTreeMap::new(), saved: true }
+        Self { path: spool.join(MARKS), marks: BTreeMap::new(), saved: true, behind: 0 }
     }
 
     pub(super) fn open(spool: &Path) -> Result<Self, SpoolError> {
@@ -34,7 +40,7 @@ impl Marks {
             let (epoch, number) = line.split_once(' ')?;
             Some((epoch.parse().ok()?, number.parse().ok()?))
         };
-        Ok(Self { path, marks: text.lines().filter_map(parse).collect(), saved: true })
+        Ok(Self { path, marks: text.lines().filter_map(parse).collect(), saved: true, behind: 0 })
     }
 
     pub(super) fn get(&self, epoch: EpochId) -> u64 {
@@ -43,6 +49,7 @@ impl Marks {
 
     pub(super) fn set(&mut self, epoch: EpochId, number: u64) {
         if self.get(epoch) < number {
+            self.behind += number - self.get(epoch);
             self.marks.insert(epoch, number);
             self.saved = false;
         }
@@ -52,11 +59,16 @@ impl Marks {
         self.saved &= self.marks.remove(&epoch).is_none();
     }
 
+    /// The same, but not for every batch.
+    pub(super) fn save_if_due(&mut self) -> Result<(), SpoolError> {
+        if self.behind >= BEHIND { self.save() } else { Ok(()) }
+    }
+
     pub(super) fn save(&mut self) -> Result<(), SpoolError> {
         if !self.saved {
             let text: String = self.marks.iter().map(|(epoch, next)| format!("{epoch} {next}\n")).collect();
             files::write(&self.path, text.as_bytes())?;
-            self.saved = true;
+            (self.saved, self.behind) = (true, 0);
         }
         Ok(())
     }

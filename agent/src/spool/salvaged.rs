@@ -176,11 +176,15 @@ impl Salvaged {
             self.cursor = self.cursor.max(at.first);
             let mut reading = match self.reading.take() {
                 Some(reading) if reading.run == run && reading.sequence <= self.cursor => reading,
-                _ => Reading {
-                    run,
-                    salvage: Salvage::open(&self.scan.files[at.file], limits::ENCODED_BYTES, LONGEST_FILE)?,
-                    sequence: at.first,
-                    offset: at.offset,
+                _ => match Salvage::open(&self.scan.files[at.file], limits::ENCODED_BYTES, LONGEST_FILE) {
+                    Ok(salvage) => Reading { run, salvage, sequence: at.first, offset: at.offset },
+                    // Taken away by somebody: it holds nothing up.
+                    Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
+                        self.news = true;
+                        self.scan.runs.remove(run);
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
                 },
             };
             match reading.read_to(self.cursor)? {
