@@ -322,19 +322,22 @@ async fn a_boot_that_began_at_two_moments_is_an_alarm() {
                 ],
             )
             .await;
-        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
         site.app.settled().await;
+        answer.status
     };
     let batches: Vec<Batch> = (1..=3_u8).map(|number| minute(number.into(), number.into())).collect();
     let sealed = sealed(&batches);
     site.sets(10);
-    send(sealed[0].clone(), 600_000).await;
+    assert_eq!(send(sealed[0].clone(), 600_000).await, StatusCode::OK);
     site.sets(20);
     // Four minutes of waiting and drift are no jump.
-    send(sealed[1].clone(), 1_200_000 - 240_000).await;
+    assert_eq!(send(sealed[1].clone(), 1_200_000 - 240_000).await, StatusCode::OK);
     assert!(site.app.judge().await.expect("judges").alarms.is_empty());
     site.sets(30);
-    send(sealed[2].clone(), 1_800_000 + 7_200_000).await;
+    // A clock that is newly off has to say so twice.
+    assert_eq!(send(sealed[2].clone(), 1_800_000 + 7_200_000).await, StatusCode::SERVICE_UNAVAILABLE);
+    site.sets(31);
+    assert_eq!(send(sealed[2].clone(), 1_860_000 + 7_200_000).await, StatusCode::OK);
     let judged = site.app.judge().await.expect("judges");
     let details: Vec<&str> = judged.alarms.iter().map(|alarm| alarm.detail.as_str()).collect();
     assert_eq!(details, [format!("boot {boot} began 7200 s earlier than it did when it first sent")]);
@@ -360,13 +363,19 @@ async fn a_clock_that_was_never_set_lands_in_the_true_hour_or_is_flagged_and_age
     let site = self::site("").await;
     site.sets(30);
     let boot = batch(1).boot.to_string();
-    let headers = [
-        ("x-weighbridge-boot-id", boot.as_str()),
-        ("x-weighbridge-boot-ms", "1200000"),
-        ("x-weighbridge-wall-ms", "1200000"),
-    ];
-    let answer = site.submit_with(sealed(&[unset(1, 5)]).remove(0), &headers).await;
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    // A clock that is newly off has to say so twice.
+    for (minutes, boot_ms, expected) in
+        [(30, "1200000", StatusCode::SERVICE_UNAVAILABLE), (31, "1260000", StatusCode::OK)]
+    {
+        site.sets(minutes);
+        let headers = [
+            ("x-weighbridge-boot-id", boot.as_str()),
+            ("x-weighbridge-boot-ms", boot_ms),
+            ("x-weighbridge-wall-ms", boot_ms),
+        ];
+        let answer = site.submit_with(sealed(&[unset(1, 5)]).remove(0), &headers).await;
+        assert_eq!(answer.status, expected, "{}", answer.body);
+    }
     let (rows, first_seen, _) = hours(&site).await;
     assert_eq!(first_seen, json!(at(15).to_string()), "{rows}");
     assert_eq!(site.json("/api/v1/integrity").await["implausible"], json!([]));

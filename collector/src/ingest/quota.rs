@@ -73,9 +73,10 @@ impl Quotas {
     /// Whether this agent may send now; else how long it has to wait. Takes nothing: anybody can name an agent,
     /// and only what it signed is [spent](Self::spend).
     pub fn allows(&self, agent: &AgentId, now: UtcMillis) -> Result<(), Duration> {
-        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(bucket) = buckets.by_agent.get(agent) else { return Ok(()) };
-        let bucket = self.filled(bucket, now);
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(bucket) = buckets.by_agent.get_mut(agent) else { return Ok(()) };
+        // Kept, so that after a clock was set back the bucket fills from there and not from when it was set forward.
+        *bucket = self.filled(bucket, now);
         let wait = |held: i64, a_minute: u32, needed: i64| {
             let short = (needed - held).max(0);
             (short + i64::from(a_minute) - 1) / i64::from(a_minute.max(1))

@@ -40,8 +40,8 @@ impl LastSaid {
             if known.report.boot == report.boot {
                 return known.report.boot_ms < report.boot_ms;
             }
-            let dated = |report: &Report| report.status.at.min(received.plus(AHEAD_MS));
-            dated(&known.report) < dated(&report)
+            let dated = |report: &Report, received: UtcMillis| report.status.at.min(received.plus(AHEAD_MS));
+            dated(&known.report, known.received) < dated(&report, received)
         });
         if newer {
             all.insert(report.agent.clone(), Said { received, report });
