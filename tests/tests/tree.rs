@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
+use weighbridge_journal::Reader;
 use weighbridge_tests::{
     agent::AgentOptions,
     collector::PROGRAM,
@@ -18,6 +19,7 @@ use weighbridge_tlog::{
     leaf_hash,
     note::VerifierKey,
     proof,
+    receipt::Receipt,
     tile::{Level, WIDTH},
 };
 
@@ -65,6 +67,21 @@ fn whoever_reads_the_served_tiles_gets_the_root_that_is_signed() {
         }
         assert_eq!(proof::root_with_leaves(&leaves, &[], size), Some(checkpoint.root));
     }
+    // And whoever has an entry gets the proof that it is in there.
+    let log = tlog::log_key(&site.collector);
+    let mut reader = Reader::from_start(&site.collector.data().join("ledger"));
+    for leaf in [0, 1, 299, 700] {
+        let entry = std::iter::from_fn(|| reader.next().unwrap()).find(|entry| entry.place.index == leaf + 1);
+        let answer = http::get(site.collector.http(), &format!("/tlog/proof/{leaf}")).unwrap();
+        let receipt: Receipt = answer.body.parse().unwrap();
+        let data = weighbridge_store::entry::leaf_data(&entry.unwrap().payload);
+        assert_eq!(receipt.index, leaf);
+        assert!(receipt.check(&data, &log).is_ok(), "{answer:?}");
+        assert!(receipt.check(&[7; 32], &log).is_err());
+    }
+    for nothing in ["/tlog/proof/99999", "/tlog/checkpoint/x"] {
+        assert_eq!(http::get(site.collector.http(), nothing).unwrap().status, 404, "{nothing}");
+    }
     for nothing in ["/tlog/tile/0/x9", "/tlog/tile/0/../../../operator.key", "/tlog/tile/0/999"] {
         assert_eq!(http::get(site.collector.http(), nothing).unwrap().status, 404, "{nothing}");
     }
@@ -99,6 +116,32 @@ fn a_collector_that_is_killed_takes_up_its_tree_and_a_quick_look_finds_it_whole(
         let verified = site.collector.run(&how);
         assert_eq!(verified.code, Some(0), "{verified:?}");
     }
+}
+
+#[test]
+fn a_ledger_of_the_release_before_gets_its_tree_at_the_first_start() {
+    let mut site = Site::new(vec![]);
+    site.lease(&[TENANT]);
+    let size = settled_tree(&site);
+    site.collector.stop();
+    // Facts had no salt, and there was no tree.
+    tlog::rewrite(&site.collector.data().join("ledger"), 64 << 20, |_, payload| match payload[0] {
+        3 => Some([&[2], &payload[1..9], &payload[25..]].concat()),
+        _ => Some(payload),
+    });
+    for gone in
+        [site.collector.data().join("tlog"), site.collector.data().with_file_name("keys").join("tlog")]
+    {
+        fs::remove_dir_all(gone).unwrap();
+    }
+    fs::remove_file(site.collector.data().join("usage.sqlite")).unwrap();
+    let verified = site.collector.run(&["verify"]);
+    assert!(verified.stdout.contains("there is no tree yet"), "{verified:?}");
+    site.collector.start_ready();
+    assert_eq!(settled_tree(&site), size);
+    site.collector.stop();
+    let verified = site.collector.run(&["verify"]);
+    assert_eq!(verified.code, Some(0), "{verified:?}");
 }
 
 #[test]
