@@ -16,6 +16,8 @@ mod ledger;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod prune;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tree;
