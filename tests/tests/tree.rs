@@ -135,6 +135,7 @@ fn a_ledger_of_the_release_before_gets_its_tree_at_the_first_start() {
         fs::remove_dir_all(gone).unwrap();
     }
     fs::remove_file(site.collector.data().join("usage.sqlite")).unwrap();
+    forget_mark(&site);
     let verified = site.collector.run(&["verify"]);
     assert!(verified.stdout.contains("there is no tree yet"), "{verified:?}");
     site.collector.start_ready();
@@ -181,6 +182,7 @@ fn a_history_that_is_not_the_signed_one_is_never_signed_and_batches_are_taken_al
     rewrite_a_lease(&site);
     fs::remove_dir_all(site.collector.data().join("tlog")).unwrap();
     fs::remove_file(site.collector.data().join("usage.sqlite")).unwrap();
+    forget_mark(&site);
     site.collector.start_ready();
     wait::until("the collector refuses to sign", || {
         let metrics = site.collector.metrics();
@@ -197,6 +199,13 @@ fn a_history_that_is_not_the_signed_one_is_never_signed_and_batches_are_taken_al
     let verified = site.collector.run(&["verify"]);
     assert_eq!(verified.code, Some(1), "{verified:?}");
     assert!(verified.stderr.contains("is not that of the ledger"), "{verified:?}");
+}
+
+/// How far the ledger was promised: with it a rewritten ledger is taken for one that was put back, and gets another
+/// generation.
+fn forget_mark(site: &Site) {
+    let mark = site.collector.data().with_file_name("keys").join("ledger-mark.json");
+    fs::remove_file(mark).unwrap();
 }
 
 /// Somebody with the disk changes whose a host was: checksums and chain of the journal are right again.
@@ -289,6 +298,7 @@ fn a_witness_cosigns_what_follows_and_refuses_a_collector_that_rewrote_its_histo
         fs::remove_dir_all(gone).unwrap();
     }
     fs::remove_file(site.collector.data().join("usage.sqlite")).unwrap();
+    forget_mark(&site);
     site.collector.start_ready();
     wait::until("the witness refuses", || {
         let metrics = site.collector.metrics();
