@@ -28,13 +28,13 @@ use weighbridge_store::{
         generation::{Reason, Renewal},
     },
     tree::{
-        LogPaths, TreeError, log_key, origin, read_note,
+        LogPaths, TreeError, log_key, origin, read_checkpoint, read_note,
         sequencer::{Sequencer, leaves},
         tiles::TileFolder,
     },
     verify::chain_of,
 };
-use weighbridge_tlog::{note::VerifierKey, tile::Tile};
+use weighbridge_tlog::{note::VerifierKey, proof, receipt::Receipt, tile::Tile};
 use weighbridge_wire::SigningKey;
 
 use crate::{
@@ -375,6 +375,7 @@ pub fn routes(app: App) -> Router {
     Router::new()
         .route("/tlog/checkpoint", get(checkpoint))
         .route("/tlog/cosigned", get(cosigned))
+        .route("/tlog/proof/{leaf}", get(receipt))
         .route("/tlog/tile/{*rest}", get(tile))
         .with_state(app)
 }
@@ -416,6 +417,27 @@ fn answer(
 ) -> Response {
     match read {
         Ok(Ok(Some(note))) => (NOTE, note.to_string()).into_response(),
+        Ok(Ok(None)) => nothing(),
+        Ok(Err(error)) => unreadable(&error),
+        Err(error) => unreadable(&error),
+    }
+}
+
+/// That a leaf is in the newest tree, as C2SP tlog-proof: what a promise says can be checked with it. The first entry
+/// of the ledger is leaf 0.
+async fn receipt(State(app): State<App>, Path(leaf): Path<u64>) -> Response {
+    let (paths, log) = (app.tree.paths.clone(), app.tree.log.clone());
+    let made = tokio::task::spawn_blocking(move || {
+        let Some((checkpoint, note)) = read_checkpoint(&paths.checkpoint(), &log)? else { return Ok(None) };
+        if leaf >= checkpoint.size {
+            return Ok(None);
+        }
+        let mut tiles = TileFolder::at(&paths.tlog).of_size(checkpoint.size);
+        let path = proof::of_inclusion(&mut tiles, leaf, checkpoint.size)?;
+        Ok::<_, TreeError>(Some(Receipt { index: leaf, path, note }))
+    });
+    match made.await {
+        Ok(Ok(Some(receipt))) => (NOTE, receipt.to_string()).into_response(),
         Ok(Ok(None)) => nothing(),
         Ok(Err(error)) => unreadable(&error),
         Err(error) => unreadable(&error),

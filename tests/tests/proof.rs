@@ -17,6 +17,8 @@ use weighbridge_tests::{
     tlog, wait,
 };
 
+use weighbridge_tlog::note::{KeyType, VerifierKey};
+
 /// Another machine: the files in a folder of their own, no configuration, no collector.
 struct Elsewhere {
     folder: PathBuf,
@@ -142,7 +144,12 @@ fn a_proof_checks_on_another_machine_and_every_alteration_is_found_with_its_plac
     elsewhere.finds(&row, &[&format!("accelerator {accelerator}, hour "), "from the entries follows"]);
     let figure = altered(&|other| other["figures"]["low_tera"] = more(&other["figures"]["low_tera"]));
     elsewhere.finds(&figure, &["low_tera: the rows add up to"]);
-    // Somebody else's key, and a report that is another.
+    // A witness that did not cosign, somebody else's key, and a report that is another.
+    let stranger = ed25519_dalek::SigningKey::from_bytes(&[5; 32]).verifying_key();
+    let stranger = VerifierKey::new("w.example", KeyType::Cosignature, stranger).unwrap().to_string();
+    let checked = elsewhere.run(&["--key", &elsewhere.key, "--witness", &stranger]);
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    assert!(checked.stderr.contains("witness w.example did not cosign it"), "{checked:?}");
     let other_key = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
     let checked = elsewhere.run(&["--key", other_key]);
     assert_eq!(checked.code, Some(1), "{checked:?}");

@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
+use weighbridge_journal::Reader;
 use weighbridge_tests::{
     agent::AgentOptions,
     collector::PROGRAM,
@@ -18,6 +19,7 @@ use weighbridge_tlog::{
     leaf_hash,
     note::VerifierKey,
     proof,
+    receipt::Receipt,
     tile::{Level, WIDTH},
 };
 
@@ -65,6 +67,21 @@ fn whoever_reads_the_served_tiles_gets_the_root_that_is_signed() {
         }
         assert_eq!(proof::root_with_leaves(&leaves, &[], size), Some(checkpoint.root));
     }
+    // And whoever has an entry gets the proof that it is in there.
+    let log = tlog::log_key(&site.collector);
+    let mut reader = Reader::from_start(&site.collector.data().join("ledger"));
+    for leaf in [0, 1, 299, 700] {
+        let entry = std::iter::from_fn(|| reader.next().unwrap()).find(|entry| entry.place.index == leaf + 1);
+        let answer = http::get(site.collector.http(), &format!("/tlog/proof/{leaf}")).unwrap();
+        let receipt: Receipt = answer.body.parse().unwrap();
+        let data = weighbridge_store::entry::leaf_data(&entry.unwrap().payload);
+        assert_eq!(receipt.index, leaf);
+        assert!(receipt.check(&data, &log).is_ok(), "{answer:?}");
+        assert!(receipt.check(&[7; 32], &log).is_err());
+    }
+    for nothing in ["/tlog/proof/99999", "/tlog/checkpoint/x"] {
+        assert_eq!(http::get(site.collector.http(), nothing).unwrap().status, 404, "{nothing}");
+    }
     for nothing in ["/tlog/tile/0/x9", "/tlog/tile/0/../../../operator.key", "/tlog/tile/0/999"] {
         assert_eq!(http::get(site.collector.http(), nothing).unwrap().status, 404, "{nothing}");
     }
@@ -99,6 +116,33 @@ fn a_collector_that_is_killed_takes_up_its_tree_and_a_quick_look_finds_it_whole(
         let verified = site.collector.run(&how);
         assert_eq!(verified.code, Some(0), "{verified:?}");
     }
+}
+
+#[test]
+fn a_ledger_of_the_release_before_gets_its_tree_at_the_first_start() {
+    let mut site = Site::new(vec![]);
+    site.lease(&[TENANT]);
+    let size = settled_tree(&site);
+    site.collector.stop();
+    // Facts had no salt, and there was no tree.
+    tlog::rewrite(&site.collector.data().join("ledger"), 64 << 20, |_, payload| match payload[0] {
+        3 => Some([&[2], &payload[1..9], &payload[25..]].concat()),
+        _ => Some(payload),
+    });
+    for gone in
+        [site.collector.data().join("tlog"), site.collector.data().with_file_name("keys").join("tlog")]
+    {
+        fs::remove_dir_all(gone).unwrap();
+    }
+    fs::remove_file(site.collector.data().join("usage.sqlite")).unwrap();
+    forget_mark(&site);
+    let verified = site.collector.run(&["verify"]);
+    assert!(verified.stdout.contains("there is no tree yet"), "{verified:?}");
+    site.collector.start_ready();
+    assert_eq!(settled_tree(&site), size);
+    site.collector.stop();
+    let verified = site.collector.run(&["verify"]);
+    assert_eq!(verified.code, Some(0), "{verified:?}");
 }
 
 #[test]
@@ -138,6 +182,7 @@ fn a_history_that_is_not_the_signed_one_is_never_signed_and_batches_are_taken_al
     rewrite_a_lease(&site);
     fs::remove_dir_all(site.collector.data().join("tlog")).unwrap();
     fs::remove_file(site.collector.data().join("usage.sqlite")).unwrap();
+    forget_mark(&site);
     site.collector.start_ready();
     wait::until("the collector refuses to sign", || {
         let metrics = site.collector.metrics();
@@ -154,6 +199,13 @@ fn a_history_that_is_not_the_signed_one_is_never_signed_and_batches_are_taken_al
     let verified = site.collector.run(&["verify"]);
     assert_eq!(verified.code, Some(1), "{verified:?}");
     assert!(verified.stderr.contains("is not that of the ledger"), "{verified:?}");
+}
+
+/// How far the ledger was promised: with it a rewritten ledger is taken for one that was put back, and gets another
+/// generation.
+fn forget_mark(site: &Site) {
+    let mark = site.collector.data().with_file_name("keys").join("ledger-mark.json");
+    fs::remove_file(mark).unwrap();
 }
 
 /// Somebody with the disk changes whose a host was: checksums and chain of the journal are right again.
@@ -246,6 +298,7 @@ fn a_witness_cosigns_what_follows_and_refuses_a_collector_that_rewrote_its_histo
         fs::remove_dir_all(gone).unwrap();
     }
     fs::remove_file(site.collector.data().join("usage.sqlite")).unwrap();
+    forget_mark(&site);
     site.collector.start_ready();
     wait::until("the witness refuses", || {
         let metrics = site.collector.metrics();

@@ -21,8 +21,15 @@ use weighbridge_casework::RulePack;
 use weighbridge_collector::config::Flags;
 use weighbridge_meter::AcceleratorTable;
 use weighbridge_registry::import;
-use weighbridge_store::Entry;
+use weighbridge_store::{Entry, tree::promise::Promise};
 use weighbridge_tests::handmade;
+use weighbridge_tlog::{
+    checkpoint::Checkpoint,
+    note::{Note, VerifierKey},
+    receipt::Receipt,
+    tile::Tile,
+    witness::AddCheckpoint,
+};
 use weighbridge_wire::{Envelope, SigningKey, seal::seal};
 
 pub use self::seeds::seeds;
@@ -71,6 +78,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "accelerator-table", read: accelerator_table, most: 8_192 },
     Target { name: "recording", read: recording, most: 4_096 },
     Target { name: "scenario", read: scenario, most: 4_096 },
+    Target { name: "log-text", read: log_text, most: 4_096 },
+    Target { name: "promise", read: promise, most: 2_048 },
+    Target { name: "report-proof", read: weighbridge_collector::proof::check::read_anything, most: 8_192 },
 ];
 
 /// The target of this name.
@@ -142,6 +152,30 @@ fn recording(bytes: &[u8]) {
     let model = "NVIDIA H100 80GB HBM3".into();
     let models = ReplayModels { model, of_gpu: Default::default(), clock_mhz: None };
     drop(Replay::parse(&text(bytes), &agent, &models, 10_000));
+}
+
+/// What logs and witnesses send each other, and the names of tiles.
+fn log_text(bytes: &[u8]) {
+    let text = text(bytes);
+    if let Ok(note) = text.parse::<Note>() {
+        assert_eq!(note.to_string().parse(), Ok(note.clone()), "a note reads back as another");
+        drop(Checkpoint::parse(&note.text));
+    }
+    drop(text.parse::<VerifierKey>());
+    drop(text.parse::<AddCheckpoint>());
+    drop(text.parse::<Receipt>());
+    for path in text.lines() {
+        if let Some(tile) = Tile::parse(path) {
+            assert_eq!(tile.path(), path, "a tile has one name");
+            drop(tile.decode(bytes));
+        }
+    }
+}
+
+fn promise(bytes: &[u8]) {
+    let Ok(promise) = serde_json::from_slice::<Promise>(bytes) else { return };
+    let key = SigningKey::from_bytes(&[1; 32]).verifying_key();
+    assert!(promise.leaf(&key).is_err() || !promise.promise.signature.is_empty());
 }
 
 fn scenario(bytes: &[u8]) {

@@ -58,6 +58,34 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
             "lease,host,accelerator,principal,start,end\nL-1,h,8x10de:2330,lease:a,2026-01-01T00:00:00Z,\
              2026-02-01T00:00:00Z\nL-2,h,*,lease:b,2026-01-01T00:00:00Z,\n",
         ]),
+        "log-text" => texts(&[
+            "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW",
+            "example.com/log\n7\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n— example.com/log Az3grlgtzPICa5OS8npVmf1\
+             Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n",
+            "old 3\nPlRNCrwHpqhGrupue0L7gxbjbMiKA9temvuZZDDpkaw=\n\nexample.com/log\n7\n\
+             CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n— example.com/log Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJur\
+             mRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n",
+            "c2sp.org/tlog-proof@v1\nindex 3\nPlRNCrwHpqhGrupue0L7gxbjbMiKA9temvuZZDDpkaw=\n\nexample.com/log\n7\n\
+             CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n— example.com/log Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJur\
+             mRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n",
+            "tile/0/x001/x234/067\ntile/entries/000.p/7\ntile/1/001.p/255\n",
+        ]),
+        "promise" => texts(&[
+            "{\"sequence\":7,\"batch_hash\":\"0202020202020202020202020202020202020202020202020202020202020202\",\
+             \"store_generation\":\"01010101010101010101010101010101\",\"promise\":{\"leaf_hash\":\
+             \"0303030303030303030303030303030303030303030303030303030303030303\",\"received_at\":\
+             \"2026-01-01T00:00:00Z\",\"key_id\":\"k\",\"signature\":\"AAAA\"}}",
+        ]),
+        "report-proof" => texts(&[
+            "{\"format\":\"weighbridge-proof-v1\",\"case\":\"case-0001\",\"report_sha256\":\"00\",\"log\":\
+             \"PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW\",\"checkpoint\":\"PeterNeumann\\n2\\n\
+             CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\\n\\n— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZIn\
+             NIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\\n\",\"figures\":{\"as_of\":\"2026-01-01T00:00:00Z\",\
+             \"batches\":1,\"windows\":1,\"low_tera\":\"1\",\"best_tera\":\"2\",\"high_tera\":\"3\",\"measured_ms\":4,\
+             \"interpolated_ms\":0,\"recomputed\":false},\"rows\":[],\"entries\":[{\"entry\":1,\"data\":\
+             \"CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\",\"what\":\"batch 1\"}],\"nodes\":[\
+             \"CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\"],\"signature\":\"\"}",
+        ]),
         "rule-pack" => texts(&[
             include_str!("../../../collector/casework/packs/us-ny-raise@1.toml"),
             include_str!("../../../collector/casework/packs/us-702.7@1.toml"),

@@ -93,4 +93,7 @@ whatever_is_read_comes_back! {
     any_accelerator_table: "accelerator-table"
     any_recording: "recording"
     any_scenario: "scenario"
+    any_words_of_a_log_or_witness: "log-text"
+    any_promise: "promise"
+    any_proof_of_a_report: "report-proof"
 }
