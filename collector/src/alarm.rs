@@ -9,7 +9,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use weighbridge_meter::{AgentId, EpochId, UtcMillis};
-use weighbridge_store::{Fact, hour::DoubtedHour, ledger::CommitError, state::CursorRow};
+use weighbridge_store::{
+    Fact, State,
+    hour::DoubtedHour,
+    ledger::{CLOCK_TOLERANCE_MS, CommitError},
+    state::{AgentSeen, CursorRow},
+};
 
 use crate::{
     app::{App, record},
@@ -34,12 +39,20 @@ pub enum AlarmKind {
     TwoEpochs,
     /// Windows of an accelerator say what cannot be.
     Implausible,
+    /// The boot clock of a host and ours moved apart within one boot.
+    BootClock,
 }
 
 impl AlarmKind {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Conflict, Self::SetBack, Self::BrokenChain, Self::TwoEpochs, Self::Implausible];
+    pub const ALL: [Self; 6] = [
+        Self::Conflict,
+        Self::SetBack,
+        Self::BrokenChain,
+        Self::TwoEpochs,
+        Self::Implausible,
+        Self::BootClock,
+    ];
 
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -49,6 +62,7 @@ impl AlarmKind {
             Self::BrokenChain => "broken_chain",
             Self::TwoEpochs => "two_epochs",
             Self::Implausible => "implausible",
+            Self::BootClock => "boot_clock",
         }
     }
 
@@ -60,6 +74,7 @@ impl AlarmKind {
                 "its spool was set back, as by a restored snapshot, or two hosts have it: refused"
             }
             Self::BrokenChain => "a batch does not follow on the one before it: refused",
+            Self::BootClock => "its boot clock and ours moved apart: when its windows were is in doubt",
             Self::Implausible => "it measured what cannot be: certain of nothing, possible up to the peak",
             Self::TwoEpochs => {
                 "two epochs measured at the same time, as of a cloned host: the first to come counts"
@@ -109,8 +124,9 @@ impl Alarm {
 }
 
 /// Alarms to raise as of a view that were not raised before.
-pub fn to_raise(view: &View, known: &BTreeMap<String, Alarm>) -> Vec<Alarm> {
+pub fn to_raise(view: &View, state: &State, known: &BTreeMap<String, Alarm>) -> Vec<Alarm> {
     let mut alarms = two_epochs(&view.epochs, view.as_of);
+    alarms.extend(state.seen.iter().filter_map(|(agent, seen)| boot_clock(agent, seen, view.as_of)));
     alarms.extend(view.doubted.iter().map(|said| implausible(said, view.as_of)));
     alarms.sort_by(|a, b| a.id.cmp(&b.id));
     // Of what happened in many hours the first one tells.
@@ -147,6 +163,23 @@ fn two_epochs(rows: &[CursorRow], at: UtcMillis) -> Vec<Alarm> {
         }
     }
     alarms
+}
+
+fn boot_clock(agent: &AgentId, seen: &AgentSeen, at: UtcMillis) -> Option<Alarm> {
+    let jumped = seen.boot_jumped_ms;
+    let word = if jumped < 0 { "earlier" } else { "later" };
+    (jumped.abs() > CLOCK_TOLERANCE_MS).then(|| Alarm {
+        id: format!("{}:{agent}:{}", AlarmKind::BootClock.as_str(), seen.boot),
+        kind: AlarmKind::BootClock,
+        agent: agent.clone(),
+        epoch: None,
+        detail: format!(
+            "boot {} began {} s {word} than it did when it first sent",
+            seen.boot,
+            jumped.abs() / 1000
+        ),
+        raised_at: at,
+    })
 }
 
 fn implausible(said: &DoubtedHour, at: UtcMillis) -> Alarm {

@@ -25,7 +25,7 @@ use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 use crate::{
     alarm::Alarm,
     config::Config,
-    ingest::{opener::Opener, quota::Quotas, status::LastSaid},
+    ingest::{delays::Delays, opener::Opener, quota::Quotas, status::LastSaid},
     integrity::IntegrityFinding,
     metrics::Metrics,
     opening::{self, Mended, OpeningError, Places, Sums},
@@ -156,6 +156,8 @@ pub struct Inner {
     pub opener: Opener,
     /// What each agent may send.
     pub quotas: Quotas,
+    /// Clocks that were found off and are measured again.
+    pub delays: Delays,
     /// What agents say of themselves ahead of their batches.
     pub said: LastSaid,
     signing: SigningKey,
@@ -226,6 +228,7 @@ impl App {
             // The other half is for requests, the ledger and the fold.
             opener: Opener::start(std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
             quotas: Quotas::new(config.quota),
+            delays: Delays::default(),
             said: LastSaid::default(),
             signing,
             admin_token: admin_token(&config.operator_key)?,

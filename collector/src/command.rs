@@ -230,7 +230,9 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
 
 /// Logs to standard error.
 pub(crate) fn start_log(level: tracing::Level) {
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false);
+    // A log that cannot be written is no reason to end: reporting that on the same stream would be one.
+    log.log_internal_errors(false).init();
 }
 
 /// A collector on this data: in this process, or one that is running.
@@ -316,6 +318,8 @@ async fn access(config: &Config) -> Result<Access, Failure> {
 
 async fn serve(config: &Config) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
+    // Before anything is open: whoever sees it serve may also ask it to stop.
+    let stopped = wait_for_signal();
     // A write beyond a limit on file sizes is an error of the ledger, and not the end of the collector.
     let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
         .map_err(|error| Failure { code: 3, text: format!("signals: {error}") })?;
@@ -334,7 +338,7 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     let servers = spawn_servers(&app, config.limits, ingest, http, &stop);
     let judge = tokio::spawn(judge_until(app.clone(), config.judge_every, stop.clone()));
     let prune = tokio::spawn(prune_until(app.clone(), config.keep_payloads, stop.clone()));
-    wait_for_signal().await;
+    stopped.await;
     tracing::info!("stopping: requests that were taken are finished");
     stop.cancel();
     for server in servers {
@@ -403,17 +407,20 @@ async fn prune_until(app: App, keep: Option<i64>, stop: CancellationToken) {
     }
 }
 
-/// Returns at SIGINT or SIGTERM.
-pub(crate) async fn wait_for_signal() {
+/// Catches SIGINT and SIGTERM from here on; what it gives back ends at the first of them.
+pub(crate) fn wait_for_signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async {
+        match (terminate, interrupt) {
+            (Ok(mut terminate), Ok(mut interrupt)) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
             }
+            _ => drop(tokio::signal::ctrl_c().await),
         }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
     }
 }
 

@@ -47,7 +47,7 @@ struct RawStore {
     /// Unset by default: everything is kept.
     keep_payloads: Option<String>,
     /// Bytes of the disk that batches leave free, for facts and sums. Below it batches are answered 503 until there
-    /// is room. Default 16 MiB; 0 leaves none.
+    /// is room. Default 16 MiB, or a sixteenth of a small disk; 0 leaves none.
     reserve_bytes: Option<u64>,
 }
 
@@ -141,7 +141,7 @@ pub struct Config {
     /// Folder of wrapped keys.
     pub key_store: PathBuf,
     /// Bytes of its disk that batches leave free.
-    pub reserve_bytes: u64,
+    pub reserve_bytes: Option<u64>,
     /// Where batches come in.
     pub ingest: SocketAddr,
     /// How many connections the ingest port takes on.
@@ -228,7 +228,7 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
             .unwrap_or_else(|| "/var/lib/weighbridge/collector".into()),
         segment_bytes,
         keep_payloads: raw.store.keep_payloads.map(keep_payloads).transpose()?,
-        reserve_bytes: raw.store.reserve_bytes.unwrap_or(16 << 20),
+        reserve_bytes: raw.store.reserve_bytes,
         limits,
         quota,
         operator_key: raw.keys.operator_key.unwrap_or_else(|| "/etc/weighbridge/operator.key".into()),

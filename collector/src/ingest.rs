@@ -27,7 +27,8 @@ use weighbridge_wire::{Batch, Envelope, KeyId, OpenError, limits};
 
 use crate::{alarm::Alarm, app::App, random};
 
-pub mod opener;
+pub mod delays;
+mod opener;
 pub mod quota;
 pub mod status;
 
@@ -40,6 +41,9 @@ const TOUCHED_HOURS: usize = 20_000;
 
 /// What a sender is asked to wait where the collector is behind: about the time of a few groups.
 const BUSY: Duration = Duration::from_secs(1);
+
+/// What a sender is asked to wait where its clock has to be measured again.
+const DOUBT: Duration = Duration::from_secs(2);
 
 /// What a sender is asked to wait where the disk refuses or is full.
 const NO_DISK: Duration = Duration::from_secs(10);
@@ -163,9 +167,10 @@ async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
         let detail = format!("it touches {touched} hours of accelerators, more than {TOUCHED_HOURS}");
         return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many hours", detail));
     }
+    let clocks = clocks(&parts.headers, &batch);
+    believed(app, &batch, clocks, received_at)?;
     let hash = weighbridge_wire::hash(&body);
-    let received =
-        Received { clocks: clocks(&parts.headers, &batch), salt: random::bytes(), envelope: body.into() };
+    let received = Received { clocks, salt: random::bytes(), envelope: body.into() };
     let asked = Asked::of(app, &batch, hash);
     let windows = batch.windows.len();
     let submission = Submission { received_at, received, batch, hash };
@@ -197,6 +202,24 @@ async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
             .map(|ledger::Missing { epoch, first, last }| Missing { epoch, first, last })
             .collect(),
     })
+}
+
+/// A clock that is newly off has to say so twice: it may be the request that is late.
+fn believed(app: &App, batch: &Batch, clocks: Option<Clocks>, received_at: UtcMillis) -> Result<(), Refusal> {
+    let Some(off) = ledger::measured_offset(batch, clocks, received_at) else { return Ok(()) };
+    let fixed = app.shared.with(|state| state.offset_minutes(&batch.agent, batch.boot, u64::MAX));
+    if !ledger::is_new_offset(fixed, off) {
+        app.delays.dispelled(&batch.agent, batch.boot);
+        return Ok(());
+    }
+    if app.delays.believes(&batch.agent, batch.boot, off, received_at) {
+        return Ok(());
+    }
+    let detail = format!(
+        "the host's clock seems to be off by {} s, or the request was late by as much: send it again",
+        off / 1000
+    );
+    Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "clock in doubt", detail, DOUBT))
 }
 
 /// Nothing is read of a request that could not be kept.

@@ -90,7 +90,7 @@ impl App {
             facts.push(finding.fact());
             book.integrity.insert(finding.id.clone(), finding.clone());
         }
-        judged.alarms = alarm::to_raise(&view, &book.alarms);
+        judged.alarms = self.shared.with(|state| alarm::to_raise(&view, state, &book.alarms));
         facts.extend(judged.alarms.iter().map(Alarm::fact));
         if !facts.is_empty() {
             self.record(facts).await?;

@@ -358,7 +358,7 @@ fn tree(app: &App, gauges: &Gauges) {
     let whole = |size: u64| count(usize::try_from(size).unwrap_or(usize::MAX));
     let age = |at: UtcMillis| seconds(app.now().since(at).max(0).unsigned_abs());
     gauges.one(
-        "weighbridge_collector_tree_size",
+        "weighbridge_collector_tree_entries",
         "Ledger entries under the newest signed checkpoint.",
         whole(status.size),
     );

@@ -306,3 +306,81 @@ async fn what_an_agent_says_of_itself_is_shown_at_once_and_is_in_no_ledger() {
     }
     assert_eq!(*site.app.ledger.durable().borrow(), before);
 }
+
+#[tokio::test]
+async fn a_boot_that_began_at_two_moments_is_an_alarm() {
+    let site = site("").await;
+    let boot = batch(1).boot.to_string();
+    let send = async |bytes: Vec<u8>, boot_ms: i64| {
+        let answer = site
+            .submit_with(
+                bytes,
+                &[
+                    ("x-weighbridge-boot-id", &boot),
+                    ("x-weighbridge-boot-ms", &boot_ms.to_string()),
+                    ("x-weighbridge-wall-ms", &site.app.now().0.to_string()),
+                ],
+            )
+            .await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+        site.app.settled().await;
+    };
+    let batches: Vec<Batch> = (1..=3_u8).map(|number| minute(number.into(), number.into())).collect();
+    let sealed = sealed(&batches);
+    site.sets(10);
+    send(sealed[0].clone(), 600_000).await;
+    site.sets(20);
+    // Four minutes of waiting and drift are no jump.
+    send(sealed[1].clone(), 1_200_000 - 240_000).await;
+    assert!(site.app.judge().await.expect("judges").alarms.is_empty());
+    site.sets(30);
+    send(sealed[2].clone(), 1_800_000 + 7_200_000).await;
+    let judged = site.app.judge().await.expect("judges");
+    let details: Vec<&str> = judged.alarms.iter().map(|alarm| alarm.detail.as_str()).collect();
+    assert_eq!(details, [format!("boot {boot} began 7200 s earlier than it did when it first sent")]);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_never_set_lands_in_the_true_hour_or_is_flagged_and_ages_no_device() {
+    use weighbridge_meter::{Span, UtcMillis, Window};
+    let unset = |sequence: u64, minute: i64| {
+        let start = UtcMillis(minute * UtcMillis::MINUTE);
+        let span = Span::new(start, start.plus(UtcMillis::MINUTE)).expect("a minute");
+        let device = weighbridge_wire::DeviceRecord { at: start, ..device() };
+        let windows = vec![Window { span, ..window(minute) }];
+        Batch { inventory: vec![device], windows, ..batch(sequence) }
+    };
+    let hours = async |site: &Site| {
+        site.app.settled().await;
+        let rows = site.json("/api/v1/usage?accelerator=GPU-1").await["rows"].clone();
+        let fleet = site.json("/api/v1/fleet").await["accelerators"][0].clone();
+        (rows, fleet["first_seen"].clone(), fleet["time"]["wall_ms"].clone())
+    };
+    // It is in contact: its boot clock tells when that was.
+    let site = self::site("").await;
+    site.sets(30);
+    let boot = batch(1).boot.to_string();
+    let headers = [
+        ("x-weighbridge-boot-id", boot.as_str()),
+        ("x-weighbridge-boot-ms", "1200000"),
+        ("x-weighbridge-wall-ms", "1200000"),
+    ];
+    let answer = site.submit_with(sealed(&[unset(1, 5)]).remove(0), &headers).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    let (rows, first_seen, _) = hours(&site).await;
+    assert_eq!(first_seen, json!(at(15).to_string()), "{rows}");
+    assert_eq!(site.json("/api/v1/integrity").await["implausible"], json!([]));
+
+    // It never was: what it measured is kept where it says, certain of nothing, and the device is as old as we know it.
+    let site = self::site("").await;
+    site.sets(30);
+    taken(&send(&site, &[unset(1, 5)]).await);
+    let (rows, first_seen, wall_ms) = hours(&site).await;
+    assert_eq!(first_seen, json!(at(30).to_string()), "{rows}");
+    assert!(wall_ms.as_u64().is_some_and(|millis| millis < 3_600_000), "{wall_ms}");
+    let implausible = site.json("/api/v1/integrity").await["implausible"].clone();
+    assert_eq!(
+        (&implausible[0]["doubt"], &implausible[0]["hour"]),
+        (&json!("past"), &json!("1970-01-01T00:00:00Z"))
+    );
+}

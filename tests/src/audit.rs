@@ -18,6 +18,9 @@ pub struct Audited {
     pub windows: Vec<Span>,
     /// By hour: amount and milliseconds.
     pub hours: BTreeMap<UtcMillis, (Amount, u64)>,
+    /// How many of them say less than usual: looks came so close together that the driver had nothing to look
+    /// back on, as on a machine that is too busy. They are bounded, not exact.
+    pub bounded: usize,
 }
 
 impl Audited {
@@ -56,24 +59,30 @@ pub fn amount(value: &Value) -> Amount {
 /// All windows of the last hours.
 ///
 /// # Panics
-/// If any of them is not exactly what the device did.
+/// If any of them is not exactly what the device did, or, where it says that it does not know, bounds it.
 #[track_caller]
 pub fn windows(collector: &Collector, device: &Device) -> Audited {
     let to = crate::wait::now().plus(UtcMillis::HOUR);
     let from = to.plus(-3 * UtcMillis::HOUR);
     let answer = collector.get(&format!("windows?accelerator={}&from={from}&to={to}", device.uuid));
     assert_eq!(answer["model"], "H100 SXM5");
-    let mut audited = Audited { windows: Vec::new(), hours: BTreeMap::new() };
+    let mut audited = Audited { windows: Vec::new(), hours: BTreeMap::new(), bounded: 0 };
     for window in answer["windows"].as_array().expect("a list of windows") {
         let span = time(&window["start"]).and_then(|start| {
             Span::new(start, time(&window["end"])?).ok_or_else(|| "it ends before it starts".into())
         });
         let span = span.unwrap_or_else(|problem: String| panic!("{problem}: {window}"));
         let counter = |name: &str| integer(&window["counters"][name]);
-        assert_eq!(counter("elapsed_cycles"), pencil::elapsed_cycles(device, span.millis()), "{window}");
-        assert_eq!(counter("tensor_cycles"), pencil::tensor_cycles(device, span.millis()), "{window}");
-        assert_eq!(counter("busy_us"), u128::from(span.millis()) * 1000, "{window}");
-        assert_eq!(amount(&window["estimate"]), pencil::window(device, span.millis()), "{window}");
+        let (pencil, estimate) = (pencil::window(device, span.millis()), amount(&window["estimate"]));
+        if window["counters"]["tensor_cycles"].is_null() {
+            assert!(estimate.low <= pencil.low && pencil.high <= estimate.high, "{window}");
+            audited.bounded += 1;
+        } else {
+            assert_eq!(counter("elapsed_cycles"), pencil::elapsed_cycles(device, span.millis()), "{window}");
+            assert_eq!(counter("tensor_cycles"), pencil::tensor_cycles(device, span.millis()), "{window}");
+            assert_eq!(counter("busy_us"), u128::from(span.millis()) * 1000, "{window}");
+            assert_eq!(estimate, pencil, "{window}");
+        }
         assert_eq!((&window["tier"], &window["coverage"]), (&"B".into(), &"measured".into()), "{window}");
         if let Some(before) = audited.windows.last() {
             assert!(
@@ -85,7 +94,7 @@ pub fn windows(collector: &Collector, device: &Device) -> Audited {
         let hour = span.start().hour();
         assert!(span.end() <= hour.plus(UtcMillis::HOUR), "a window across an hour: {window}");
         let sum = audited.hours.entry(hour).or_default();
-        *sum = (sum.0.plus(pencil::window(device, span.millis())), sum.1 + span.millis());
+        *sum = (sum.0.plus(estimate), sum.1 + span.millis());
         audited.windows.push(span);
     }
     audited

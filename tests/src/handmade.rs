@@ -100,8 +100,8 @@ impl Sender {
             windows: (0..windows).map(window).collect(),
             gaps: Vec::new(),
             holdings: Vec::new(),
-            inventory: if sequence == 1 { vec![inventory] } else { Vec::new() },
             losses: Vec::new(),
+            inventory: if sequence == 1 { vec![inventory] } else { Vec::new() },
             status: Some(Status {
                 at: from.plus(windows * 1_000),
                 version: "by hand".into(),

@@ -11,6 +11,8 @@ use rustix::{
     ioctl::{Setter, ioctl, opcode},
 };
 
+use crate::wait;
+
 /// A file system mounted on a folder. Dropping it takes it away.
 #[derive(Debug)]
 pub struct Mount {
@@ -85,9 +87,17 @@ impl Mount {
     }
 
     /// Mounts the disk again, as a host does that starts after a power cut. Nothing may have files open.
+    ///
+    /// # Panics
+    /// If something has.
     #[track_caller]
     pub fn power_on(&self) {
-        system("umount", &[&self.at.display().to_string()]);
+        // A program that another test starts at this moment has all files of this process until it is there.
+        wait::until("the disk is let go", || {
+            let ended = Command::new("umount").arg(&self.at).output().map_err(|error| error.to_string())?;
+            let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+            if ended.status.success() { Ok(()) } else { Err(said) }
+        });
         self.attach();
     }
 }

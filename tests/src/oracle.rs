@@ -135,8 +135,13 @@ impl Oracle {
 #[track_caller]
 pub fn flows(site: &Site, device: &Device, moment: UtcMillis) -> Span {
     wait::until(&format!("{} is measured after {moment}", device.uuid), || {
+        site.collector.accelerator(&device.uuid)?;
         let last = audit::windows(&site.collector, device).windows.last().copied();
-        last.filter(|window| moment <= window.start()).ok_or_else(|| format!("its last window is {last:?}"))
+        let fresh = last.filter(|window| moment <= window.start());
+        fresh.ok_or_else(|| {
+            let status = site.collector.try_get("status");
+            format!("its last window is {last:?}; {status:?}; {}", site.collector.log())
+        })
     })
 }
 

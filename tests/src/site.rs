@@ -153,7 +153,7 @@ impl Site {
     pub fn stop_agents(&mut self) {
         self.agents.iter_mut().for_each(Agent::stop);
         for agent in &self.agents {
-            let (waiting, parked) = (agent.waiting(), agent.inspect().parked.batches);
+            let (waiting, parked) = (agent.waiting(), agent.inspect().parked.len());
             assert_eq!((waiting, parked), (0, 0), "{}: {}", agent.name(), agent.log());
         }
         self.collector.settle();

@@ -51,7 +51,8 @@ async fn counters_of_either_scale_become_cycles_of_one_sm() {
             look.inventory_changed.as_deref().is_some_and(|devices| rated(devices) == CALIBRATED)
         });
         let first = reading(&first.await, HOPPER).unwrap();
-        let later = reading(&bench.look().await, HOPPER).unwrap();
+        let renewed = |look: &Look| reading(look, HOPPER).is_some_and(|later| later.totals != first.totals);
+        let later = reading(&bench.look_until("new samples", renewed).await, HOPPER).unwrap();
         let added = later.totals.since(&first.totals).unwrap();
         let elapsed = added.get(Counter::ElapsedCycles).unwrap();
         // 1500 MHz for a tenth of a second or more, of one SM: 132 of them would be 132 times as much.
@@ -76,6 +77,15 @@ async fn counters_of_either_scale_become_cycles_of_one_sm() {
 }
 
 #[tokio::test]
+async fn of_a_model_that_the_table_does_not_have_the_driver_tells_the_sms() {
+    let unheard_of = script("cumulative = \"sum\"\nnum_cores = 16896")
+        .replace("NVIDIA H100 80GB HBM3", "NVIDIA Unheard Of")
+        .replace("pci_device = \"10de:2330\"\n", "");
+    let mut bench = Bench::of(&unheard_of);
+    bench.inventory_until("tier A", |devices| rated(devices) == CALIBRATED).await;
+}
+
+#[tokio::test]
 async fn operations_from_scripted_counters_are_exact_to_the_integer() {
     let mut bench = Bench::of(&script("cumulative = \"sum\""));
     bench.inventory_until("tier A", |devices| rated(devices) == CALIBRATED).await;
@@ -95,7 +105,9 @@ async fn operations_from_scripted_counters_are_exact_to_the_integer() {
         let vector = [(257, 6), (258, 2), (259, 3), (260, 4)];
         let totals: Vec<_> = pipes.into_iter().chain(vector).map(|(id, part)| (id, cycles(part))).collect();
         bench.driver.set_totals(HOPPER, &totals).unwrap();
-        let reading = reading(&bench.look().await, HOPPER).unwrap();
+        let elapsed = |look: &Look| reading(look, HOPPER)?.totals.get(Counter::ElapsedCycles);
+        let look = bench.look_until("them", |look| elapsed(look) == Some(cycles(100) / 132)).await;
+        let reading = reading(&look, HOPPER).unwrap();
         meter.observe(
             Now { boot_ms: 5_000 + step * 1000, wall: UtcMillis(60_000 + (step * 1000).cast_signed()) },
             DeviceState::Read(reading),

@@ -103,11 +103,17 @@ async fn counters_of_an_instance_are_sums_over_its_own_sms() {
         devices.len() == 3 && [SMALL, LARGE].iter().all(|uuid| known(devices, uuid).tier == Tier::A)
     };
     bench.inventory_until("tier A", both).await;
-    let (first, later) = (bench.look().await, bench.look().await);
+    let began = tokio::time::Instant::now();
+    let first = bench.look().await;
+    let totals = |look: &Look| [SMALL, LARGE].map(|uuid| reading(look, uuid).unwrap().totals);
+    let renewed = |look: &Look| totals(look).iter().zip(totals(&first)).all(|(now, before)| *now != before);
+    let later = bench.look_until("new samples", renewed).await;
+    // 1500 MHz for no longer than that and the tick before it; of all 16 SMs it would be 16 times as much.
+    let most = (began.elapsed() + Duration::from_millis(220)).as_micros() * 1500;
     for uuid in [SMALL, LARGE] {
         let total = |look| reading(look, uuid).unwrap().totals.get(Counter::ElapsedCycles).unwrap();
         let elapsed = total(&later) - total(&first);
-        assert!((150_000_000..2_000_000_000).contains(&elapsed), "{uuid}: {elapsed}");
+        assert!(elapsed >= 150_000_000 && u128::from(elapsed) <= most, "{uuid}: {elapsed} of {most}");
     }
 }
 
@@ -160,8 +166,7 @@ async fn an_instance_whose_counters_begin_again_was_made_anew() {
     let calibrated = |devices: &[Device]| devices.len() == 3 && known(devices, SMALL).tier == Tier::A;
     bench.inventory_until("tier A", calibrated).await;
     bench.driver.set(SMALL, Fault::Recreated).unwrap();
-    let look = bench.look().await;
-    assert_eq!(missing(&look, SMALL), Some(GapCause::InstanceRecreated));
+    bench.look_until("it", |look| missing(look, SMALL) == Some(GapCause::InstanceRecreated)).await;
     let look = bench.look().await;
     assert_eq!(missing(&look, SMALL), None);
 }
@@ -188,6 +193,7 @@ async fn another_instance_under_the_same_number_is_not_taken_for_the_old_one() {
 async fn an_instance_without_a_compute_instance_is_named_for_as_long_as_it_is_there() {
     let mut bench = settled(&script("")).await;
     bench.driver.set(SMALL, Fault::NoCompute).unwrap();
+    bench.look_until("it", |look| missing(look, SMALL) == Some(GapCause::NoComputeInstance)).await;
     for _ in 0..10 {
         let look = bench.look().await;
         assert_eq!(missing(&look, SMALL), Some(GapCause::NoComputeInstance));
@@ -202,7 +208,8 @@ async fn an_instance_without_a_compute_instance_is_named_for_as_long_as_it_is_th
 async fn an_instance_of_which_gpm_has_no_data_has_no_compute_instance() {
     let mut bench = settled(&script("")).await;
     bench.driver.set(SMALL, Fault::NoData).unwrap();
-    assert_eq!(missing(&bench.look().await, SMALL), Some(GapCause::NoComputeInstance));
+    // Not in the first look if its sample comes too soon after the one before.
+    bench.look_until("it", |look| missing(look, SMALL) == Some(GapCause::NoComputeInstance)).await;
 }
 
 #[tokio::test]
@@ -234,7 +241,10 @@ async fn activity_of_a_gpu_instance_is_not_given_to_one_of_several_compute_insta
 
 #[tokio::test]
 async fn mig_switched_on_and_off_while_running_is_noticed() {
-    let mut bench = Bench::of(&script("").replace("mig = true", "mig = false"));
+    // It is searched for at once, or it would be for ever.
+    let options = NvmlOptions { search_every: u32::MAX, ..patient() };
+    let whole = script("").replace("mig = true", "mig = false");
+    let mut bench = Bench::with(&whole, options, Duration::from_millis(110));
     bench.look_until("activity of the whole", |look| tensor(look, HOPPER) == percent(11.0)).await;
     bench.driver.set(HOPPER, Fault::MigTurned).unwrap();
     let devices = bench.inventory_until("instances", |devices| devices.len() == 3).await;

@@ -18,7 +18,7 @@ energy_mw = 500000
 gpm = true
 gpm_percent = {{ any_tensor = 50.0, sm = 90.0 }}
 gpu_util = 97
-pids = [4194305, 1]
+pids = [4194305, 1, 0]
 "#
     )
 }
@@ -68,11 +68,13 @@ async fn confidential_computing_leaves_utilisation_and_says_why() {
 
 #[tokio::test]
 async fn an_unknown_architecture_is_named_and_metered_by_what_answers() {
-    let mut bench = Bench::of(&one("[[device]]\narchitecture = \"rubin\""));
-    let look = bench.look().await;
-    let devices = look.inventory_changed.as_deref().unwrap();
-    assert_eq!(rated(devices), (Tier::B, &[Condition::UnknownArchitecture][..]));
-    bench.look_until("activity", |look| activity(look).is_some_and(|a| a.tensor == percent(50.0))).await;
+    for unknown in ["rubin", "unknown"] {
+        let mut bench = Bench::of(&one(&format!("[[device]]\narchitecture = \"{unknown}\"")));
+        let look = bench.look().await;
+        let devices = look.inventory_changed.as_deref().unwrap();
+        assert_eq!(rated(devices), (Tier::B, &[Condition::UnknownArchitecture][..]), "{unknown}");
+        bench.look_until("activity", |look| activity(look).is_some_and(|a| a.tensor == percent(50.0))).await;
+    }
 }
 
 #[tokio::test]
@@ -100,7 +102,7 @@ async fn an_energy_counter_near_zero_is_a_driver_that_was_loaded_anew() {
 #[tokio::test]
 async fn processes_that_do_not_exist_are_passed_on_and_fail_nothing() {
     let mut bench = Bench::of(&one("[[device]]"));
-    // Above what the kernel can give out.
+    // One is above what the kernel can give out; zero is not even a number of a process.
     assert_eq!(device(&bench.look().await, HOPPER).pids, Some(vec![1, 4_194_305]));
 }
 

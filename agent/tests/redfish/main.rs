@@ -260,6 +260,13 @@ async fn a_report_that_is_made_on_a_schedule_is_looked_at_as_often_as_one_likes(
     for _ in 0..3 {
         assert_eq!(tensor(&source.look().await, FIRST), "tensor 5000");
     }
+    // An interval of something that is not made by it says nothing.
+    bmc.change(
+        "/redfish/v1/TelemetryService/MetricReportDefinitions/HGX_ProcessorGPMMetrics_0",
+        |definition| definition["MetricReportDefinitionType"] = json!("OnChange"),
+    );
+    let look = self::source(&[&bmc]).look().await;
+    assert_eq!(look.inventory_changed.as_ref().unwrap()[0].sample_ms, 0);
 }
 
 #[tokio::test]

@@ -285,10 +285,11 @@ fn columns(table: &str, rows: usize, lengths: &[(&str, usize)]) -> Result<(), Ma
 }
 
 fn span(place: impl Fn(&str) -> String, start: i64, length: u64) -> Result<Span, Malformed> {
-    // From 2000 to 2200: outside of it the clock is no clock.
-    const SENSIBLE: std::ops::Range<i64> = 946_684_800_000..7_258_118_400_000;
+    // From 1970 to 2200: outside of it the clock is no clock. One that was never set begins in 1970, and what was
+    // before it was read lies a little before that; the collector corrects or flags such labels.
+    const SENSIBLE: std::ops::Range<i64> = -86_400_000..7_258_118_400_000;
     if !SENSIBLE.contains(&start) {
-        return Err(bad(place("start_ms"), start, "a time from the year 2000 to 2199"));
+        return Err(bad(place("start_ms"), start, "a time from the year 1970 to 2199"));
     }
     if length == 0 || length > limits::SPAN_MS {
         return Err(bad(place("length_ms"), length, "a length from 1 ms to a day"));

@@ -6,12 +6,12 @@
 //!
 //! Deliberately absent: HTTP, keys on disk, and any decision about whom to believe.
 
-mod bounds;
 pub mod convert;
 pub mod group;
 mod loss;
 pub mod report;
 pub mod seal;
+mod weight;
 
 /// The wire types as generated from `proto/weighbridge/v1.proto`.
 #[expect(missing_docs, reason = "generated")]

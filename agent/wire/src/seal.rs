@@ -7,7 +7,7 @@ pub use ed25519_dalek::{SigningKey, VerifyingKey};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::{Batch, Hash, Malformed, bounds, convert, group::fits_with_cofactor, limits, proto};
+use crate::{Batch, Hash, Malformed, convert, group::fits_with_cofactor, limits, proto, weight};
 
 /// What the signature is over, before the payload: a signature made for one purpose serves no other.
 const CONTEXT: &[u8] = b"weighbridge-batch-v1\0";
@@ -203,7 +203,7 @@ impl Envelope {
     /// they were kept.
     pub fn read(&self) -> Result<Batch, OpenError> {
         let plain = decompress(&self.payload).map_err(OpenError::Decompress)?;
-        bounds::check(&plain)?;
+        weight::check(&plain)?;
         let batch = proto::Batch::decode(plain.as_slice()).map_err(OpenError::NotABatch)?;
         Ok(convert::from_proto(batch)?)
     }

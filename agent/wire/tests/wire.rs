@@ -290,7 +290,7 @@ fn what_cannot_be_is_refused_with_place_value_and_expectation() {
         ),
         (
             |b| b.windows.as_mut().expect("w").start_ms[0] = i64::MIN,
-            "windows[0].start_ms: -9223372036854775808 is not a time from the year 2000 to 2199",
+            "windows[0].start_ms: -9223372036854775808 is not a time from the year 1970 to 2199",
         ),
         (
             |b| b.windows.as_mut().expect("w").known[0] = 1 << 20,

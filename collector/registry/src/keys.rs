@@ -21,6 +21,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use weighbridge_journal::fail;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -197,12 +198,13 @@ impl KeyStore {
                 .is_some_and(|name| name.starts_with(&file_stem(subject)) && name.ends_with(DRAFT));
             if is_draft {
                 wipe(&entry.path())?;
-                fs::remove_file(entry.path()).map_err(io_error("remove", &entry.path()))?;
+                fail::around("keys.remove_draft", || fs::remove_file(entry.path()))
+                    .map_err(io_error("remove", &entry.path()))?;
             }
         }
         let mark = self.draft(subject, "destroyed", &KeyFile::Destroyed {})?;
         wipe(&path)?;
-        fs::rename(&mark, &path).map_err(io_error("replace", &path))?;
+        fail::around("keys.replace", || fs::rename(&mark, &path)).map_err(io_error("replace", &path))?;
         sync_folder(&self.folder)
     }
 
@@ -223,7 +225,7 @@ impl KeyStore {
         let draft =
             self.draft(subject, &hex(&name), &KeyFile::Key { operator: self.operator.id(), wrapped })?;
         // A link, not a rename: it fails where another process was first, instead of losing that one's key.
-        let linked = fs::hard_link(&draft, &path);
+        let linked = fail::around("keys.link", || fs::hard_link(&draft, &path));
         fs::remove_file(&draft).map_err(io_error("remove", &draft))?;
         match linked {
             Ok(()) => {
@@ -369,7 +371,8 @@ fn write_private(path: &Path, content: &[u8]) -> Result<(), KeyError> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path).map_err(io_error("make", path))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(io_error("write", path))
+    fail::around("keys.write", || file.write_all(content).and_then(|()| file.sync_all()))
+        .map_err(io_error("write", path))
 }
 
 /// Overwrites a file where it lies, if it is there.

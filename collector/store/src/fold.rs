@@ -46,6 +46,8 @@ pub struct Folded {
 pub struct Opened {
     place: Place,
     received: UtcMillis,
+    /// Milliseconds since boot when it was sent, by the agent's clock.
+    boot_ms: Option<u64>,
     hash: [u8; 32],
     what: What,
 }
@@ -83,27 +85,34 @@ pub enum FoldError {
 pub fn open(place: Place, payload: &[u8]) -> Result<Opened, FoldError> {
     let index = place.index;
     let entry = Entry::decode(payload).map_err(|source| FoldError::Entry { index, source })?;
-    let (hash, what) = match entry.body {
-        Body::Fact(fact) => ([0; 32], What::Fact(fact)),
+    let (boot_ms, hash, what) = match entry.body {
+        Body::Fact(fact) => (None, [0; 32], What::Fact(fact)),
         Body::Batch(received) => {
             let batch = Envelope::decode(&received.envelope)
                 .and_then(|envelope| envelope.read())
                 .map_err(|source| FoldError::Batch { index, source })?;
-            (weighbridge_wire::hash(&received.envelope), What::Batch(Box::new(batch)))
+            let boot_ms = received.clocks.map(|clocks| clocks.boot_ms);
+            (boot_ms, weighbridge_wire::hash(&received.envelope), What::Batch(Box::new(batch)))
         }
     };
-    Ok(Opened { place, received: entry.received, hash, what })
+    Ok(Opened { place, received: entry.received, boot_ms, hash, what })
 }
 
 impl Opened {
     /// Of an entry that was opened elsewhere: what [`open`] would make of it.
-    pub(crate) fn of_batch(place: Place, received: UtcMillis, hash: [u8; 32], batch: Batch) -> Self {
-        Self { place, received, hash, what: What::Batch(Box::new(batch)) }
+    pub(crate) fn of_batch(
+        place: Place,
+        received: UtcMillis,
+        boot_ms: Option<u64>,
+        hash: [u8; 32],
+        batch: Batch,
+    ) -> Self {
+        Self { place, received, boot_ms, hash, what: What::Batch(Box::new(batch)) }
     }
 
     /// The same of a fact.
     pub(crate) fn of_fact(place: Place, received: UtcMillis, fact: Fact) -> Self {
-        Self { place, received, hash: [0; 32], what: What::Fact(fact) }
+        Self { place, received, boot_ms: None, hash: [0; 32], what: What::Fact(fact) }
     }
 
     /// Where it begins.
@@ -257,7 +266,7 @@ impl Fold {
         self.changed.begins.get_or_insert(place);
         self.changed.ends = Some(next);
         match entry.what {
-            What::Batch(batch) => self.batch(place, entry.received, &entry.hash, *batch),
+            What::Batch(batch) => self.batch(place, entry.received, entry.boot_ms, &entry.hash, *batch),
             What::Fact(fact) => self.fact(place, entry.received, fact),
         }
     }
@@ -344,11 +353,18 @@ impl Fold {
         }
     }
 
-    fn batch(&mut self, place: Place, received: UtcMillis, hash: &[u8; 32], batch: Batch) {
+    fn batch(
+        &mut self,
+        place: Place,
+        received: UtcMillis,
+        boot_ms: Option<u64>,
+        hash: &[u8; 32],
+        batch: Batch,
+    ) {
         let minutes = self.state.offset_minutes(&batch.agent, batch.boot, place.index);
         self.advance_cursors(received, &batch, hash, minutes);
         for device in &batch.inventory {
-            self.device(&batch.agent, device, minutes);
+            self.device(&batch.agent, received, device, minutes);
         }
         for holding in &batch.holdings {
             // A lease file says what the operator agreed, whatever the clock of the host; the rest was seen by it.
@@ -366,20 +382,30 @@ impl Fold {
                 self.held(id, key, span);
             }
         }
+        let mut noted = None;
         if batch.windows.is_empty() && batch.gaps.is_empty() {
             self.note_place(&batch.agent, labelled(&batch), place);
         }
         for mut window in batch.windows {
             window.span = shifted(window.span, minutes);
-            self.known(&window.accelerator, &batch.agent, window.span);
-            self.measured(&window.accelerator, window.span);
-            self.note_place(&batch.agent, window.span, place);
+            match hours::dated(window.span, received) {
+                None => {
+                    self.known(&window.accelerator, &batch.agent, window.span);
+                    self.measured(&window.accelerator, window.span);
+                }
+                // A clock that was never set makes no device older than we know it.
+                Some(_) => self.known_at(&window.accelerator, &batch.agent, received),
+            }
+            self.note(&batch.agent, &mut noted, window.span, place);
             self.window(&batch.agent, received, window);
         }
         for mut gap in batch.gaps {
             gap.span = shifted(gap.span, minutes);
-            self.known(&gap.accelerator, &batch.agent, gap.span);
-            self.note_place(&batch.agent, gap.span, place);
+            match hours::dated(gap.span, received) {
+                None => self.known(&gap.accelerator, &batch.agent, gap.span),
+                Some(_) => self.known_at(&gap.accelerator, &batch.agent, received),
+            }
+            self.note(&batch.agent, &mut noted, gap.span, place);
             self.gap(&batch.agent, &gap);
         }
         let before = self.state.seen.get(&batch.agent);
@@ -388,7 +414,17 @@ impl Fold {
             (None, Some(seen)) => (seen.source_state.clone(), seen.version.clone(), seen.unacknowledged),
             (None, None) => Default::default(),
         };
+        // No host is up for a century: anything else is no clock.
+        let up =
+            boot_ms.and_then(|millis| i64::try_from(millis).ok()).filter(|up| *up < 36_600 * UtcMillis::DAY);
+        let began = up.map(|up| received.plus(-up));
+        let same_boot = before.filter(|seen| seen.boot == batch.boot);
+        let boot_began = same_boot.and_then(|seen| seen.boot_began).or(began);
+        let jump = began.zip(boot_began).map_or(0, |(now, first)| now.since(first));
+        let jumps = [same_boot.map_or(0, |seen| seen.boot_jumped_ms), jump];
         let seen = AgentSeen {
+            boot_began,
+            boot_jumped_ms: jumps.into_iter().max_by_key(|millis| millis.unsigned_abs()).unwrap_or(0),
             received,
             boot: batch.boot,
             epoch: batch.epoch,
@@ -420,6 +456,19 @@ impl Fold {
             epochs.entry(epoch).or_default().numbers.lose(first, last, cause);
             self.changed.cursors.insert((batch.agent.clone(), epoch));
         }
+    }
+
+    /// The same for one span of several: most are of the hour of the one before.
+    fn note(&mut self, agent: &AgentId, noted: &mut Option<UtcMillis>, span: Span, place: Place) {
+        let hour = span.start().hour();
+        let within = span.end() <= hour.plus(UtcMillis::HOUR);
+        if within && noted.replace(hour) == Some(hour) {
+            return;
+        }
+        if !within {
+            *noted = None;
+        }
+        self.note_place(agent, span, place);
     }
 
     fn note_place(&mut self, agent: &AgentId, span: Span, place: Place) {

@@ -35,7 +35,7 @@ pub mod generation;
 mod tail;
 mod writer;
 
-pub use clock::CLOCK_TOLERANCE_MS;
+pub use clock::{CLOCK_TOLERANCE_MS, is_new_offset, measured_offset};
 pub use find::{find, read_places};
 pub use tail::Tail;
 
@@ -50,15 +50,16 @@ const QUEUE: usize = 4096;
 pub struct LedgerOptions {
     /// Of the journal.
     pub journal: Options,
-    /// Bytes that batches leave free on the disk of the ledger, for facts and for the sums. 0 leaves none.
-    pub reserve_bytes: u64,
+    /// Bytes that batches leave free on the disk of the ledger, for facts and for the sums. 0 leaves none; `None` is
+    /// 16 MiB, or a sixteenth of a disk that is smaller than that allows.
+    pub reserve_bytes: Option<u64>,
     /// Until the disk is tried again after it refused.
     pub retry: Duration,
 }
 
 impl Default for LedgerOptions {
     fn default() -> Self {
-        Self { journal: Options::default(), reserve_bytes: 16 << 20, retry: Duration::from_secs(1) }
+        Self { journal: Options::default(), reserve_bytes: None, retry: Duration::from_secs(1) }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use sqlx::{
-    QueryBuilder, Sqlite, SqlitePool,
+    Connection, QueryBuilder, Sqlite, SqliteConnection, SqlitePool,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
@@ -129,6 +129,38 @@ fn index_i64(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// All of a piece or nothing of it.
+async fn apply(connection: &mut SqliteConnection, piece: &Folded) -> Result<Applied, StoreError> {
+    let mut transaction = connection.begin().await.map_err(StoreError::Unavailable)?;
+    let row = sqlx::query("SELECT entry_index, segment, byte_offset FROM position WHERE id = 0")
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(StoreError::Unavailable)?;
+    let stands = place(&row)?.index.max(1);
+    if piece.ends.index <= stands {
+        return Ok(Applied::AlreadyIn);
+    }
+    if piece.begins.index > stands {
+        return Err(StoreError::Hole { stands, begins: piece.begins.index });
+    }
+    for query in write::statements(piece) {
+        let mut query = query;
+        query.build().execute(&mut *transaction).await.map_err(StoreError::Unavailable)?;
+    }
+    sqlx::query("UPDATE position SET entry_index = $1, segment = $2, byte_offset = $3 WHERE id = 0")
+        .bind(index_i64(piece.ends.index))
+        .bind(index_i64(piece.ends.segment))
+        .bind(index_i64(piece.ends.offset))
+        .execute(&mut *transaction)
+        .await
+        .map_err(StoreError::Unavailable)?;
+    let failed = |error| StoreError::Unavailable(sqlx::Error::Io(error));
+    fail::before("fold.commit").map_err(failed)?;
+    transaction.commit().await.map_err(StoreError::Unavailable)?;
+    fail::after("fold.commit").map_err(failed)?;
+    Ok(Applied::Now)
+}
+
 #[async_trait]
 impl UsageStore for SqliteStore {
     async fn stands(&self) -> Result<Place, StoreError> {
@@ -140,34 +172,14 @@ impl UsageStore for SqliteStore {
     }
 
     async fn apply(&self, piece: &Folded) -> Result<Applied, StoreError> {
-        let mut transaction = self.pool.begin().await.map_err(StoreError::Unavailable)?;
-        let row = sqlx::query("SELECT entry_index, segment, byte_offset FROM position WHERE id = 0")
-            .fetch_one(&mut *transaction)
-            .await
-            .map_err(StoreError::Unavailable)?;
-        let stands = place(&row)?.index.max(1);
-        if piece.ends.index <= stands {
-            return Ok(Applied::AlreadyIn);
+        let mut connection = self.pool.acquire().await.map_err(StoreError::Unavailable)?;
+        let applied = apply(&mut connection, piece).await;
+        if matches!(applied, Err(StoreError::Unavailable(_))) {
+            // Where the disk is full SQLite may have ended the transaction by itself, while its counterpart here
+            // still counts one: what comes next on this connection would be in a transaction that never ends.
+            connection.close_on_drop();
         }
-        if piece.begins.index > stands {
-            return Err(StoreError::Hole { stands, begins: piece.begins.index });
-        }
-        for query in write::statements(piece) {
-            let mut query = query;
-            query.build().execute(&mut *transaction).await.map_err(StoreError::Unavailable)?;
-        }
-        sqlx::query("UPDATE position SET entry_index = $1, segment = $2, byte_offset = $3 WHERE id = 0")
-            .bind(index_i64(piece.ends.index))
-            .bind(index_i64(piece.ends.segment))
-            .bind(index_i64(piece.ends.offset))
-            .execute(&mut *transaction)
-            .await
-            .map_err(StoreError::Unavailable)?;
-        let failed = |error| StoreError::Unavailable(sqlx::Error::Io(error));
-        fail::before("fold.commit").map_err(failed)?;
-        transaction.commit().await.map_err(StoreError::Unavailable)?;
-        fail::after("fold.commit").map_err(failed)?;
-        Ok(Applied::Now)
+        applied
     }
 
     async fn state(&self) -> Result<Vec<StateRow>, StoreError> {

@@ -231,6 +231,13 @@ pub struct AgentSeen {
     pub version: String,
     /// Batches it had not had acknowledged when it wrote.
     pub unacknowledged: u64,
+    /// When this boot began, by its boot clock and ours when it first sent.
+    #[serde(default)]
+    pub boot_began: Option<UtcMillis>,
+    /// By how much that was later at most when it sent again, earlier if negative: a boot begins once, so that one
+    /// of the clocks jumped.
+    #[serde(default)]
+    pub boot_jumped_ms: i64,
 }
 
 /// What of an epoch of an agent is here.

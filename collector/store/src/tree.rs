@@ -22,7 +22,7 @@
 
 use std::path::{Path, PathBuf};
 
-use weighbridge_journal::ReadError;
+use weighbridge_journal::{ReadError, fail};
 use weighbridge_tlog::{
     Hash,
     checkpoint::{Checkpoint, CheckpointError},
@@ -215,15 +215,16 @@ pub(crate) fn replace(path: &Path, content: &[u8], durable: Durable) -> Result<(
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = PathBuf::from(name);
-    let mut file = std::fs::File::create(&new).map_err(TreeError::file("create", &new))?;
-    file.write_all(content).map_err(TreeError::file("write", &new))?;
+    let file = fail::around("tree.create", || std::fs::File::create(&new));
+    let mut file = file.map_err(TreeError::file("create", &new))?;
+    fail::around("tree.write", || file.write_all(content)).map_err(TreeError::file("write", &new))?;
     if durable == Durable::Yes {
-        file.sync_all().map_err(TreeError::file("sync", &new))?;
+        fail::around("tree.sync", || file.sync_all()).map_err(TreeError::file("sync", &new))?;
     }
-    std::fs::rename(&new, path).map_err(TreeError::file("rename", path))?;
+    fail::around("tree.replace", || std::fs::rename(&new, path)).map_err(TreeError::file("rename", path))?;
     if durable == Durable::Yes {
         let folder = path.parent().unwrap_or(Path::new("."));
-        let open = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+        let open = fail::around("tree.sync_folder", || std::fs::File::open(folder)?.sync_all());
         open.map_err(TreeError::file("sync", folder))?;
     }
     Ok(())

@@ -214,8 +214,16 @@ impl Site {
     }
 
     pub(crate) async fn submit(&self, bytes: Vec<u8>) -> Answer {
-        let request = Request::post("/api/v1/batches").body(Body::from(bytes)).expect("valid");
-        answer(&self.ingest, request).await
+        self.submit_with(bytes, &[]).await
+    }
+
+    /// With headers beside it.
+    pub(crate) async fn submit_with(&self, bytes: Vec<u8>, headers: &[(&str, &str)]) -> Answer {
+        let mut request = Request::post("/api/v1/batches");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(&self.ingest, request.body(Body::from(bytes)).expect("valid")).await
     }
 
     /// A report of the agent on itself.

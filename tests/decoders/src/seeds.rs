@@ -7,7 +7,7 @@ use weighbridge_store::{
     entry::{Clocks, Received},
 };
 use weighbridge_tests::handmade::Sender;
-use weighbridge_wire::{Envelope, convert};
+use weighbridge_wire::{limits, proto};
 
 const MOMENT: UtcMillis = UtcMillis(1_767_225_600_000);
 
@@ -112,8 +112,8 @@ fn envelopes() -> Vec<Vec<u8>> {
 }
 
 fn plain(envelope: &[u8]) -> Option<Vec<u8>> {
-    let batch = Envelope::decode(envelope).and_then(|envelope| envelope.read()).ok()?;
-    Some(convert::to_proto(&batch).encode_to_vec())
+    let signed = proto::Signed::decode(envelope).ok()?;
+    zstd::bulk::decompress(&signed.payload, limits::DECODED_BYTES).ok()
 }
 
 fn entries() -> Vec<Vec<u8>> {
@@ -122,14 +122,14 @@ fn entries() -> Vec<Vec<u8>> {
         .into_iter()
         .map(|envelope| {
             let body = Body::Batch(Received { clocks, salt: [3; 16], envelope });
-            Entry { received: MOMENT, body }.encode(&[0; 16])
+            Entry { received: MOMENT, body }.encode(&[3; 16])
         })
         .collect();
     let facts = [
         Fact::Method { method: "m".into(), figures_sha256: "00".into() },
         Fact::Record { kind: "case".into(), key: "k".into(), body: Vec::from_iter([1, 2]).into() },
     ];
-    all.extend(facts.map(|fact| Entry { received: MOMENT, body: Body::Fact(fact) }.encode(&[0; 16])));
+    all.extend(facts.map(|fact| Entry { received: MOMENT, body: Body::Fact(fact) }.encode(&[3; 16])));
     all
 }
 

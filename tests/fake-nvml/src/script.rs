@@ -283,6 +283,8 @@ pub enum Architecture {
     Blackwell,
     /// Newer than the bindings: callers must live with a number they do not know.
     Rubin,
+    /// Newer than the driver, which has a number for that.
+    Unknown,
 }
 
 impl Architecture {
@@ -295,6 +297,7 @@ impl Architecture {
             Self::Hopper => nvml::NVML_DEVICE_ARCH_HOPPER,
             Self::Blackwell => nvml::NVML_DEVICE_ARCH_BLACKWELL,
             Self::Rubin => 13,
+            Self::Unknown => nvml::NVML_DEVICE_ARCH_UNKNOWN,
         }
     }
 }

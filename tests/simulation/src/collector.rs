@@ -68,6 +68,11 @@ impl Network {
         self.0.rough.store(rough, Ordering::Relaxed);
     }
 
+    pub(crate) fn pass_time(&self) {
+        // What is still on its way gets lost: nothing stays there for minutes.
+        locked(&self.0.ghosts).clear();
+    }
+
     pub(crate) fn troubles(&self) -> usize {
         self.0.troubles.load(Ordering::Relaxed)
     }

@@ -128,6 +128,7 @@ impl World {
     /// Some time passes; who lives measures.
     fn measure(&mut self) -> Result<(), String> {
         let minutes = self.random.within(1..25);
+        self.network.pass_time();
         for _ in 0..minutes {
             for tick in 0..6 {
                 self.now.fetch_add(10_000, Ordering::Relaxed);

@@ -14,7 +14,7 @@ fn whatever_happens_nothing_is_lost_double_or_altered() {
         Ok(seed) => vec![seed.parse().expect("the seed is a whole number")],
         Err(_) => {
             let mut random = Random::announced();
-            (0..if soak { 5_000 } else { 300 }).map(|_| random.number()).collect()
+            (0..if soak { 5_000 } else { 200 }).map(|_| random.number()).collect()
         }
     };
     let mut sum = Course::default();

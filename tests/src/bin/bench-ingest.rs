@@ -16,16 +16,17 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use weighbridge_meter::{
-    AcceleratorId, AgentId, BootId, EpochId, Source, Span, Tier, Trust, UtcMillis, Window,
+    AcceleratorId, AgentId, BootId, EpochId, Estimator, Source, Span, Tier, Trust, UtcMillis, Window,
     window::{Counter, Counters, Coverage},
 };
+use weighbridge_store::{Body, Entry, Fold, Place, State, entry::Received, fold};
 use weighbridge_tests::{
     collector::Collector,
     http::{Answer, Connection},
-    usage::{cpu, millis, quantile},
+    usage::{cpu, millis, most_resident_kib, quantile},
     wait,
 };
-use weighbridge_wire::{Batch, DeviceRecord, Envelope, Sealed, SigningKey, Status, seal::seal};
+use weighbridge_wire::{Batch, DeviceRecord, Envelope, Sealed, SigningKey, Status, group, seal::seal};
 
 const HOSTS: usize = 64;
 
@@ -38,6 +39,8 @@ const OPEN_RATE: u32 = 2_000;
 /// A host: its key and its batches, in order.
 struct Host {
     name: String,
+    /// In each batch.
+    windows: usize,
     key: SigningKey,
     batches: Vec<Arc<Sealed>>,
 }
@@ -130,7 +133,7 @@ fn host(index: usize, count: usize, windows: usize) -> Host {
         Arc::new(sealed)
     });
     let batches = batches.collect();
-    Host { name, key, batches }
+    Host { name, windows, key, batches }
 }
 
 fn enrol(collector: &Collector, hosts: &[Host]) {
@@ -202,24 +205,58 @@ fn syncs_a_second(folder: &Path, bytes: usize) -> (f64, f64) {
     (least, most)
 }
 
-/// Windows that one core opens, verifies and decodes in a second, without storage and HTTP.
-fn in_memory_windows_a_second(hosts: &[Host], windows: usize) -> f64 {
+/// Windows that one core verifies, decodes and folds in a second, without storage and HTTP: what no collector that
+/// does these things can pass. Signatures are checked in groups, as the collector does under load.
+fn in_memory_windows_a_second(hosts: &[Host]) -> f64 {
     let keys: Vec<_> = hosts.iter().map(|host| host.key.verifying_key()).collect();
-    let began = wait::instant();
-    let mut count = 0;
-    'time: loop {
-        for (host, key) in hosts.iter().zip(&keys) {
-            for sealed in host.batches.iter().take(8) {
-                let batch = Envelope::decode(&sealed.bytes).and_then(|envelope| envelope.open(key));
-                count += batch.expect("what was sealed opens").windows.len();
-            }
-            if began.elapsed() > Duration::from_secs(2) {
-                break 'time;
-            }
+    let mut fold = Fold::new(Estimator::shipped(), State::default(), Vec::new());
+    let (mut windows, mut index) = (0_usize, 1);
+    let mut took = Duration::ZERO;
+    for number in 0..hosts[0].batches.len().min(200) {
+        let bytes: Vec<&[u8]> = hosts.iter().map(|host| host.batches[number].bytes.as_slice()).collect();
+        let payloads: Vec<Vec<u8>> = bytes
+            .iter()
+            .map(|bytes| {
+                let received = Received { clocks: None, salt: [0; 16], envelope: bytes.to_vec() };
+                Entry { received: wait::now(), body: Body::Batch(received) }.encode(&[0; 16])
+            })
+            .collect();
+        let began = wait::instant();
+        let envelopes: Vec<Envelope> = bytes
+            .iter()
+            .map(|bytes| Envelope::decode(bytes).expect("what was sealed is an envelope"))
+            .collect();
+        let pairs: Vec<_> = envelopes.iter().zip(&keys).collect();
+        assert!(group::verify(&pairs).into_iter().all(|right| right), "all were signed");
+        let mut opened = Vec::with_capacity(payloads.len());
+        for payload in &payloads {
+            let place = Place { index, segment: 1, offset: index };
+            opened.push((fold::open(place, payload).expect("what was sealed opens"), place));
+            index += 1;
+        }
+        for (entry, place) in opened {
+            fold.apply(entry, Place { index: place.index + 1, ..place });
+        }
+        took += began.elapsed();
+        windows += hosts.len() * hosts[0].windows;
+        // Rows of what has changed are made a few times a second.
+        if number % 16 == 15 {
+            let began = wait::instant();
+            drop(fold.take());
+            took += began.elapsed();
         }
     }
-    debug_assert!(count.is_multiple_of(windows));
-    f64::from(u32::try_from(count).expect("below four thousand millions")) / began.elapsed().as_secs_f64()
+    f64::from(u32::try_from(windows).expect("below four thousand millions")) / took.as_secs_f64()
+}
+
+/// Bytes of the files in a folder.
+fn bytes_in(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(|data| data.is_file())
+        .map(|data| data.len())
+        .sum()
 }
 
 /// Returns once the sums reflect everything; says how long that took.
@@ -248,7 +285,10 @@ fn measure(folder: &Path, windows: usize, batches: usize) {
     let used = cpu(pid) - before;
     let behind = folded(&collector, all);
     let used_folded = cpu(pid) - before;
+    let resident = most_resident_kib(pid);
     collector.stop();
+    let data = folder.join(format!("closed-{windows}")).join("data");
+    let ledger = bytes_in(&data.join("ledger"));
 
     let per =
         |count: usize, time: Duration| f64::from(u32::try_from(count).expect("few")) / time.as_secs_f64();
@@ -274,8 +314,20 @@ fn measure(folder: &Path, windows: usize, batches: usize) {
         millis(quantile(&mut latencies, 990))
     );
     println!(
-        "  limit: open, verify and decode  {:>9.0} windows/s by core, in memory",
-        in_memory_windows_a_second(&hosts, windows)
+        "  limit: verify, decode and fold  {:>9.0} windows/s by core, in memory",
+        in_memory_windows_a_second(&hosts)
+    );
+    let on_disk = |bytes: u64| {
+        f64::from(u32::try_from(bytes).expect("below 4 GiB")) / per(all * windows, Duration::from_secs(1))
+    };
+    println!(
+        "  on disk                         {:>9.1} bytes a window in the ledger, {:.1} with the sums",
+        on_disk(ledger),
+        on_disk(ledger + bytes_in(&data))
+    );
+    println!(
+        "  most memory                     {:>9.1} MB",
+        f64::from(u32::try_from(resident).expect("few")) * 1.024 / 1000.0
     );
     let (least, most) = syncs_a_second(folder, bytes);
     println!(
@@ -296,6 +348,7 @@ fn measure_open(folder: &Path) {
     let (lasted, mut latencies) = drive(&collector, &hosts, Some(every));
     let used = cpu(pid) - before;
     folded(&collector, HOSTS * batches);
+    let resident = most_resident_kib(pid);
     collector.stop();
     let rate = f64::from(u32::try_from(HOSTS * batches).expect("few")) / lasted.as_secs_f64();
     println!("{DEVICES} windows a batch, open loop at {OPEN_RATE} batches/s: {rate:.0} batches/s were taken");
@@ -305,6 +358,10 @@ fn measure_open(folder: &Path) {
         millis(quantile(&mut latencies, 990))
     );
     println!("  collector                       {:.2} cores", used.as_secs_f64() / lasted.as_secs_f64());
+    println!(
+        "  most memory                     {:>9.1} MB",
+        f64::from(u32::try_from(resident).expect("few")) * 1.024 / 1000.0
+    );
 }
 
 /// Runs all of it, in about a minute.
@@ -318,7 +375,8 @@ fn main() {
     println!(
         "closed loop: a host sends when its last batch is acknowledged, that is after the fsync of the ledger"
     );
-    measure(folder.path(), 8, 300);
-    measure(folder.path(), 80, 60);
+    for (windows, batches) in [(8, 300), (40, 120), (80, 60)] {
+        measure(folder.path(), windows, batches);
+    }
     measure_open(folder.path());
 }

@@ -20,15 +20,22 @@ const MINUTES: u64 = 70;
 
 /// A host whose wall clock says this at first, in a boot of this number.
 fn host(site: &Site, name: &str, wall: UtcMillis, boot: u8) -> Simulated {
-    Simulated::boot(SimulatedOptions {
+    let options = SimulatedOptions {
         name: name.into(),
         accelerators: 1,
         spool: site.folder().join(name),
         wall,
         boot: BootId([boot; 16]),
         seed: boot.into(),
-    })
-    .unwrap()
+    };
+    // A program that another test starts at this moment holds all locks of this process until it is there.
+    wait::until("the spool is free", || Simulated::boot(options.clone()).map_err(|error| error.to_string()))
+}
+
+/// Windows end with minutes: what begins with one leaves none open.
+fn whole_minutes_ago(minutes: u64) -> UtcMillis {
+    let now = wait::now();
+    UtcMillis(now.0 - now.0 % UtcMillis::MINUTE).plus(-(i64::try_from(minutes).unwrap()) * UtcMillis::MINUTE)
 }
 
 fn send(host: &mut Simulated, collector: &Collector) {
@@ -37,7 +44,7 @@ fn send(host: &mut Simulated, collector: &Collector) {
         let sender = simulated::sender(collector.ingest()).unwrap();
         host.send(&sender).await
     });
-    assert!(matches!(sent.stopped, Stopped::Empty) && sent.parked == 0, "{sent:?}");
+    assert!(matches!(sent.stopped, Stopped::Empty) && sent.parked == 0, "{}: {sent:?}", host.name());
 }
 
 /// Milliseconds measured and best estimate, by hour.
@@ -64,11 +71,11 @@ fn nearly(a: &BTreeMap<UtcMillis, (u128, u128)>, b: &BTreeMap<UtcMillis, (u128, 
 #[test]
 fn usage_of_a_boot_that_made_contact_lands_in_the_true_hours() {
     let site = Site::new(Vec::new());
-    let start = wait::now().plus(-(i64::try_from(MINUTES).unwrap()) * UtcMillis::MINUTE);
+    let start = whole_minutes_ago(MINUTES);
     let wrong = [
         ("ahead", start.plus(2 * UtcMillis::HOUR)),
         ("behind", start.plus(-2 * UtcMillis::HOUR)),
-        ("never-set", UtcMillis(12_345)),
+        ("never-set", UtcMillis(120_000)),
     ];
     let csv: String = wrong
         .iter()
@@ -103,13 +110,13 @@ fn usage_of_a_boot_that_made_contact_lands_in_the_true_hours() {
 fn usage_of_a_boot_that_made_no_contact_lands_in_its_wall_time_and_is_flagged() {
     let site = Site::new(Vec::new());
     handmade::Sender::named("island").enrol(&site.collector);
-    let start = wait::now().plus(-(i64::try_from(2 * MINUTES).unwrap()) * UtcMillis::MINUTE);
+    let start = whole_minutes_ago(2 * MINUTES);
     let wall = start.plus(-2 * UtcMillis::HOUR);
     // Nobody hears of the first boot while it lasts.
     let mut first = host(&site, "island", wall, 1);
     first.measure(MINUTES).unwrap();
     drop(first);
-    let mut second = host(&site, "island", wait::now().plus(-UtcMillis::MINUTE), 2);
+    let mut second = host(&site, "island", whole_minutes_ago(1), 2);
     second.measure(1).unwrap();
     send(&mut second, &site.collector);
     site.collector.settle();

@@ -141,7 +141,7 @@ fn a_collector_whose_disk_is_full_acknowledges_nothing_and_goes_on_when_it_is_no
     let mut mount = None;
     let mut site = Site::prepared("", vec![two("host", 0)], |stage| {
         if let Stage::Data(data) = stage {
-            mount = Some(Mount::memory(data, "6m", None));
+            mount = Some(Mount::memory(data, "160m", None));
         }
     });
     site.start_agents();

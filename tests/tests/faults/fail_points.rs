@@ -195,6 +195,7 @@ fn a_collector_that_fails_at_any_step_acknowledges_nothing_that_is_lost() {
             let rebuilt = site.collector.run_with(&["rebuild"], &[(POINT, &point)]);
             assert_eq!(rebuilt.code, None, "{point}: {rebuilt:?}");
             site.collector.start_ready();
+            site.collector.settle();
             site.collector.stop();
             weighbridge_tests::oracle::whole(&site);
         }

@@ -296,6 +296,25 @@ fn the_power_limit_is_that_with_which_a_device_was_found() {
     assert_eq!(limit(30, "400", "1"), None, "no news");
     // Told again for another reason.
     assert_eq!(limit(60, "400", "2"), Some(Some(700_000)));
+    let none = answer(&[Gpu(H100, &[("DEV_SM_CLOCK", "1980"), ("DEV_ENFORCED_POWER_LIMIT", "0")])]);
+    let look = Desk::new(INTERVAL).look(start, vec![none]);
+    assert_eq!(look.inventory_changed.map(|devices| devices[0].power_limit_mw), Some(None), "zero is none");
+}
+
+#[test]
+fn an_instance_that_was_gone_comes_back_with_another_profile_and_nobody_missed_anything() {
+    let tensor = [("PROF_PIPE_TENSOR_ACTIVE", "0.5"), ("DEV_SM_CLOCK", "1980")];
+    let larger = FIRST.replace("1g.10gb", "2g.20gb");
+    let second = [Gpu(SECOND, &tensor)];
+    let mut bench = Bench::new();
+    bench.gpus(0, &[Gpu(FIRST, &tensor), Gpu(SECOND, &tensor)]).gpus(30, &second).gpus(121, &second);
+    bench.shown.clear();
+    bench.gpus(150, &[Gpu(&larger, &tensor), Gpu(SECOND, &tensor)]).shows(expect![[r#"
+        150: GPU-1=not_reported GPU-1/gi1=(500)@((1980), None) GPU-1/gi2=(500)@((1980), None)
+          GPU-1 D units None present false ["split"]
+          GPU-1/gi1 C units (32) present true []
+          GPU-1/gi2 C units (60) present true []
+    "#]]);
 }
 
 #[test]

@@ -325,3 +325,6 @@ impl Tracked {
         self.logged
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,3 +60,42 @@ pub(super) fn optional<T>(call: &str, result: Result<T, NvmlError>) -> Result<Op
         Err(error) => Err(Failure::of(call, &error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_device_a_missing_driver_and_a_failed_call_are_told_apart() {
+        for (error, cause) in [
+            (NvmlError::GpuLost, GapCause::DeviceLost),
+            (NvmlError::NotFound, GapCause::DeviceLost),
+            (NvmlError::UnexpectedVariant(GPU_NOT_FOUND), GapCause::DeviceLost),
+            (NvmlError::UnexpectedVariant(GPU_NOT_FOUND + 1), GapCause::ReadFailed),
+            (NvmlError::DriverNotLoaded, GapCause::DriverMissing),
+            (NvmlError::LibraryNotFound, GapCause::DriverMissing),
+            // Another driver was loaded than the library is of.
+            (NvmlError::LibRmVersionMismatch, GapCause::DriverMissing),
+            (NvmlError::Uninitialized, GapCause::DriverMissing),
+            (NvmlError::NoPermission, GapCause::ReadFailed),
+            (NvmlError::Timeout, GapCause::ReadFailed),
+        ] {
+            let failure = Failure::of("a call", &error);
+            assert_eq!(failure.cause, cause, "{error:?}");
+            assert_eq!(failure.is_final(), cause != GapCause::ReadFailed, "{error:?}");
+            assert!(failure.detail.starts_with("a call: "), "{}", failure.detail);
+        }
+    }
+
+    #[test]
+    fn an_instance_that_is_not_found_takes_nothing_from_its_device() {
+        for (error, cause) in [
+            (NvmlError::NotFound, GapCause::NoComputeInstance),
+            (NvmlError::InvalidArg, GapCause::NoComputeInstance),
+            (NvmlError::GpuLost, GapCause::DeviceLost),
+            (NvmlError::Unknown, GapCause::ReadFailed),
+        ] {
+            assert_eq!(Failure::of_instance("a call", &error).cause, cause, "{error:?}");
+        }
+    }
+}

@@ -411,4 +411,4 @@ pub(super) fn pci_device(combined: u32) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use weighbridge_meter::{AcceleratorId, AgentId, Evidence, Span};
+use weighbridge_meter::{AcceleratorId, AgentId, Evidence, Span, UtcMillis};
 use weighbridge_wire::DeviceRecord;
 
-use super::{Fold, corrected};
+use super::{Fold, corrected, hours::dated};
 use crate::{
     hour::HourKey,
     presence::Presence,
@@ -13,8 +13,17 @@ use crate::{
 };
 
 impl Fold {
-    pub(super) fn device(&mut self, agent: &AgentId, device: &DeviceRecord, minutes: i64) {
+    pub(super) fn device(
+        &mut self,
+        agent: &AgentId,
+        received: UtcMillis,
+        device: &DeviceRecord,
+        minutes: i64,
+    ) {
         let at = corrected(device.at, minutes);
+        let told = Span::new(at, at.plus(1)).and_then(|moment| dated(moment, received));
+        // What a clock that was never set says of when is not believed, what is said is.
+        let at = if told.is_some() { received } else { at };
         let id = &device.accelerator;
         let accelerator = self.state.accelerators.entry(id.clone()).or_insert_with(|| Accelerator {
             first_seen: at,
@@ -113,6 +122,15 @@ impl Fold {
             accelerator.last_end = accelerator.last_end.max(span.end());
             accelerator.first_seen = accelerator.first_seen.min(span.start());
             self.changed.accelerators.insert(id.clone());
+        }
+    }
+
+    /// The same for one that was measured nobody knows when: it is there since now, if it was not known before.
+    pub(super) fn known_at(&mut self, id: &AcceleratorId, agent: &AgentId, received: UtcMillis) {
+        if !self.state.accelerators.contains_key(id)
+            && let Some(moment) = Span::new(received, received.plus(1))
+        {
+            self.known(id, agent, moment);
         }
     }
 

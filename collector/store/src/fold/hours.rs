@@ -155,7 +155,7 @@ struct Weighed {
 const OLDEST_MS: i64 = 400 * UtcMillis::DAY;
 
 /// Whether it can have been measured then, by when it was received.
-fn dated(span: Span, received: UtcMillis) -> Option<Doubt> {
+pub(super) fn dated(span: Span, received: UtcMillis) -> Option<Doubt> {
     if span.end() > received.plus(CLOCK_TOLERANCE_MS) {
         return Some(Doubt::Future);
     }

@@ -3,14 +3,15 @@
 use weighbridge_meter::UtcMillis;
 use weighbridge_wire::Batch;
 
-use crate::entry::Received;
+use crate::entry::{Clocks, Received};
 
 /// Clocks that agree within this are taken as they are.
 pub const CLOCK_TOLERANCE_MS: i64 = 5 * UtcMillis::MINUTE;
 
-/// How far the labels of this batch are off, by the boot clock at sending; `None` if that cannot be known.
-pub(super) fn offset_minutes(batch: &Batch, received: &Received, received_at: UtcMillis) -> Option<i64> {
-    let clocks = received.clocks?;
+/// How many milliseconds the labels of this batch are off, by the boot clock at sending; `None` if that cannot be
+/// known. Whatever time the batch spent on its way is in it too.
+pub fn measured_offset(batch: &Batch, clocks: Option<Clocks>, received_at: UtcMillis) -> Option<i64> {
+    let clocks = clocks?;
     let labelled = batch.windows.iter().map(|w| (w.span.start(), w.boot_start_ms));
     let labelled = labelled.chain(batch.gaps.iter().map(|g| (g.span.start(), g.boot_start_ms))).last();
     // The first batch of a boot has an inventory and nothing measured: the host's wall clock is all there is.
@@ -18,10 +19,25 @@ pub(super) fn offset_minutes(batch: &Batch, received: &Received, received_at: Ut
     // It was sent after it was measured, and no host is up for a century: anything else is no clock.
     const CENTURY_MS: i64 = 36_600 * UtcMillis::DAY;
     let since = i64::try_from(clocks.boot_ms.checked_sub(boot)?).ok().filter(|since| *since < CENTURY_MS)?;
-    let off = received_at.since(wall.plus(since));
-    // Rounded to whole minutes, so that windows still end at minutes.
-    Some((off + off.signum() * UtcMillis::MINUTE / 2) / UtcMillis::MINUTE)
-        .map(|minutes| if off.abs() <= CLOCK_TOLERANCE_MS { 0 } else { minutes })
+    Some(received_at.since(wall.plus(since)))
+}
+
+/// The same rounded to whole minutes, so that windows still end at minutes; none within the tolerance.
+pub(super) fn offset_minutes(batch: &Batch, received: &Received, received_at: UtcMillis) -> Option<i64> {
+    measured_offset(batch, received.clocks, received_at).map(in_minutes)
+}
+
+fn in_minutes(off: i64) -> i64 {
+    match off.abs() <= CLOCK_TOLERANCE_MS {
+        true => 0,
+        false => (off + off.signum() * UtcMillis::MINUTE / 2) / UtcMillis::MINUTE,
+    }
+}
+
+/// Whether the offset of a boot, `fixed` minutes so far, would have to be fixed anew for one measured as `off`
+/// milliseconds.
+pub fn is_new_offset(fixed: i64, off: i64) -> bool {
+    is_news(fixed, in_minutes(off))
 }
 
 /// Whether the offset of a boot, `fixed` so far, has to be fixed anew.

@@ -12,7 +12,7 @@ use tokio::sync::{
     mpsc::{self, error::TryRecvError},
     oneshot, watch,
 };
-use weighbridge_journal::{AppendError, Journal};
+use weighbridge_journal::{AppendError, Journal, fail};
 use weighbridge_meter::{AgentId, BootId, UtcMillis};
 use weighbridge_wire::Batch;
 
@@ -27,6 +27,9 @@ use crate::{
     fold::Opened,
     state::{CursorRow, State},
 };
+
+/// What batches leave free of a disk that is large enough.
+const RESERVE: u64 = 16 << 20;
 
 /// Its fields go in this order: when nobody can announce any more, the journal is closed and unlocked.
 pub(super) struct Writer {
@@ -147,9 +150,10 @@ impl Writer {
 
     /// Whether batches may come in. A disk that cannot say is asked by writing.
     fn has_room(&self) -> bool {
-        self.options.reserve_bytes == 0
+        self.options.reserve_bytes == Some(0)
             || rustix::fs::statvfs(&self.folder).map_or(true, |disk| {
-                disk.f_bavail.saturating_mul(disk.f_frsize) >= self.options.reserve_bytes
+                let usual = RESERVE.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 16);
+                disk.f_bavail.saturating_mul(disk.f_frsize) >= self.options.reserve_bytes.unwrap_or(usual)
             })
     }
 
@@ -236,13 +240,14 @@ impl Writer {
                 self.opened.push((Opened::of_fact(place, received_at, fact), journal.next()));
             }
         }
+        let boot_ms = received.clocks.map(|clocks| clocks.boot_ms);
         // A batch has a salt of its own.
         let payload = Entry { received: received_at, body: Body::Batch(received) }.encode(&[0; 16]);
         let leaf_hash = entry::leaf_hash(&payload);
         let place = journal.append(&payload)?;
         let undo = self.cursors.take(&batch, hash);
         self.undo.push(Step::Batch(undo));
-        self.opened.push((Opened::of_batch(place, received_at, hash, batch), journal.next()));
+        self.opened.push((Opened::of_batch(place, received_at, boot_ms, hash, batch), journal.next()));
         Ok(Outcome::Accepted { leaf_hash })
     }
 
@@ -311,13 +316,13 @@ fn cut_back(folder: &Path, durable: Place) -> io::Result<()> {
             .and_then(|name| name.to_str()?.strip_suffix(".seg")?.parse::<u64>().ok())
             .unwrap_or(0);
         if number > durable.segment {
-            fs::remove_file(&path)?;
+            fail::around("ledger.remove_behind", || fs::remove_file(&path))?;
         } else if number == durable.segment {
             let segment = File::options().write(true).open(&path)?;
             if segment.metadata()?.len() > durable.offset {
-                segment.set_len(durable.offset)?;
+                fail::around("ledger.cut_back", || segment.set_len(durable.offset))?;
             }
-            segment.sync_all()?;
+            fail::around("ledger.sync_back", || segment.sync_all())?;
         }
     }
     File::open(folder)?.sync_all()

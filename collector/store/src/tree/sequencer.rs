@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use ed25519_dalek::SigningKey;
-use weighbridge_journal::{Reader, segment_of};
+use weighbridge_journal::{Reader, fail, segment_of};
 use weighbridge_tlog::{
     Hash,
     checkpoint::Checkpoint,
@@ -257,7 +257,7 @@ fn set_aside(paths: &LogPaths, origin: &str) -> Result<(), TreeError> {
     replace(&aside, note.to_string().as_bytes(), Durable::Yes)?;
     // A cosignature is of the log that got it.
     for path in [paths.checkpoint(), paths.cosigned()] {
-        match std::fs::remove_file(&path) {
+        match fail::around("tree.remove_checkpoint", || std::fs::remove_file(&path)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(TreeError::file("remove", &path)(error));
             }

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use weighbridge_journal::fail;
 use weighbridge_tlog::{
     Hash,
     proof::{Hashes, hashes_of_level, tile_of},
@@ -96,7 +97,8 @@ impl TileFolder {
                     tile_of(tile.level(), tile.index(), size).is_some_and(|now| tile.width() <= now.width())
                 });
                 if !belongs {
-                    std::fs::remove_file(&path).map_err(TreeError::file("remove", &path))?;
+                    fail::around("tree.remove_tile", || std::fs::remove_file(&path))
+                        .map_err(TreeError::file("remove", &path))?;
                 }
             }
         }

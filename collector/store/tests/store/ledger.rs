@@ -18,7 +18,7 @@ use crate::support::{agent, at, batch, enrolled, lease, minutes, record, submiss
 
 pub(crate) fn opened(folder: &Path, segment_bytes: u64) -> OpenLedger {
     let (journal, retry) = (Options { segment_bytes }, Duration::from_millis(2));
-    let options = LedgerOptions { journal, reserve_bytes: 0, retry };
+    let options = LedgerOptions { journal, reserve_bytes: Some(0), retry };
     OpenLedger::open(folder, &options, &mut |bytes| bytes.fill(3)).unwrap()
 }
 
@@ -363,7 +363,7 @@ async fn a_full_disk_takes_facts_and_known_batches_but_nothing_new() {
     submit(&ledger, &batches[0]).await.unwrap();
     close(ledger).await;
     let (rows, state) = cursors(dir.path(), opened(dir.path(), 500).durable()).await;
-    let options = LedgerOptions { reserve_bytes: u64::MAX, ..LedgerOptions::default() };
+    let options = LedgerOptions { reserve_bytes: Some(u64::MAX), ..LedgerOptions::default() };
     let open = OpenLedger::open(dir.path(), &options, &mut |bytes| bytes.fill(3)).unwrap();
     let ledger = open.start(rows, &state);
     let before = now(&ledger);
@@ -550,4 +550,43 @@ fn clocks_of_facts_are_kept_by_boot() {
     state.offsets.insert((agent(0), BootId([1; 16])), vec![(3, 60), (7, -60)]);
     let of = |boot: u8, index| state.offset_minutes(&agent(0), BootId([boot; 16]), index);
     assert_eq!([of(1, 3), of(1, 4), of(1, 7), of(1, 8), of(2, 8)], [0, 60, 60, -60, 0]);
+}
+
+#[tokio::test]
+async fn what_the_fold_is_handed_it_does_not_read_and_the_integers_are_those_of_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = opened(dir.path(), 1 << 20).start(Vec::new(), &State::default());
+    let store = std::sync::Arc::new(SqliteStore::in_memory().await.unwrap());
+    let estimator = weighbridge_meter::Estimator::shipped();
+    let follower = Follower::new(dir.path(), store.clone(), estimator).await.unwrap();
+    let mut follower = follower.with_tail(ledger.tail());
+    ledger.record(at(0), vec![enrolled(0), record("customer-1", serde_json::json!({}))]).await.unwrap();
+    let mut batches = chain(0, 5);
+    batches[4].losses = vec![Loss { epoch: EpochId([8; 16]), first: 1, last: 9, cause: LossCause::Removed }];
+    for one in &batches[..3] {
+        submit(&ledger, one).await.unwrap();
+    }
+    // Three hours off, so that there is a fact of a clock among them.
+    let clocks = weighbridge_store::entry::Clocks { boot_ms: 300_000, wall: at(0) };
+    let received = at(180 * crate::support::MINUTE);
+    ledger.submit(submission(0, batches[3].clone(), Some(clocks), received)).await.unwrap();
+    submit(&ledger, &batches[4]).await.unwrap();
+    // Nothing can be read.
+    let (segment, hidden) = (dir.path().join("00000000000000000001.seg"), dir.path().join("hidden"));
+    std::fs::rename(&segment, &hidden).unwrap();
+    follower.catch_up(now(&ledger)).await.unwrap();
+    std::fs::rename(&hidden, &segment).unwrap();
+    assert_eq!(now(&ledger).index, 9);
+
+    let read = std::sync::Arc::new(SqliteStore::in_memory().await.unwrap());
+    let estimator = weighbridge_meter::Estimator::shipped();
+    let mut reader = Follower::new(dir.path(), read.clone(), estimator).await.unwrap();
+    reader.catch_up(now(&ledger)).await.unwrap();
+    assert_eq!(store.fingerprint().await.unwrap(), read.fingerprint().await.unwrap());
+
+    // What went before it was handed over is read, and so is what is handed over and goes on.
+    submit(&ledger, &chain(1, 1)[0]).await.unwrap();
+    reader.catch_up(now(&ledger)).await.unwrap();
+    follower.catch_up(now(&ledger)).await.unwrap();
+    assert_eq!(store.fingerprint().await.unwrap(), read.fingerprint().await.unwrap());
 }

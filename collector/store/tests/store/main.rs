@@ -20,6 +20,8 @@ mod prune;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod tree;
+#[cfg(test)]
 mod upgrade;
 #[cfg(test)]
 mod verify;

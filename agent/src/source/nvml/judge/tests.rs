@@ -48,7 +48,7 @@ fn answer() -> Answer {
     }
 }
 
-fn hopper() -> Facts {
+pub(in crate::source::nvml) fn hopper() -> Facts {
     Facts {
         gpm: true,
         sms: Some(u32::try_from(SMS).unwrap()),
@@ -57,12 +57,12 @@ fn hopper() -> Facts {
     }
 }
 
-fn instance() -> Facts {
+pub(in crate::source::nvml) fn instance() -> Facts {
     Facts { instance: true, power_limit_mw: None, ..hopper() }
 }
 
 /// The `second`-th look of one a second at 1500 MHz, every pipe as in [`RATES`], counters as sums.
-fn counting(second: u64) -> Answer {
+pub(in crate::source::nvml) fn counting(second: u64) -> Answer {
     let cycles = (second * 1_500_000_000 * SMS) as f64;
     let cumulative = [
         (Metric::CyclesElapsed, cycles),
@@ -326,17 +326,44 @@ fn a_pair_that_begins_before_a_gap_has_no_rates_also_where_a_young_sample_hides_
     assert_eq!(activity(watch.judge(&hopper(), &answer(), false)).tensor, percent(50.0));
 }
 
+/// As [`counting`], with a counter of tensor cycles that runs too fast.
+fn drifting(second: u64) -> Answer {
+    let mut answer = counting(second);
+    if let Gpm::Pair { metrics, .. } = &mut answer.gpm {
+        let tensor = metrics.get(Metric::MmaCycles).unwrap();
+        metrics.set(Metric::MmaCycles as usize, Some(tensor * 1.5));
+    }
+    answer
+}
+
+#[test]
+fn looks_that_come_late_one_after_the_other_speak_against_no_counter() {
+    let mut watch = calibrated(&hopper());
+    // Each pair of samples is of one second, and what was heard before is ten seconds old.
+    for round in 1..=20 {
+        assert_eq!(watch.judge(&hopper(), &counting(6 + 10 * round), true).tier, Tier::A, "round {round}");
+    }
+}
+
+#[test]
+fn counters_that_were_refused_stay_so_when_streaming_was_off_in_between() {
+    let mut watch = calibrated(&hopper());
+    for second in 7..=13 {
+        watch.judge(&hopper(), &drifting(second), false);
+    }
+    let streaming = |second, on| Answer { streaming: Some(on), ..counting(second) };
+    watch.judge(&hopper(), &streaming(14, true), false);
+    let dark = watch.judge(&hopper(), &streaming(15, false), false);
+    assert_eq!(dark.conditions, [Condition::StreamingOff]);
+    for second in 16..40 {
+        let verdict = watch.judge(&hopper(), &streaming(second, true), false);
+        assert_eq!(verdict.conditions, [Condition::CountersRefused], "second {second}");
+    }
+}
+
 #[test]
 fn counters_that_drift_are_refused_until_the_driver_is_loaded_anew() {
     let mut watch = calibrated(&hopper());
-    let drifting = |second: u64| {
-        let mut answer = counting(second);
-        if let Gpm::Pair { metrics, .. } = &mut answer.gpm {
-            let tensor = metrics.get(Metric::MmaCycles).unwrap();
-            metrics.set(Metric::MmaCycles as usize, Some(tensor * 1.5));
-        }
-        answer
-    };
     let mut seen = Vec::new();
     for second in 7..=13 {
         let verdict = watch.judge(&hopper(), &drifting(second), false);
@@ -397,6 +424,15 @@ fn streaming_that_was_switched_off_is_named_and_comes_back() {
 }
 
 #[test]
+fn streaming_that_was_on_and_is_off_is_believed_of_an_idle_device_too() {
+    let idle = |on| Answer { streaming: Some(on), busy_percent: Some(0), ..answer() };
+    let mut watch = Watch::default();
+    assert_eq!(watch.judge(&hopper(), &idle(true), false).tier, Tier::B);
+    let off = watch.judge(&hopper(), &idle(false), false);
+    assert_eq!((off.tier, &off.conditions[..]), (Tier::D, &[Condition::StreamingOff][..]));
+}
+
+#[test]
 fn a_flag_that_was_never_on_is_believed_only_where_the_numbers_cannot_be() {
     let off = |gpm| Answer { streaming: Some(false), gpm, ..answer() };
     let pair =
@@ -433,6 +469,12 @@ fn where_activity_cannot_be_read_it_is_said_why() {
         ),
         ("confidential and readable", confidential(hopper()), answer(), (Tier::B, vec![])),
         (
+            "confidential and silent under load",
+            confidential(hopper()),
+            gpm(Gpm::Pair { micros: 1_000_000, metrics: metrics(&[(Metric::Sm, 0.0)]) }),
+            (Tier::D, vec![Condition::ConfidentialComputing]),
+        ),
+        (
             "shared",
             Facts { shares: true, ..instance() },
             gpm(Gpm::Unsupported),
@@ -449,6 +491,15 @@ fn where_activity_cannot_be_read_it_is_said_why() {
 fn an_instance_without_data_has_no_compute_instance() {
     let verdict = Watch::default().judge(&instance(), &Answer { gpm: Gpm::NoData, ..answer() }, false);
     assert_eq!(missing(&verdict), Some(GapCause::NoComputeInstance));
+}
+
+#[test]
+fn an_instance_that_has_a_compute_instance_again_begins_anew() {
+    let mut watch = calibrated(&instance());
+    let none = Answer { energy_mj: None, gpm: Gpm::NoData, ..answer() };
+    assert_eq!(missing(&watch.judge(&instance(), &none, false)), Some(GapCause::NoComputeInstance));
+    let again = watch.judge(&instance(), &Answer { energy_mj: None, ..counting(1) }, true);
+    assert_eq!((missing(&again), again.tier), (None, Tier::B), "what counts anew did not fall");
 }
 
 #[test]
