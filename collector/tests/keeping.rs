@@ -62,7 +62,7 @@ fn copied(from: &Path, to: &Path) {
         if entry.path().is_dir() {
             copied(&entry.path(), &target);
         } else {
-            drop(fs::copy(entry.path(), target).unwrap());
+            fs::copy(entry.path(), target).unwrap();
         }
     }
 }
