@@ -183,6 +183,8 @@ pub struct Inner {
     pub places: Places,
     /// What this start mended.
     pub mended: Mended,
+    /// How far the ledger is promised is noted by one at a time.
+    pub(crate) noting: Arc<Mutex<()>>,
     agents: RwLock<HashMap<KeyId, (AgentFact, VerifyingKey)>>,
     customers: RwLock<BTreeMap<String, SealedCustomer>>,
     casebook: Mutex<Casebook>,
@@ -252,6 +254,7 @@ impl App {
             fault,
             places,
             mended,
+            noting: Arc::default(),
             writing: tokio::sync::Mutex::default(),
             viewed: tokio::sync::Mutex::default(),
         }));

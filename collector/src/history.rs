@@ -1,6 +1,6 @@
 //! What a store has been through: its generations, and the note of how far it was promised.
 
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 
 use weighbridge_meter::UtcMillis;
 use weighbridge_store::{StoreError, UsageStore, ledger::generation::Renewal, summary};
@@ -50,6 +50,7 @@ impl App {
 
     /// Notes outside the data folder how far the ledger is promised.
     pub fn note_promised(&self) -> Result<(), StartError> {
+        let _one_at_a_time = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
         self.ledger.mark().write(&self.places.mark).map_err(opening::OpeningError::from)?;
         Ok(())
     }
@@ -58,17 +59,25 @@ impl App {
     fn keep_noting(&self) {
         // Not the ledger itself: it is closed when nobody holds it any more.
         let mut promised = self.ledger.promised();
-        let file = self.places.mark.clone();
+        let (file, noting) = (self.places.mark.clone(), self.noting.clone());
         tokio::spawn(async move {
             while promised.changed().await {
+                tokio::time::sleep(NOTE).await;
+                if promised.is_closed() {
+                    // Whoever closes the ledger notes its end; another process may have it by now.
+                    return;
+                }
                 let mark = promised.mark();
-                let file = file.clone();
-                let written = tokio::task::spawn_blocking(move || mark.write(&file)).await;
+                let (file, noting) = (file.clone(), noting.clone());
+                let written = tokio::task::spawn_blocking(move || {
+                    let _one_at_a_time = noting.lock().unwrap_or_else(PoisonError::into_inner);
+                    mark.write(&file)
+                })
+                .await;
                 if let Ok(Err(error)) = written {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "how far the ledger is promised cannot be noted");
                 }
-                tokio::time::sleep(NOTE).await;
             }
         });
     }

@@ -176,6 +176,11 @@ impl Promised {
         self.tip.changed().await.is_ok()
     }
 
+    /// Whether it never will again.
+    pub fn is_closed(&self) -> bool {
+        self.tip.has_changed().is_err()
+    }
+
     /// How far it is.
     pub fn mark(&mut self) -> Mark {
         let (place, chain) = *self.tip.borrow_and_update();
