@@ -146,17 +146,20 @@ fn spool_state(dir: &Path, found: &mut Diagnosis) {
             found.note(format!("spool {}: not there yet; the first run makes it", dir.display()));
         }
         Ok(inspection) => {
-            let waiting: u64 = inspection
-                .epochs
-                .iter()
-                .filter_map(|epoch| epoch.sequences.map(|(_, last)| last.saturating_sub(epoch.acknowledged)))
-                .sum();
+            let waiting: u64 = inspection.epochs.iter().map(|epoch| epoch.waiting).sum();
             found.good(format!("spool {}: {waiting} batches wait", dir.display()));
-            if inspection.parked.batches > 0 {
+            if !inspection.parked.is_empty() {
                 found.fail(format!(
                     "spool {}: {} batches were refused for good; they lie in its folder parked",
                     dir.display(),
-                    inspection.parked.batches
+                    inspection.parked.len()
+                ));
+            }
+            if !inspection.quarantined.is_empty() {
+                found.fail(format!(
+                    "spool {}: {} files had damage in them; they lie in its folder quarantine",
+                    dir.display(),
+                    inspection.quarantined.len()
                 ));
             }
         }

@@ -273,6 +273,53 @@ impl Engine {
         contents
     }
 
+    /// For tests: a device that nobody looked at yet.
+    #[cfg(test)]
+    pub(crate) fn know(&mut self, accelerator: AcceleratorId) {
+        let device = Device {
+            id: accelerator,
+            pci_address: None,
+            pci_device: None,
+            name: "a device".into(),
+            max_sm_clock_mhz: None,
+            power_limit_mw: None,
+            memory_bytes: None,
+            tier: Tier::B,
+            source: weighbridge_meter::Source::Simulated,
+            driver: None,
+            host: None,
+            trust: None,
+            parent: None,
+            units: None,
+            sample_ms: 0,
+            conditions: Vec::new(),
+            present: true,
+        };
+        let look = Look {
+            devices: Vec::new(),
+            source_state: SourceState::Ok,
+            inventory_changed: None,
+            unidentified: 0,
+        };
+        self.take_in(Now { boot_ms: 0, wall: UtcMillis(0) }, &device, &look);
+    }
+
+    /// What had to be given up alone, as gaps.
+    pub fn take_lost(&mut self) -> Contents {
+        let mut contents = Contents::default();
+        for device in &mut self.devices {
+            contents.gaps.extend(device.lost.take(device.meter.accelerator()));
+        }
+        contents
+    }
+
+    /// Gives up every window that waits: nobody will take it any more. It is a gap from here on.
+    pub fn give_up(&mut self) {
+        let held = std::mem::replace(&mut self.options.held_records, 0);
+        self.shrink();
+        self.options.held_records = held;
+    }
+
     /// What was taken could not be kept: it waits for the next time, before what came since.
     pub fn give_back(&mut self, contents: Contents) {
         let Contents { windows, gaps, mut holdings, mut inventory } = contents;

@@ -8,16 +8,17 @@ use std::sync::{Arc, Mutex};
 
 use weighbridge_journal::AppendError;
 use weighbridge_meter::{AgentId, BootId, Holding, meter::Now};
-use weighbridge_wire::{Batch, Hash, SigningKey, Status, limits, seal};
+use weighbridge_wire::{Batch, Hash, Report, SigningKey, Status, limits, report, seal};
 
 use crate::{
+    alarm,
     clock::Clock,
     engine::{Contents, Engine, EngineOptions, printable},
     holders::Holders,
     metrics::Metrics,
     source::Look,
-    spool::{Spool, SpoolError, SpoolOptions},
-    uplink::{SendOutcome, Sender, SharedSpool, Uplink, locked},
+    spool::{Spool, SpoolError, SpoolOptions, is_full},
+    uplink::{SendOutcome, Sender, SharedSpool, Uplink, chain, locked},
 };
 
 /// What makes a host.
@@ -73,14 +74,8 @@ pub enum SealError {
 impl Host {
     /// Opens the spool and goes on where it ended. `random` fills what it is given.
     pub fn open(options: HostOptions, random: &mut dyn FnMut(&mut [u8])) -> Result<Self, SpoolError> {
-        let spool = Spool::open(options.spool, random)?;
-        for (epoch, error) in spool.set_aside() {
-            tracing::error!(
-                %epoch,
-                error = crate::uplink::chain(error),
-                "an epoch of the spool is damaged: it is left as it is and not sent, look into it"
-            );
-        }
+        let mut spool = Spool::open(options.spool, random)?;
+        alarm::tell(&mut spool, options.metrics.as_deref());
         let spool: SharedSpool = Arc::new(Mutex::new(spool));
         let uplink = Uplink::new(Arc::clone(&spool), options.metrics.clone());
         let weigher = Weigher {
@@ -93,6 +88,9 @@ impl Host {
             spool,
             metrics: options.metrics,
             in_doubt: None,
+            trouble: None,
+            full_at: None,
+            gaps_sealed_at: None,
         };
         Ok(Self { weigher, uplink })
     }
@@ -110,6 +108,11 @@ impl Host {
     /// Makes a batch of everything finished, and makes it durable.
     pub fn seal(&mut self, now: Now) -> Result<SealedInfo, SealError> {
         self.weigher.seal(now)
+    }
+
+    /// The same for the last time: what cannot be kept as it is becomes a gap.
+    pub fn seal_last(&mut self, now: Now) -> Result<SealedInfo, SealError> {
+        self.weigher.seal_last(now)
     }
 
     /// Ends everything open; [`Host::seal`] then takes it.
@@ -146,7 +149,19 @@ pub struct Weigher {
     metrics: Option<Arc<Metrics>>,
     /// The last batch, if nobody knows whether it was written.
     in_doubt: Option<(Hash, Box<Batch>)>,
+    /// Why batches cannot be kept, as last logged.
+    trouble: Option<&'static str>,
+    /// When the spool was last seen full, if it still is: milliseconds since boot.
+    full_at: Option<u64>,
+    /// When gaps were last sealed into the room that is left for them.
+    gaps_sealed_at: Option<u64>,
 }
+
+/// How often spans that had to be given up are sealed while the spool is full: as often as they are cut.
+const GAPS_EVERY_MS: u64 = 3_600_000;
+
+/// Refused batches whose records are sealed again at once; the rest follows with the next batch.
+const RESEALED_AT_ONCE: usize = 16;
 
 impl Weigher {
     /// Takes one look.
@@ -184,38 +199,115 @@ impl Weigher {
         let shared = Arc::clone(&self.spool);
         let mut spool = locked(&shared);
         let result = self.seal_into(&mut spool, now);
-        if let Err(error) = &result {
-            self.engine.shrink();
-            if let Some(metrics) = &self.metrics {
-                metrics.not_kept(reason(error));
-            }
-            if is_disk_full(error) {
-                // What the collector has need not be kept at the price of what it has not.
-                let freed = spool.ready().and_then(|()| spool.give_up_acknowledged());
-                if let Err(error) = freed {
-                    tracing::warn!(error = crate::uplink::chain(&error), "cannot free space in the spool");
+        match &result {
+            Err(error) => {
+                self.engine.shrink();
+                if let Some(metrics) = &self.metrics {
+                    metrics.not_kept(reason(error));
+                }
+                if is_disk_full(error) {
+                    // What the collector has need not be kept at the price of what it has not.
+                    let freed = spool.ready().and_then(|()| spool.give_up_acknowledged());
+                    if let Err(error) = freed {
+                        tracing::debug!(error = chain(&error), "cannot free space in the spool");
+                    }
+                }
+                if reason(error) != NOT_SEALED {
+                    self.seal_gaps(&mut spool, now);
                 }
             }
-        } else if let Err(error) = spool.tidy(now.wall) {
-            tracing::warn!(error = crate::uplink::chain(&error), "cannot remove acknowledged batches");
+            Ok(_) => {
+                if let Err(error) = spool.tidy(now.wall) {
+                    tracing::warn!(error = chain(&error), "cannot remove acknowledged batches");
+                }
+            }
         }
-        if let Some(metrics) = &self.metrics {
-            metrics.spool(&spool);
+        self.tell(&mut spool, now, result.as_ref().err());
+        result
+    }
+
+    /// The last time: what cannot be kept as it is becomes a gap, which is sealed where there is room for it.
+    pub fn seal_last(&mut self, now: Now) -> Result<SealedInfo, SealError> {
+        let result = self.seal(now);
+        if result.is_err() {
+            let shared = Arc::clone(&self.spool);
+            let mut spool = locked(&shared);
+            if let Some((_, batch)) = self.in_doubt.take() {
+                self.engine.give_back(contents(*batch));
+            }
+            self.engine.give_up();
+            self.gaps_sealed_at = None;
+            self.seal_gaps(&mut spool, now);
+            alarm::tell(&mut spool, self.metrics.as_deref());
         }
         result
     }
 
+    fn tell(&mut self, spool: &mut Spool, now: Now, error: Option<&SealError>) {
+        let trouble = error.map(reason);
+        if let (Some(error), true) = (error, trouble != self.trouble) {
+            tracing::error!(
+                reason = trouble,
+                error = chain(error),
+                "batches cannot be kept: what they hold waits in memory, then becomes gaps"
+            );
+        } else if error.is_none() && self.trouble.is_some() {
+            tracing::warn!(reason = self.trouble, "batches are kept again");
+        }
+        self.trouble = trouble;
+        let full = trouble.is_some_and(|trouble| matches!(trouble, SPOOL_FULL | DISK_FULL));
+        if let (Some(since), Some(metrics)) = (self.full_at, &self.metrics) {
+            metrics.spool_was_full(now.boot_ms.saturating_sub(since));
+        }
+        self.full_at = full.then_some(now.boot_ms);
+        alarm::tell(spool, self.metrics.as_deref());
+        if let Some(metrics) = &self.metrics {
+            metrics.spool(spool);
+        }
+        let link = spool.link();
+        let report = Report {
+            agent: self.agent.clone(),
+            epoch: link.epoch,
+            sequence: link.sequence - 1,
+            boot: self.boot,
+            boot_ms: now.boot_ms,
+            status: self.status(spool, now),
+        };
+        spool.say(report::seal(&report, &self.key));
+    }
+
+    fn status(&self, spool: &Spool, now: Now) -> Status {
+        Status {
+            at: now.wall,
+            version: env!("CARGO_PKG_VERSION").into(),
+            host: self.host.clone(),
+            source_state: self.engine.source_state().into(),
+            spool_bytes: spool.bytes(),
+            unacknowledged: spool.unacknowledged(),
+        }
+    }
+
     fn seal_into(&mut self, spool: &mut Spool, now: Now) -> Result<SealedInfo, SealError> {
         spool.ready()?;
-        if let Some((hash, batch)) = self.in_doubt.take() {
-            if spool.link().prev_hash == hash {
-                self.recorded(&batch);
-            } else {
-                self.engine.give_back(contents(*batch));
-            }
-        }
+        self.settle_doubt(spool)?;
         spool.room()?;
         let mut info = SealedInfo { sequence: 0, batches: 0, records: 0, bytes: 0 };
+        for _ in 0..RESEALED_AT_ONCE {
+            let Some(again) = spool.reseal()? else { break };
+            match self.seal_one(spool, now, contents(again.batch.clone()), Room::Any) {
+                Sealed::Kept { .. } => spool.resealed(&again)?,
+                Sealed::TooLarge(_) => {
+                    // With the status and the losses of today it is larger than it was; it stays parked.
+                    tracing::error!("records of a refused batch do not fit a new one: they stay parked");
+                    spool.resealed(&again)?;
+                }
+                Sealed::Failed(error, _) => {
+                    // They are in a file: the next attempt finds them there, or in the batch after all.
+                    self.in_doubt = None;
+                    return Err(error);
+                }
+            }
+        }
         let mut waiting = vec![self.engine.take()];
         while let Some(next) = waiting.pop() {
             if next.len() > limits::RECORDS {
@@ -224,7 +316,7 @@ impl Weigher {
                 continue;
             }
             let records = next.len();
-            match self.seal_one(spool, now, next) {
+            match self.seal_one(spool, now, next, Room::Any) {
                 Sealed::Kept { sequence, bytes } => {
                     info.sequence = sequence;
                     info.batches += 1;
@@ -245,7 +337,44 @@ impl Weigher {
         Ok(info)
     }
 
-    fn seal_one(&mut self, spool: &mut Spool, now: Now, records_of: Contents) -> Sealed {
+    /// Finds out whether the last batch exists.
+    fn settle_doubt(&mut self, spool: &mut Spool) -> Result<(), SpoolError> {
+        let Some((hash, batch)) = &self.in_doubt else { return Ok(()) };
+        let there = spool.hash_of(batch.epoch, batch.sequence)? == Some(*hash);
+        if let Some((_, batch)) = self.in_doubt.take() {
+            if there {
+                self.recorded(&batch);
+            } else {
+                self.engine.give_back(contents(*batch));
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals what had to be given up, and losses that were not told, where the spool has room for nothing else.
+    fn seal_gaps(&mut self, spool: &mut Spool, now: Now) {
+        let waited = self.gaps_sealed_at.map(|sealed| now.boot_ms.saturating_sub(sealed));
+        if waited.is_some_and(|waited| waited < GAPS_EVERY_MS) {
+            return;
+        }
+        if spool.ready().and_then(|()| self.settle_doubt(spool)).is_err() {
+            return;
+        }
+        let lost = self.engine.take_lost();
+        if lost.is_empty() && spool.losses_to_tell().is_empty() {
+            return;
+        }
+        match self.seal_one(spool, now, lost, Room::Reserve) {
+            Sealed::Kept { .. } => self.gaps_sealed_at = Some(now.boot_ms),
+            Sealed::TooLarge(contents) => self.engine.give_back(contents),
+            Sealed::Failed(error, contents) => {
+                tracing::debug!(error = chain(&error), "no room for gaps either: they wait in memory");
+                contents.into_iter().for_each(|contents| self.engine.give_back(contents));
+            }
+        }
+    }
+
+    fn seal_one(&mut self, spool: &mut Spool, now: Now, records_of: Contents, room: Room) -> Sealed {
         let link = spool.link();
         let records = records_of.len();
         let batch = Batch {
@@ -258,15 +387,8 @@ impl Weigher {
             gaps: records_of.gaps,
             holdings: records_of.holdings,
             inventory: records_of.inventory,
-            status: Some(Status {
-                at: now.wall,
-                version: env!("CARGO_PKG_VERSION").into(),
-                host: self.host.clone(),
-                source_state: self.engine.source_state().into(),
-                spool_bytes: spool.bytes(),
-                unacknowledged: spool.unacknowledged(),
-            }),
-            losses: Vec::new(),
+            status: Some(self.status(spool, now)),
+            losses: spool.losses_to_tell(),
         };
         let sealed = match seal::seal(&batch, &self.key) {
             Ok(sealed) => sealed,
@@ -275,8 +397,15 @@ impl Weigher {
             }
             Err(error) => return Sealed::Failed(error.into(), Some(contents(batch))),
         };
-        match spool.append(&sealed) {
+        let appended = match room {
+            Room::Any => spool.append(&sealed),
+            Room::Reserve => spool.append_reserved(&sealed),
+        };
+        match appended {
             Ok(()) => {
+                if let Err(error) = spool.losses_told(&batch.losses, &link) {
+                    tracing::debug!(error = chain(&error), "losses are told once more after a restart");
+                }
                 self.recorded(&batch);
                 Sealed::Kept { sequence: link.sequence, bytes: sealed.bytes.len() }
             }
@@ -288,6 +417,23 @@ impl Weigher {
         }
     }
 
+    /// For tests: as if these could not be kept.
+    #[cfg(test)]
+    pub(crate) fn give_back(&mut self, contents: Contents) {
+        self.engine.give_back(contents);
+    }
+
+    /// For tests: a device without looks.
+    #[cfg(test)]
+    pub(crate) fn know(&mut self, accelerator: &str) {
+        self.engine.know(accelerator.parse().expect("a name"));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn spool(&self) -> SharedSpool {
+        Arc::clone(&self.spool)
+    }
+
     fn recorded(&self, batch: &Batch) {
         if let Some(metrics) = &self.metrics {
             let devices: Vec<_> = self.engine.devices().collect();
@@ -295,6 +441,14 @@ impl Weigher {
             metrics.devices(devices.iter().copied());
         }
     }
+}
+
+/// Where a batch may go.
+#[derive(Clone, Copy)]
+enum Room {
+    Any,
+    /// Where nothing but gaps, losses and statuses goes.
+    Reserve,
 }
 
 enum Sealed {
@@ -316,29 +470,26 @@ fn contents(batch: Batch) -> Contents {
     }
 }
 
+const SPOOL_FULL: &str = "spool_full";
+const DISK_FULL: &str = "disk_full";
+const NOT_SEALED: &str = "not_sealed";
+
 /// One word for the metric.
 fn reason(error: &SealError) -> &'static str {
     match error {
-        SealError::Spool(SpoolError::Full { .. }) => "spool_full",
-        SealError::Spool(_) if is_disk_full(error) => "disk_full",
+        SealError::Spool(SpoolError::Full { .. }) => SPOOL_FULL,
+        SealError::Spool(_) if is_disk_full(error) => DISK_FULL,
         SealError::Spool(_) => "spool_failed",
-        SealError::Seal(_) => "not_sealed",
+        SealError::Seal(_) => NOT_SEALED,
     }
 }
 
 fn is_disk_full(error: &SealError) -> bool {
-    let SealError::Spool(error) = error else { return false };
-    let source = match error {
-        SpoolError::File { source, .. } => source,
-        SpoolError::NotWritten(Some(AppendError::Failed(error))) => &error.source,
-        _ => return false,
-    };
-    matches!(
-        source.kind(),
-        std::io::ErrorKind::StorageFull
-            | std::io::ErrorKind::QuotaExceeded
-            | std::io::ErrorKind::FileTooLarge
-    )
+    match error {
+        SealError::Spool(SpoolError::File { source, .. }) => is_full(source),
+        SealError::Spool(SpoolError::NotWritten(Some(AppendError::Failed(error)))) => is_full(&error.source),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! Deliberately absent: what an account of operations is (that is the collector's), any knowledge of persons,
 //! and anything that changes the host.
 
+mod alarm;
 pub mod clock;
 pub mod config;
 pub mod doctor;

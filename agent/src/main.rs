@@ -1,7 +1,8 @@
 //! weighbridge-agent: measures what the accelerators of this host do, and who holds them.
 
+mod spool_command;
+
 use std::{
-    fmt::Write as _,
     fs,
     io::{self, IsTerminal, Write as _},
     path::{Path, PathBuf},
@@ -10,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use self::spool_command::SpoolCommand;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,7 +21,6 @@ use weighbridge_agent::{
     config::{self, Config, Layers, SourceConfig},
     doctor, duration, run,
     source::nvml::release::done_file,
-    spool::{Inspection, inspect},
     uplink::chain,
 };
 
@@ -54,15 +55,9 @@ enum Command {
     },
     /// Makes it take hold again
     Resume,
-    /// Looks into the spool
+    /// Looks into the spool, checks it, copies from it and repairs it
     #[command(subcommand)]
     Spool(SpoolCommand),
-}
-
-#[derive(Subcommand)]
-enum SpoolCommand {
-    /// Lists epochs with their batches, and parked batches
-    Ls,
 }
 
 /// A check failed.
@@ -92,7 +87,7 @@ fn main() -> ExitCode {
         Command::Doctor => run_doctor(&config),
         Command::Release { length } => release(&config, length),
         Command::Resume => resume(&config),
-        Command::Spool(SpoolCommand::Ls) => list_spool(&config),
+        Command::Spool(command) => spool_command::run(&config, &command),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -248,26 +243,4 @@ fn remove(file: &Path) -> anyhow::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error).with_context(|| format!("cannot remove {}", file.display())),
     }
-}
-
-fn list_spool(config: &Config) -> anyhow::Result<u8> {
-    let dir = &config.spool.dir;
-    let inspection = inspect(dir).with_context(|| format!("spool {}", dir.display()))?;
-    say(&listing(&inspection));
-    Ok(0)
-}
-
-fn listing(inspection: &Inspection) -> String {
-    let mut text = String::from("epoch                             sequences          bytes  acknowledged\n");
-    for epoch in &inspection.epochs {
-        let sequences = epoch.sequences.map_or("none".to_owned(), |(first, last)| format!("{first}..{last}"));
-        let _ =
-            writeln!(text, "{}  {sequences:<13}  {:>9}  up to {}", epoch.id, epoch.bytes, epoch.acknowledged);
-    }
-    let parked = inspection.parked;
-    let _ = writeln!(text, "parked: {} batches, {} bytes", parked.batches, parked.bytes);
-    if let Some(generation) = &inspection.generation {
-        let _ = writeln!(text, "store generation: {generation}");
-    }
-    text
 }

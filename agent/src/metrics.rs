@@ -17,7 +17,7 @@ use weighbridge_wire::{Batch, DeviceRecord};
 
 use crate::{
     holders::LeaseState,
-    spool::Spool,
+    spool::{Spool, SpoolEvent},
     uplink::{Retry, Stopped},
 };
 
@@ -32,6 +32,14 @@ pub struct Metrics {
     spool_unacknowledged_bytes: IntGauge,
     unacknowledged: IntGauge,
     parked: IntGauge,
+    quarantined: IntGauge,
+    quarantined_bytes: IntGauge,
+    damaged_epochs: IntCounter,
+    lost: IntCounterVec,
+    losses_to_tell: IntGauge,
+    full_seconds: Counter,
+    promises: IntGauge,
+    asked_again: IntCounter,
     sealed: IntCounter,
     seal_failures: IntCounterVec,
     dropped_holdings: IntGauge,
@@ -112,6 +120,33 @@ impl Metrics {
                 .gauge("spool_unacknowledged_batches", "Batches that no collector acknowledged yet.")?,
             parked: register
                 .gauge("spool_parked_batches", "Batches that a collector refused for good: look into them.")?,
+            quarantined: register
+                .gauge("spool_quarantined_files", "Files of the spool with damage in them: look into them.")?,
+            quarantined_bytes: register
+                .gauge("spool_quarantined_bytes", "Bytes of files of the spool with damage in them.")?,
+            damaged_epochs: register
+                .counter("spool_damaged_epochs_total", "Times that an epoch of the spool was found damaged.")?,
+            lost: register.counters(
+                "batches_lost_total",
+                "Batches that the collector was or will be told not to expect, by cause.",
+                &["cause"],
+            )?,
+            losses_to_tell: register.gauge(
+                "spool_losses_to_tell",
+                "Ranges of batches of which the collector is still to be told that they are lost.",
+            )?,
+            full_seconds: register.float_counter(
+                "spool_full_seconds_total",
+                "Time in which the spool or its disk took no windows.",
+            )?,
+            promises: register.gauge(
+                "promises_kept",
+                "Signed promises of the collector that were taken since the start, for batches kept here.",
+            )?,
+            asked_again: register.counter(
+                "batch_ranges_asked_again_total",
+                "Ranges of batches that the collector had not got and that were sent again.",
+            )?,
             sealed: register.counter("batches_sealed_total", "Batches made durable in the spool.")?,
             seal_failures: register.counters(
                 "seal_failures_total",
@@ -225,7 +260,35 @@ impl Metrics {
         self.spool_bytes.set(to_i64(spool.bytes()));
         self.spool_unacknowledged_bytes.set(to_i64(spool.unacknowledged_bytes()));
         self.unacknowledged.set(to_i64(spool.unacknowledged()));
-        self.parked.set(to_i64(spool.parked().batches));
+        self.parked.set(to_i64(spool.parked().files));
+        self.quarantined.set(to_i64(spool.quarantined().files));
+        self.quarantined_bytes.set(to_i64(spool.quarantined().bytes));
+        self.losses_to_tell.set(to_i64(spool.untold_losses() as u64));
+        self.promises.set(to_i64(spool.promises()));
+    }
+
+    /// Something happened to the spool.
+    pub(crate) fn spool_event(&self, event: &SpoolEvent) {
+        match event {
+            SpoolEvent::Damaged { .. } => self.damaged_epochs.inc(),
+            SpoolEvent::Lost(loss) => {
+                self.lost.with_label_values(&[loss.cause.as_str()]).inc_by(loss.batches());
+            }
+            SpoolEvent::NotOpened(_)
+            | SpoolEvent::Quarantined { .. }
+            | SpoolEvent::IndexRebuilt(_)
+            | SpoolEvent::AskedInVain { .. } => {}
+        }
+    }
+
+    /// For so long the spool took no windows.
+    pub(crate) fn spool_was_full(&self, millis: u64) {
+        self.full_seconds.inc_by(seconds_of(millis));
+    }
+
+    /// The collector asked for batches that it had not got.
+    pub(crate) fn asked_again(&self, ranges: u32) {
+        self.asked_again.inc_by(u64::from(ranges));
     }
 
     /// A collector has a batch.
@@ -373,6 +436,41 @@ mod tests {
             assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
         }
         assert!(names >= 15, "{names} metrics");
+    }
+
+    #[test]
+    fn what_happens_to_the_spool_is_counted() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let epoch = weighbridge_meter::EpochId([1; 16]);
+        let loss = |cause| weighbridge_wire::Loss { epoch, first: 3, last: 7, cause };
+        metrics.spool_event(&SpoolEvent::Damaged { epoch, problem: "x".into() });
+        metrics.spool_event(&SpoolEvent::Lost(loss(weighbridge_wire::LossCause::Damaged)));
+        metrics.spool_event(&SpoolEvent::Lost(loss(weighbridge_wire::LossCause::Parked)));
+        metrics.spool_was_full(60_500);
+        metrics.asked_again(2);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("quarantine")).unwrap();
+        std::fs::write(dir.path().join("quarantine").join("x.seg"), [1; 77]).unwrap();
+        let options = crate::spool::SpoolOptions::in_dir(dir.path());
+        let mut spool = Spool::open(options, &mut |bytes| bytes.fill(7)).unwrap();
+        let lost = crate::spool::Missing { epoch, first: 1, last: 1 };
+        spool.missing(&[lost]).unwrap();
+        metrics.spool(&spool);
+        let text = String::from_utf8(exposition(&registry, &metrics).unwrap()).unwrap();
+        for line in [
+            "spool_damaged_epochs_total 1",
+            "batches_lost_total{cause=\"damaged\"} 5",
+            "batches_lost_total{cause=\"parked\"} 5",
+            "spool_full_seconds_total 60.5",
+            "batch_ranges_asked_again_total 2",
+            "spool_quarantined_files 1",
+            "spool_quarantined_bytes 77",
+            "spool_losses_to_tell 1",
+            "promises_kept 0",
+        ] {
+            assert!(text.contains(&format!("weighbridge_agent_{line}\n")), "{line}: {text}");
+        }
     }
 
     #[test]

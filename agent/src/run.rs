@@ -317,7 +317,7 @@ impl Running {
         tokio::join!(sampling, sending, serving);
 
         weigher.finish(clock.now());
-        report(weigher.seal(clock.now()), &health);
+        report(weigher.seal_last(clock.now()), &health);
         if let Some(sender) = &sender {
             match timeout(self.stop_grace, uplink.send_pending(sender, &*clock)).await {
                 Ok(outcome) if matches!(outcome.stopped, Stopped::Empty) => {}
@@ -389,10 +389,8 @@ fn report(result: Result<crate::host::SealedInfo, crate::host::SealError>, healt
                 "sealed a batch"
             );
         }
-        Err(error) => tracing::error!(
-            error = chain(&error),
-            "a batch could not be kept: what it held waits in memory, then becomes a gap"
-        ),
+        // The weigher says so when it begins and when it ends, not every minute.
+        Err(error) => tracing::debug!(error = chain(&error), "a batch could not be kept"),
     }
 }
 

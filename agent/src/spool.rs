@@ -7,48 +7,92 @@
 //! ```text
 //! EPOCHS                 one epoch a line, oldest first; the last is written to
 //! GENERATION             store generation of the collector that acknowledged last
+//! MARKS                  "epoch number": how far each epoch had come when that was last written down
+//! LOSSES                 "epoch first last cause": what the collector has still to be told
+//! LOCK                   held by the agent that has the spool
 //! <epoch>/*.seg          journal: see weighbridge-journal
 //! <epoch>/ACK            "sequence segment offset" of the first batch not acknowledged
+//! <epoch>/PROMISES       the collector's signed word for batches, one JSON object a line
+//! <epoch>/SALVAGED       the epoch is damaged; "first last" of what was told as lost
 //! parked/<epoch>-<sequence>.batch     refused for good, for a person to look at
+//! returned/<epoch>-<sequence>.batch   parked before, to be sent again
+//! reseal/<epoch>-<sequence>.batch     its number is taken; its records are to be sealed under another
+//! quarantine/<epoch>-<file>           segments with damage in them, and ends that were cut off
 //! ```
 //!
 //! What is acknowledged stays until it is older or larger than configured; it is removed in whole segments,
 //! and only after the cursor past it is durable. What is not acknowledged is never removed: when it reaches
-//! its limit, [`Spool::append`] refuses, and the caller records a gap.
+//! its limit, [`Spool::append`] refuses, and the caller records a gap, for which there is room in reserve.
+//!
+//! Damage never keeps an agent from starting. An epoch in which anything cannot be read is written to no more;
+//! what can be read of it is sent, what cannot is told to the collector as lost, and the files are moved to
+//! the quarantine. Nothing there, and nothing parked, is ever removed by an agent.
 //!
 //! Deliberately absent: retries after a failed fsync. The journal is opened again instead, and what it holds
 //! then decides whether the last batch exists.
 
+mod check;
 mod epoch;
+mod export;
 mod files;
 mod inspect;
+mod losses;
+mod marks;
+mod missing;
+mod open;
+mod promises;
+mod reseal;
+mod salvaged;
+mod scan;
+mod tidy;
 
 use std::{
-    fs,
+    collections::VecDeque,
+    fs::File,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use weighbridge_journal::{AppendError, FileError, OpenError, ReadError, RemoveError, fail};
-use weighbridge_meter::{EpochId, UtcMillis};
-use weighbridge_wire::{Hash, Sealed};
+use serde_json::Value;
+use weighbridge_journal::{AppendError, FileError, OpenError, Place, ReadError, RemoveError};
+use weighbridge_meter::EpochId;
+use weighbridge_wire::{Hash, Loss, LossCause, Sealed};
 
-use self::epoch::Epoch;
-pub use self::inspect::{EpochSummary, Inspection, inspect};
+pub(crate) use self::files::is_full;
+pub use self::{
+    check::{Finding, Verified, verify},
+    export::{Exported, export},
+    inspect::{EpochSummary, Inspection, Range, StoredFile, inspect},
+    missing::Missing,
+    open::Repaired,
+    promises::Promise,
+    reseal::Again,
+};
+use self::{
+    epoch::{Epoch, Keeping},
+    losses::Losses,
+    marks::Marks,
+    promises::Promises,
+    salvaged::Salvaged,
+};
 
 /// How a spool is kept.
 #[derive(Clone, Debug)]
 pub struct SpoolOptions {
     /// The folder. Created if it is not there; one agent at a time may have it.
     pub dir: PathBuf,
-    /// Bytes of batches not acknowledged, parked ones included, beyond which no more are taken.
+    /// Bytes of batches not acknowledged, with parked and quarantined ones, beyond which no more windows are
+    /// taken. Gaps, losses and statuses may take a sixteenth more.
     pub max_bytes: u64,
-    /// Bytes of acknowledged batches that are kept at most.
+    /// Bytes of acknowledged batches and of promises that are kept at most.
     pub keep_acknowledged_bytes: u64,
     /// How long acknowledged batches are kept at most.
     pub keep_acknowledged: Duration,
     /// A segment larger than this takes no more batches: the step in which acknowledged ones are removed.
     pub segment_bytes: u64,
+    /// The step in which the last segment is filled ahead with zeros; 0 for not at all, and then a full disk
+    /// takes no gaps either.
+    pub fill_bytes: u64,
 }
 
 impl SpoolOptions {
@@ -60,7 +104,12 @@ impl SpoolOptions {
             keep_acknowledged_bytes: 64 << 20,
             keep_acknowledged: Duration::from_secs(7 * 86_400),
             segment_bytes: 1 << 20,
+            fill_bytes: 128 << 10,
         }
+    }
+
+    fn keeping(&self) -> Keeping {
+        Keeping { segment_bytes: self.segment_bytes, fill_bytes: self.fill_bytes }
     }
 }
 
@@ -68,22 +117,73 @@ impl SpoolOptions {
 #[derive(Debug)]
 pub struct Spool {
     options: SpoolOptions,
-    /// Those before the last only wait for their acknowledgements.
-    epochs: Vec<Epoch>,
+    /// Held as long as the spool is open.
+    lock: Option<File>,
+    /// Those before the last only wait for their acknowledgements. Empty while the disk let nothing be opened.
+    epochs: Vec<Kept>,
     generation: Option<String>,
     /// From this and the epoch before, new ones are made.
     seed: [u8; 32],
-    parked: Parked,
-    set_aside: Vec<(EpochId, SpoolError)>,
+    parked: Stored,
+    quarantined: Stored,
+    /// Parked before, to be sent again.
+    returned: VecDeque<PathBuf>,
+    losses: Losses,
+    marks: Marks,
+    events: Vec<SpoolEvent>,
     /// Acknowledged since the cursors were last made durable.
     unsaved: u32,
+    /// How often the collector asked again for what it was sent.
+    asked: std::collections::HashMap<(EpochId, u64), u32>,
+    promised: u64,
+    /// The newest status of the agent, until it is sent.
+    report: Option<Vec<u8>>,
 }
 
-/// Batches that were refused for good.
+/// An epoch, whole or not.
+#[derive(Debug)]
+enum Kept {
+    Whole(Epoch),
+    Salvaged(Salvaged),
+}
+
+/// Something happened to the spool that a person should know, told once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SpoolEvent {
+    /// The disk lets nothing be opened; it is tried again before every batch.
+    NotOpened(String),
+    /// An epoch is damaged: what can be read of it is sent, nothing more is written to it.
+    Damaged {
+        /// Which.
+        epoch: EpochId,
+        /// What was found first.
+        problem: String,
+    },
+    /// A file was moved into the quarantine.
+    Quarantined {
+        /// Where it is now.
+        file: PathBuf,
+        /// Bytes of it that are no batch.
+        bytes: u64,
+    },
+    /// Batches will not be delivered; the next batch says so.
+    Lost(Loss),
+    /// The list of epochs was missing or damaged and was made anew from what lies there.
+    IndexRebuilt(String),
+    /// The collector asks again and again for what it was sent: that is not done any more.
+    AskedInVain {
+        /// In which epoch.
+        epoch: EpochId,
+        /// From which number on.
+        first: u64,
+    },
+}
+
+/// Files that are kept for a person.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Parked {
-    /// How many.
-    pub batches: u64,
+pub struct Stored {
+    /// How many; of parked ones each is a batch.
+    pub files: u64,
     /// Their bytes.
     pub bytes: u64,
 }
@@ -110,7 +210,16 @@ pub struct Pending {
     pub bytes: Vec<u8>,
     /// Of those bytes.
     pub hash: Hash,
-    next: weighbridge_journal::Place,
+    origin: Origin,
+}
+
+/// Where it was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    /// With the place behind it.
+    Journal(Place),
+    Salvaged,
+    Returned(PathBuf),
 }
 
 /// What could not be done with the spool.
@@ -192,82 +301,90 @@ impl From<RemoveError> for SpoolError {
 const EPOCHS: &str = "EPOCHS";
 const GENERATION: &str = "GENERATION";
 const PARKED: &str = "parked";
+const RETURNED: &str = "returned";
+const QUARANTINE: &str = "quarantine";
+const RESEAL: &str = "reseal";
 
 /// Acknowledgements that may be forgotten by a crash: what they were for is sent again and is a duplicate.
 const UNSAVED_ACKNOWLEDGEMENTS: u32 = 64;
 
+/// Events that wait to be fetched; there is nobody to tell more to.
+const MOST_EVENTS: usize = 1_000;
+
 impl Spool {
-    /// Opens the spool and goes on where it ended. `random` fills what it is given; it makes new epochs.
-    pub fn open(options: SpoolOptions, random: &mut dyn FnMut(&mut [u8])) -> Result<Self, SpoolError> {
-        files::create_dir(&options.dir)?;
-        let mut seed = [0; 32];
-        random(&mut seed);
-        let list = options.dir.join(EPOCHS);
-        let (mut epochs, mut set_aside) = (Vec::new(), Vec::new());
-        for name in files::read(&list)?.unwrap_or_default().lines() {
-            let id = name.parse().map_err(|_| SpoolError::Nonsense {
-                path: list.clone(),
-                value: name.chars().take(80).collect(),
-                expected: "an epoch: 32 hexadecimal digits",
-            })?;
-            match Epoch::open(&options.dir, id, options.segment_bytes) {
-                Ok(epoch) => epochs.push(epoch),
-                // The agent has to measure all the same. What lies there is neither sent nor removed.
-                Err(error @ SpoolError::Damaged(_)) => set_aside.push((id, error)),
-                Err(error) => return Err(error),
-            }
-        }
-        let generation = files::read(&options.dir.join(GENERATION))?.map(|text| text.trim().to_owned());
-        let parked = parked(&options.dir.join(PARKED))?;
-        let mut spool = Self { options, epochs, generation, seed, parked, set_aside, unsaved: 0 };
-        if spool.epochs.is_empty() || !spool.set_aside.is_empty() {
-            spool.start_epoch()?;
-        }
-        Ok(spool)
-    }
-
-    /// Opens again what failed. To be called before the next batch after an error.
-    pub fn ready(&mut self) -> Result<(), SpoolError> {
-        let segment_bytes = self.options.segment_bytes;
-        self.epochs.iter_mut().try_for_each(|epoch| epoch.ready(segment_bytes))
-    }
-
-    /// What the next batch has to continue.
+    /// What the next batch has to continue. Only after [`Spool::ready`].
     pub fn link(&self) -> Link {
-        let epoch = self.current();
-        Link { epoch: epoch.id(), sequence: epoch.next_sequence(), prev_hash: epoch.last_hash() }
+        match self.epochs.last() {
+            Some(Kept::Whole(epoch)) => {
+                Link { epoch: epoch.id(), sequence: epoch.next_sequence(), prev_hash: epoch.last_hash() }
+            }
+            // Nothing can be appended to it: `append` refuses until there is an epoch.
+            _ => Link { epoch: EpochId([0; 16]), sequence: 1, prev_hash: [0; 32] },
+        }
     }
 
     /// Refuses if no more is to be taken.
     pub fn room(&self) -> Result<(), SpoolError> {
-        let (bytes, limit) = (self.unacknowledged_bytes() + self.parked.bytes, self.options.max_bytes);
+        let (bytes, limit) = (self.bytes_that_count(), self.options.max_bytes);
         if bytes >= limit { Err(SpoolError::Full { bytes, limit }) } else { Ok(()) }
+    }
+
+    fn bytes_that_count(&self) -> u64 {
+        self.unacknowledged_bytes() + self.parked.bytes + self.quarantined.bytes
     }
 
     /// Keeps a batch that continues [`Spool::link`]. It exists when this returns.
     ///
-    /// After [`SpoolError::NotWritten`] it may exist or not: call [`Spool::ready`], then compare
-    /// [`Link::prev_hash`] with the batch's.
+    /// After [`SpoolError::NotWritten`] it may exist or not: call [`Spool::ready`], then compare its hash with
+    /// [`Spool::hash_of`].
     pub fn append(&mut self, sealed: &Sealed) -> Result<(), SpoolError> {
         self.room()?;
-        self.current_mut().append(sealed)
+        self.current()?.append(sealed, false)?;
+        self.mark();
+        Ok(())
     }
 
-    /// The oldest batch not acknowledged, read from disk. `None` if there is none.
-    ///
-    /// An epoch in which it cannot be read is left as it is, for a person; the error says so once, and from
-    /// then on batches are kept in a new epoch and newer epochs are up.
+    /// The same for a batch without windows, in the room that is left for those when the spool or its disk is
+    /// full.
+    pub fn append_reserved(&mut self, sealed: &Sealed) -> Result<(), SpoolError> {
+        let (bytes, limit) = (self.bytes_that_count(), self.options.max_bytes.saturating_mul(17) / 16);
+        if bytes >= limit {
+            return Err(SpoolError::Full { bytes, limit });
+        }
+        self.current()?.append(sealed, true)?;
+        self.mark();
+        Ok(())
+    }
+
+    fn current(&mut self) -> Result<&mut Epoch, SpoolError> {
+        match self.epochs.last_mut() {
+            Some(Kept::Whole(epoch)) => Ok(epoch),
+            _ => Err(SpoolError::NotWritten(None)),
+        }
+    }
+
+    fn mark(&mut self) {
+        let Link { epoch, sequence, .. } = self.link();
+        self.marks.set(epoch, sequence);
+    }
+
+    /// The oldest batch not acknowledged, read from disk. `None` if there is none, as far as damaged epochs
+    /// were looked through: see [`Spool::scan`].
     pub fn peek(&mut self) -> Result<Option<Pending>, SpoolError> {
-        for index in 0..self.epochs.len() {
-            match self.epochs[index].peek() {
-                Ok(None) => {}
+        if let Some(pending) = self.peek_returned()? {
+            return Ok(Some(pending));
+        }
+        let mut index = 0;
+        while index < self.epochs.len() {
+            let found = match &mut self.epochs[index] {
+                Kept::Whole(epoch) => epoch.peek(),
+                Kept::Salvaged(epoch) => epoch.peek(),
+            };
+            match found {
+                Ok(None) => index += 1,
                 Ok(pending) => return Ok(pending),
-                Err(error @ (SpoolError::Damaged(_) | SpoolError::Nonsense { .. })) => {
-                    self.epochs[index].block();
-                    if index + 1 == self.epochs.len() {
-                        self.start_epoch()?;
-                    }
-                    return Err(error);
+                Err(error) if open::is_damage(&error) && matches!(self.epochs[index], Kept::Whole(_)) => {
+                    self.salvage(index, &error)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -275,54 +392,146 @@ impl Spool {
         Ok(None)
     }
 
-    /// The collector has this batch. Unless it is the oldest not acknowledged, nothing changes.
-    pub fn acknowledge(&mut self, pending: &Pending) -> Result<(), SpoolError> {
-        if let Some(epoch) = self.epochs.iter_mut().find(|epoch| epoch.id() == pending.epoch)
-            && epoch.acknowledge(pending)
-        {
-            self.unsaved += 1;
+    /// Looks at one more file of a damaged epoch. `false` if there was nothing to look at.
+    pub fn scan(&mut self) -> Result<bool, SpoolError> {
+        for index in 0..self.epochs.len() {
+            let Kept::Salvaged(epoch) = &mut self.epochs[index] else { continue };
+            if epoch.is_scanned() && !epoch.has_news() {
+                continue;
+            }
+            let scanned = if epoch.is_scanned() { Ok(()) } else { epoch.scan() };
+            for (file, bytes) in epoch.moved() {
+                self.quarantined.files += 1;
+                self.quarantined.bytes +=
+                    std::fs::metadata(&file).map_or(0, |metadata| files::size(&metadata));
+                self.event(SpoolEvent::Quarantined { file, bytes });
+            }
+            scanned?;
+            self.tell_holes(index)?;
+            return Ok(true);
         }
-        if self.unsaved >= UNSAVED_ACKNOWLEDGEMENTS { self.save() } else { Ok(()) }
+        Ok(false)
     }
 
-    /// Makes acknowledgements durable.
-    pub fn save(&mut self) -> Result<(), SpoolError> {
-        self.epochs.iter_mut().try_for_each(Epoch::save)?;
-        self.unsaved = 0;
+    fn tell_holes(&mut self, index: usize) -> Result<(), SpoolError> {
+        let Kept::Salvaged(epoch) = &self.epochs[index] else { return Ok(()) };
+        if !epoch.has_news() {
+            return Ok(());
+        }
+        let (id, holes, end) = (epoch.id(), epoch.untold(), epoch.end());
+        self.marks.set(id, end);
+        let loss = |&(first, last): &(u64, u64)| Loss { epoch: id, first, last, cause: LossCause::Damaged };
+        self.lose(&holes.iter().map(loss).collect::<Vec<_>>())?;
+        match &mut self.epochs[index] {
+            Kept::Salvaged(epoch) => epoch.told(&holes),
+            Kept::Whole(_) => Ok(()),
+        }
+    }
+
+    /// Notes that these will not be delivered, durably; the next batches say so.
+    fn lose(&mut self, losses: &[Loss]) -> Result<(), SpoolError> {
+        for loss in self.losses.add(losses)? {
+            self.event(SpoolEvent::Lost(loss));
+        }
         Ok(())
+    }
+
+    /// What the next batch is to say about batches that will not be delivered.
+    pub fn losses_to_tell(&self) -> Vec<Loss> {
+        self.losses.next(weighbridge_wire::limits::LOSSES)
+    }
+
+    /// A durable batch says so.
+    pub fn losses_told(&mut self, losses: &[Loss], link: &Link) -> Result<(), SpoolError> {
+        self.losses.told(losses, link.epoch, link.sequence)
+    }
+
+    /// Ranges of batches that no batch told as lost yet.
+    pub fn untold_losses(&self) -> usize {
+        self.losses.pending()
+    }
+
+    /// The collector's signed word that it has this batch, to be kept beside it.
+    pub fn promised(&mut self, pending: &Pending, generation: &str, promise: Value) {
+        let promises = self.epochs.iter_mut().find(|epoch| epoch.id() == pending.epoch);
+        if let Some(promises) = promises.map(Kept::promises) {
+            promises.add(pending.sequence, &pending.hash, generation, promise);
+            self.promised += 1;
+        }
+    }
+
+    /// The collector has this batch. Unless it is the oldest not acknowledged, nothing changes.
+    pub fn acknowledge(&mut self, pending: &Pending) -> Result<(), SpoolError> {
+        self.losses.settled(pending.epoch, pending.sequence);
+        if let Origin::Returned(path) = &pending.origin {
+            return self.returned_is_done(path);
+        }
+        let epoch = self.epochs.iter_mut().find(|epoch| epoch.id() == pending.epoch);
+        let moved = match (epoch, &pending.origin) {
+            (Some(Kept::Whole(epoch)), Origin::Journal(next)) => epoch.acknowledge(pending.sequence, *next),
+            (Some(Kept::Salvaged(epoch)), _) => epoch.acknowledge(pending.sequence),
+            _ => false,
+        };
+        self.unsaved += u32::from(moved);
+        if self.unsaved < UNSAVED_ACKNOWLEDGEMENTS {
+            return Ok(());
+        }
+        match self.save() {
+            // Sending must go on, or nothing ever frees the disk: after a crash these are duplicates.
+            Err(SpoolError::File { source, .. }) if is_full(&source) => {
+                self.unsaved = 0;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Makes acknowledgements and promises durable.
+    pub fn save(&mut self) -> Result<(), SpoolError> {
+        for epoch in &mut self.epochs {
+            match epoch.promises().save() {
+                Ok(()) => {}
+                // A cursor needs no space, and without it none becomes free.
+                Err(SpoolError::File { source, .. }) if is_full(&source) => {}
+                Err(error) => return Err(error),
+            }
+            epoch.save()?;
+        }
+        self.unsaved = 0;
+        match self.marks.save() {
+            Err(SpoolError::File { source, .. }) if is_full(&source) => Ok(()),
+            result => result,
+        }
     }
 
     /// The collector will never take this batch: it is kept apart for a person, and the next one is up.
     pub fn park(&mut self, pending: &Pending) -> Result<(), SpoolError> {
+        self.park_with(pending, Some(LossCause::Parked))
+    }
+
+    /// The same for one whose number the collector has already, with other content: there is no hole. With
+    /// `again`, its records are to be sealed once more under the number they get now: see [`Spool::reseal`].
+    pub fn park_conflict(&mut self, pending: &Pending, again: bool) -> Result<(), SpoolError> {
+        if again {
+            self.keep_to_reseal(pending)?;
+        }
+        self.park_with(pending, None)
+    }
+
+    fn park_with(&mut self, pending: &Pending, cause: Option<LossCause>) -> Result<(), SpoolError> {
         let dir = self.options.dir.join(PARKED);
         files::create_dir(&dir)?;
         let path = dir.join(format!("{}-{}.batch", pending.epoch, pending.sequence));
-        files::write(&path, &pending.bytes)?;
-        self.parked.batches += 1;
-        self.parked.bytes += pending.bytes.len() as u64;
-        self.acknowledge(pending)?;
-        self.save()
-    }
-
-    /// Begins a new epoch, to which batches go from here on; those of epochs before are still sent.
-    pub fn start_epoch(&mut self) -> Result<(), SpoolError> {
-        // From the seed of this run and the epoch before: never the same twice.
-        let before = self.epochs.last().map_or([0; 16], |epoch| epoch.id().0);
-        let mut digest = weighbridge_wire::hash(&[&self.seed[..], &before].concat());
-        let mut id = [0; 16];
-        loop {
-            id.copy_from_slice(&digest[..16]);
-            // Only with bad random numbers is there such a folder already.
-            if !self.options.dir.join(EpochId(id).to_string()).exists() {
-                break;
-            }
-            digest = weighbridge_wire::hash(&digest);
+        if !path.exists() {
+            files::write(&path, &pending.bytes)?;
+            self.parked.files += 1;
+            self.parked.bytes += pending.bytes.len() as u64;
         }
-        let epoch = Epoch::open(&self.options.dir, EpochId(id), self.options.segment_bytes)?;
-        let names = self.epochs.iter().chain([&epoch]).map(|epoch| format!("{}\n", epoch.id()));
-        files::write(&self.options.dir.join(EPOCHS), names.collect::<String>().as_bytes())?;
-        self.epochs.push(epoch);
-        Ok(())
+        let (epoch, first) = (pending.epoch, pending.sequence);
+        let told = cause.map_or(Ok(()), |cause| self.lose(&[Loss { epoch, first, last: first, cause }]));
+        self.acknowledge(pending)?;
+        self.save()?;
+        told
     }
 
     /// Takes note of the store generation in an acknowledgement. A store that is not the one before may have
@@ -334,115 +543,162 @@ impl Spool {
         let changed = self.generation.is_some();
         if changed {
             // The cursors first: a crash between the two repeats this, which is harmless.
-            self.epochs.iter_mut().for_each(Epoch::forget_acknowledgements);
+            self.epochs.iter_mut().for_each(Kept::forget_acknowledgements);
+            self.asked.clear();
             self.save()?;
         }
-        files::write(&self.options.dir.join(GENERATION), format!("{generation}\n").as_bytes())?;
+        let path = self.options.dir.join(GENERATION);
+        match files::write(&path, format!("{generation}\n").as_bytes()) {
+            // Then it is noted in memory, and everything is sent again after the next start.
+            Err(SpoolError::File { source, .. }) if is_full(&source) => {}
+            result => result?,
+        }
         self.generation = Some(generation.to_owned());
         Ok(changed)
     }
 
-    /// Removes acknowledged segments that are no longer to be kept. `wall` is the time by which they are old.
-    pub fn tidy(&mut self, wall: UtcMillis) -> Result<(), SpoolError> {
-        let keep_from = u64::try_from(wall.0)
-            .ok()
-            .and_then(|wall| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(wall)))
-            .and_then(|wall| wall.checked_sub(self.options.keep_acknowledged));
-        self.tidy_keeping(self.options.keep_acknowledged_bytes, keep_from)
+    /// What happened since the last call.
+    pub fn events(&mut self) -> Vec<SpoolEvent> {
+        std::mem::take(&mut self.events)
     }
 
-    /// Removes all acknowledged segments: the disk is full.
-    pub fn give_up_acknowledged(&mut self) -> Result<(), SpoolError> {
-        self.tidy_keeping(0, None)
+    fn event(&mut self, event: SpoolEvent) {
+        if self.events.len() < MOST_EVENTS {
+            self.events.push(event);
+        }
     }
 
-    fn tidy_keeping(&mut self, keep: u64, keep_from: Option<SystemTime>) -> Result<(), SpoolError> {
-        let mut over = self.acknowledged_bytes().saturating_sub(keep);
-        let is_old = |modified: SystemTime| keep_from.is_some_and(|from| modified < from);
-        if over == 0 && !self.epochs.iter().any(|epoch| epoch.oldest_acknowledged().is_some_and(&is_old)) {
-            return Ok(());
+    /// The newest status, signed, to be sent ahead of batches that wait.
+    pub fn say(&mut self, report: Vec<u8>) {
+        self.report = Some(report);
+    }
+
+    /// Puts one back that could not be sent, unless there is a newer one.
+    pub fn say_again(&mut self, report: Vec<u8>) {
+        self.report.get_or_insert(report);
+    }
+
+    /// Takes that status, if it is worth sending: not if the batch that holds it comes next anyway.
+    pub fn take_report(&mut self) -> Option<Vec<u8>> {
+        if self.unacknowledged() > 1 { self.report.take() } else { None }
+    }
+
+    /// The hash of a batch, if it is here.
+    pub fn hash_of(&mut self, epoch: EpochId, sequence: u64) -> Result<Option<Hash>, SpoolError> {
+        match self.epochs.iter_mut().find(|kept| kept.id() == epoch) {
+            Some(Kept::Whole(epoch)) => epoch.hash_of(sequence),
+            Some(Kept::Salvaged(epoch)) => epoch.hash_of(sequence),
+            None => Ok(None),
         }
-        self.save()?;
-        let last = self.epochs.len() - 1;
-        let mut done = Vec::new();
-        for (index, epoch) in self.epochs.iter_mut().enumerate() {
-            // Of an epoch of the past, what is left goes as a whole.
-            if index < last && epoch.is_done() && (over > 0 || epoch.last_written().is_some_and(&is_old)) {
-                over = over.saturating_sub(epoch.bytes());
-                done.push(epoch.id());
-            } else {
-                over = epoch.remove_acknowledged(over, is_old)?;
-            }
-        }
-        if done.is_empty() {
-            return Ok(());
-        }
-        self.epochs.retain(|epoch| !done.contains(&epoch.id()));
-        let names: String = self.epochs.iter().map(|epoch| format!("{}\n", epoch.id())).collect();
-        files::write(&self.options.dir.join(EPOCHS), names.as_bytes())?;
-        for id in done {
-            let path = self.options.dir.join(id.to_string());
-            fail::around("spool.remove_epoch", || fs::remove_dir_all(&path))
-                .map_err(files::failed("remove", &path))?;
-        }
-        Ok(())
     }
 
     /// Bytes of batches, acknowledged or not, without parked ones.
     pub fn bytes(&self) -> u64 {
-        self.epochs.iter().map(Epoch::bytes).sum()
+        self.epochs.iter().map(Kept::bytes).sum()
     }
 
     /// Bytes of batches not acknowledged.
     pub fn unacknowledged_bytes(&self) -> u64 {
-        self.epochs.iter().map(Epoch::unacknowledged_bytes).sum()
-    }
-
-    fn acknowledged_bytes(&self) -> u64 {
-        self.bytes().saturating_sub(self.unacknowledged_bytes())
+        self.epochs.iter().map(Kept::unacknowledged_bytes).sum()
     }
 
     /// Batches not acknowledged.
     pub fn unacknowledged(&self) -> u64 {
-        self.epochs.iter().map(Epoch::unacknowledged).sum()
+        self.epochs.iter().map(Kept::unacknowledged).sum::<u64>() + self.returned.len() as u64
     }
 
     /// Batches that were refused for good.
-    pub fn parked(&self) -> Parked {
+    pub fn parked(&self) -> Stored {
         self.parked
     }
 
-    /// Epochs that could not be opened, and why. They stay in their folders, no longer listed.
-    pub fn set_aside(&self) -> &[(EpochId, SpoolError)] {
-        &self.set_aside
+    /// Files with damage in them.
+    pub fn quarantined(&self) -> Stored {
+        self.quarantined
+    }
+
+    /// Promises of the collector taken since the start.
+    pub fn promises(&self) -> u64 {
+        self.promised
     }
 
     /// The epoch that is written to.
     pub fn epoch(&self) -> EpochId {
-        self.current().id()
+        self.link().epoch
     }
 
     /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.options.dir
     }
+}
 
-    fn current(&self) -> &Epoch {
-        self.epochs.last().expect("open() makes one, and the last one is never removed")
+impl Kept {
+    fn id(&self) -> EpochId {
+        match self {
+            Self::Whole(epoch) => epoch.id(),
+            Self::Salvaged(epoch) => epoch.id(),
+        }
     }
 
-    fn current_mut(&mut self) -> &mut Epoch {
-        self.epochs.last_mut().expect("open() makes one, and the last one is never removed")
+    fn promises(&mut self) -> &mut Promises {
+        match self {
+            Self::Whole(epoch) => &mut epoch.promises,
+            Self::Salvaged(epoch) => &mut epoch.promises,
+        }
+    }
+
+    fn save(&mut self) -> Result<(), SpoolError> {
+        match self {
+            Self::Whole(epoch) => epoch.save(),
+            Self::Salvaged(epoch) => epoch.save(),
+        }
+    }
+
+    fn forget_acknowledgements(&mut self) {
+        match self {
+            Self::Whole(epoch) => epoch.forget_acknowledgements(),
+            Self::Salvaged(epoch) => epoch.forget_acknowledgements(),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Whole(epoch) => epoch.is_done(),
+            Self::Salvaged(epoch) => epoch.is_done(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Whole(epoch) => epoch.bytes(),
+            Self::Salvaged(epoch) => epoch.bytes(),
+        }
+    }
+
+    fn unacknowledged_bytes(&self) -> u64 {
+        match self {
+            Self::Whole(epoch) => epoch.unacknowledged_bytes(),
+            Self::Salvaged(epoch) => epoch.unacknowledged_bytes(),
+        }
+    }
+
+    fn unacknowledged(&self) -> u64 {
+        match self {
+            Self::Whole(epoch) => epoch.unacknowledged(),
+            Self::Salvaged(epoch) => epoch.unacknowledged(),
+        }
     }
 }
 
-fn parked(dir: &Path) -> Result<Parked, SpoolError> {
-    let mut parked = Parked::default();
+/// The files in a folder that are kept for a person.
+fn stored(dir: &Path) -> Result<Stored, SpoolError> {
+    let mut stored = Stored::default();
     for (_, bytes) in files::list(dir)? {
-        parked.batches += 1;
-        parked.bytes += bytes;
+        stored.files += 1;
+        stored.bytes += bytes;
     }
-    Ok(parked)
+    Ok(stored)
 }
 
 #[cfg(test)]

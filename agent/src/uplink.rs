@@ -20,15 +20,17 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::answer::hex;
 pub use self::{
-    answer::{Answer, Refusal, Retry},
+    answer::{Acknowledged, Answer, Refusal, Retry},
     backoff::{Backoff, RandomBytes},
-    sender::{Sender, SenderError, SenderOptions},
+    sender::{Reported, Sender, SenderError, SenderOptions},
 };
 use crate::{
+    alarm,
     clock::Clock,
     metrics::Metrics,
-    spool::{Pending, Spool, SpoolError},
+    spool::{Pending, Spool, SpoolError, is_full},
 };
 
 /// Reads whatever is given as an answer, its status by the first byte: for tests with bytes that nobody wrote.
@@ -60,7 +62,15 @@ pub(crate) fn locked(spool: &SharedSpool) -> MutexGuard<'_, Spool> {
 pub struct Uplink {
     spool: SharedSpool,
     metrics: Option<Arc<Metrics>>,
+    /// The collector knows statuses that come ahead of batches, as far as is known.
+    reports: bool,
+    /// Times that this run went on under a new epoch because another copy of the spool was at work.
+    conflicts: u32,
 }
+
+/// New epochs for that reason in one run after which the records of refused batches are no longer put into new
+/// ones: a collector that refuses everything must not make an agent write the same again and again.
+const MOST_CONFLICTS: u32 = 3;
 
 /// What came of one attempt to empty the spool.
 #[derive(Debug)]
@@ -89,7 +99,7 @@ pub enum Stopped {
 impl Uplink {
     /// Empties this spool.
     pub fn new(spool: SharedSpool, metrics: Option<Arc<Metrics>>) -> Self {
-        Self { spool, metrics }
+        Self { spool, metrics, reports: true, conflicts: 0 }
     }
 
     /// Sends what waits, in order, until nothing does or something fails. Does not wait in between.
@@ -123,15 +133,28 @@ impl Uplink {
         clock: &dyn Clock,
         outcome: &mut SendOutcome,
     ) -> Result<bool, Stopped> {
-        let pending = locked(&self.spool).peek().map_err(Stopped::Spool)?;
-        let Some(pending) = pending else { return Ok(false) };
+        let scanned = locked(&self.spool).scan();
+        self.tell();
+        if scanned.map_err(Stopped::Spool)? {
+            // One file at a time: whoever measures must get in between.
+            tokio::task::yield_now().await;
+            return Ok(true);
+        }
+        self.report(sender).await;
+        let pending = locked(&self.spool).peek();
+        self.tell();
+        let Some(pending) = pending.map_err(Stopped::Spool)? else {
+            // Reading may have found damage, and then there is something to look through.
+            return locked(&self.spool).scan().map_err(Stopped::Spool);
+        };
         match sender.send(&pending, clock).await {
-            Answer::Acknowledged { duplicate, generation } => {
+            Answer::Acknowledged(acknowledged) => {
+                let duplicate = acknowledged.duplicate;
                 *(if duplicate { &mut outcome.duplicates } else { &mut outcome.accepted }) += 1;
                 if let Some(metrics) = &self.metrics {
                     metrics.acknowledged(duplicate, clock.now().wall);
                 }
-                self.acknowledged(&pending, &generation).map_err(Stopped::Spool)?;
+                self.acknowledged(&pending, acknowledged).map_err(Stopped::Spool)?;
             }
             Answer::Refused(refusal) => {
                 self.refused(&pending, &refusal).map_err(Stopped::Spool)?;
@@ -139,23 +162,57 @@ impl Uplink {
             }
             Answer::Retry(retry) => return Err(Stopped::Retry(retry)),
         }
+        self.tell();
         Ok(true)
     }
 
-    fn acknowledged(&self, pending: &Pending, generation: &str) -> Result<(), SpoolError> {
+    /// The newest status goes ahead of what waits: after an outage it is what people need first.
+    async fn report(&mut self, sender: &Sender) {
+        let report = if self.reports { locked(&self.spool).take_report() } else { None };
+        let Some(report) = report else { return };
+        match sender.report(report.clone()).await {
+            Reported::Taken => {}
+            Reported::NotWanted => self.reports = false,
+            Reported::Failed => locked(&self.spool).say_again(report),
+        }
+    }
+
+    fn acknowledged(&self, pending: &Pending, answer: Acknowledged) -> Result<(), SpoolError> {
+        let Acknowledged { generation, promise, missing, .. } = answer;
         let mut spool = locked(&self.spool);
+        if let Some(promise) = promise {
+            spool.promised(pending, &generation, promise);
+        }
         spool.acknowledge(pending)?;
-        if spool.generation(generation)? {
+        if spool.generation(&generation)? {
             tracing::warn!(
                 generation,
                 waiting = spool.unacknowledged(),
                 "the collector has another store generation than before: everything still held is sent again"
             );
         }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        match spool.missing(&missing) {
+            Ok(0) => {}
+            Ok(ranges) => {
+                tracing::warn!(
+                    ranges,
+                    "the collector asks for batches that it has not got: they are sent again"
+                );
+                if let Some(metrics) = &self.metrics {
+                    metrics.asked_again(ranges);
+                }
+            }
+            // What cannot be noted now is asked for again.
+            Err(SpoolError::File { source, .. }) if is_full(&source) => {}
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
-    fn refused(&self, pending: &Pending, refusal: &Refusal) -> Result<(), SpoolError> {
+    fn refused(&mut self, pending: &Pending, refusal: &Refusal) -> Result<(), SpoolError> {
         tracing::error!(
             epoch = %pending.epoch,
             sequence = pending.sequence,
@@ -167,13 +224,20 @@ impl Uplink {
             metrics.refused(refusal.status);
         }
         let mut spool = locked(&self.spool);
-        spool.park(pending)?;
-        if refusal.is_conflict() && pending.epoch == spool.epoch() {
-            // Another copy of this spool is at work, or was: what follows must not collide with it.
+        if !refusal.is_conflict() {
+            return spool.park(pending);
+        }
+        // Another copy of this spool is at work, or was: what follows must not collide with it.
+        if pending.epoch == spool.epoch() {
+            self.conflicts += 1;
             spool.start_epoch()?;
             tracing::error!(epoch = %spool.epoch(), "going on under a new epoch");
         }
-        Ok(())
+        spool.park_conflict(pending, self.conflicts <= MOST_CONFLICTS)
+    }
+
+    fn tell(&self) {
+        alarm::tell(&mut locked(&self.spool), self.metrics.as_deref());
     }
 }
 

@@ -13,7 +13,7 @@ use weighbridge_agent::{
     clock::Clock,
     config::{Layers, load},
     doctor, run,
-    spool::inspect,
+    spool::{Range, inspect},
 };
 use weighbridge_meter::{BootId, UtcMillis, meter::Now};
 
@@ -207,7 +207,7 @@ async fn a_run_seals_at_once_at_each_interval_and_when_it_is_stopped() {
     // One at once, one at each of two whole minutes, one at the end.
     let seen = inspect(&spool).unwrap();
     assert_eq!(seen.epochs.len(), 1);
-    assert_eq!(seen.epochs[0].sequences, Some((1, 4)));
+    assert_eq!(seen.epochs[0].ranges, [Range { first: 1, last: 4 }]);
     let mut reader = weighbridge_journal::Reader::from_start(&spool.join(&seen.epochs[0].id));
     let mut spans = Vec::new();
     while let Some(entry) = reader.next().unwrap() {

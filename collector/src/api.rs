@@ -5,7 +5,7 @@
 //! under keys that end in `_ms`. What cannot be answered is an `application/problem+json` (RFC 9457).
 //!
 //! No route shows who a customer is, but one: `POST /api/v1/cases/{id}/report`, with the admin token, a name and a
-//! reason, which are recorded first. The other route that wants the token is the import.
+//! reason, which are recorded first. The other routes that want the token import and prune.
 //!
 //! Deliberately absent: accounts and roles, and any way to change a number. Whoever can reach the port can read
 //! what is on the pages; the default is to listen on the loopback address only.
@@ -24,7 +24,9 @@ use serde::Deserialize;
 use crate::{
     app::App,
     import::{Imported, Kind},
-    pages, tree,
+    pages,
+    prune::Pruned,
+    tree,
 };
 
 pub(crate) mod amount;
@@ -81,6 +83,7 @@ pub fn routes(app: App) -> Router {
         .route("/api/v1/cases/{id}", get(cases::one_case))
         .route("/api/v1/cases/{id}/report", get(cases::masked_report).post(cases::opened_report))
         .route("/api/v1/packs", get(packs::packs))
+        .route("/api/v1/prune", post(prune))
         .route("/-/healthy", get(status::healthy))
         .route("/-/ready", get(status::ready))
         .route("/metrics", get(status::scrape))
@@ -109,6 +112,22 @@ async fn import(
     let file = file.unwrap_or_else(|| format!("{}.csv", kind.as_str()));
     let body = body.map_err(|error| Problem::new(error.status(), "body not readable", error.body_text()))?;
     Ok(Json(app.import(kind, &file, &body).await?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PruneAsked {
+    /// A whole UTC hour.
+    before: weighbridge_meter::UtcMillis,
+}
+
+async fn prune(
+    State(app): State<App>,
+    _admin: Admin,
+    asked: Result<Query<PruneAsked>, QueryRejection>,
+) -> Result<Json<Pruned>, Problem> {
+    let Query(PruneAsked { before }) = asked?;
+    Ok(Json(app.prune(before).await?))
 }
 
 /// Programs get a problem, people a page.

@@ -9,14 +9,14 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
-use weighbridge_journal::{Options, fail};
+use weighbridge_journal::fail;
 use weighbridge_meter::{Estimator, UtcMillis, estimate::METHOD};
 use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
 use weighbridge_store::{
-    Fact, Ledger, LedgerOptions, Place, RecordRow, SqliteStore, StoreError, UsageStore,
+    Fact, Ledger, Place, RecordRow, SqliteStore, StoreError, UsageStore,
     entry::AgentFact,
-    follow::{FollowError, Follower, Shared},
-    ledger::{CommitError, LedgerError, OpenLedger},
+    follow::{FollowError, Shared},
+    ledger::{CommitError, LedgerError, PruneError},
     tree::{LogPaths, TreeError},
     verify::public_key,
 };
@@ -28,8 +28,9 @@ use crate::{
     ingest::{delays::Delays, opener::Opener, quota::Quotas, status::LastSaid},
     integrity::IntegrityFinding,
     metrics::Metrics,
+    opening::{self, Mended, OpeningError, Places, Sums},
     random,
-    tree::{self, Restored, Tree},
+    tree::{self, Tree},
     view::View,
 };
 
@@ -50,10 +51,10 @@ pub mod record {
     pub const AUDIT: &str = "audit";
     /// Two sources of one accelerator that cannot both be right.
     pub const INTEGRITY: &str = "integrity";
-    /// What happened to the store itself, as that it was restored from a backup.
-    pub const STORE: &str = "store";
     /// Two histories under one identity.
     pub const ALARM: &str = "alarm";
+    /// Why the store goes on under another generation.
+    pub const GENERATION: &str = "generation";
 }
 
 /// The collector cannot start.
@@ -77,6 +78,12 @@ pub enum StartError {
     /// The sums.
     #[error("the sums cannot be opened")]
     Store(#[from] StoreError),
+    /// What lies on the disk.
+    #[error(transparent)]
+    Opening(#[from] OpeningError),
+    /// What was to be removed.
+    #[error(transparent)]
+    Prune(#[from] PruneError),
     /// The replay.
     #[error("the sums cannot be brought up to the ledger")]
     Follow(#[from] FollowError),
@@ -157,6 +164,10 @@ pub struct Inner {
     admin_token: String,
     stands: watch::Receiver<Place>,
     fault: watch::Receiver<Option<String>>,
+    /// Where things lie.
+    pub places: Places,
+    /// What this start mended.
+    pub mended: Mended,
     agents: RwLock<HashMap<KeyId, (AgentFact, VerifyingKey)>>,
     customers: RwLock<BTreeMap<String, SealedCustomer>>,
     casebook: Mutex<Casebook>,
@@ -175,26 +186,16 @@ impl App {
         let operator = operator_key(&config.operator_key)?;
         let keys = KeyStore::at(&config.key_store, operator)?;
         let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
-        let options = LedgerOptions {
-            journal: Options { segment_bytes: config.segment_bytes },
-            reserve_bytes: config.reserve_bytes,
-            ..LedgerOptions::default()
-        };
-        let mut open = OpenLedger::open(&config.data.join("ledger"), &options, &mut random::fill)?;
-        if open.cut_bytes > 0 {
-            tracing::warn!(
-                bytes = open.cut_bytes,
-                "cut the torn end of the ledger: written, never acknowledged"
-            );
-        }
+        let now = clock();
+        let places = Places::of(config);
+        let mut open = opening::ledger(config, now)?;
         let estimator = Estimator::shipped();
-        let store = Arc::new(SqliteStore::open(&config.data.join("usage.sqlite")).await?);
-        let mut follower = Follower::new(open.folder(), store.clone(), estimator.clone()).await?;
-        follower.catch_up(open.durable()).await?;
+        let Sums { store, follower, mended } = opening::sums(&places, &open, &estimator, now).await?;
         let shared = follower.shared();
         let paths = LogPaths::of(&config.data, &config.key_store);
-        let tree = tree::open(paths, &config.tree.site, &signing, &mut open).await?;
-        let restored = tree.restored.clone();
+        let tree = tree::open(paths, &config.tree.site, &signing, &mut open, now).await?;
+        store.set_origin(&open.generation().to_string()).await?;
+        let renewal = open.pending_renewal().cloned();
         let cursors = store.cursors().await?;
         let ledger = shared.with(|state| open.start(cursors, state));
         let tree = tree.start(&config.tree, &signing, ledger.durable(), clock.clone());
@@ -231,26 +232,22 @@ impl App {
             admin_token: admin_token(&config.operator_key)?,
             stands,
             fault,
+            places,
+            mended,
             writing: tokio::sync::Mutex::default(),
             viewed: tokio::sync::Mutex::default(),
         }));
         app.learn_agents();
-        app.announce(restored).await?;
+        app.settle_history(renewal).await?;
+        app.announce().await?;
         Ok(app)
     }
 
-    /// Records method and packs where they are not what the ledger says was last in use, and that the store began anew.
-    async fn announce(&self, restored: Option<Restored>) -> Result<(), StartError> {
+    /// Records method and packs where they are not what the ledger says was last in use.
+    async fn announce(&self) -> Result<(), StartError> {
         let figures_sha256 = weighbridge_store::fold::hex(&self.estimator.figures_sha256());
         let method = (METHOD.to_owned(), figures_sha256.clone());
         let mut facts = Vec::new();
-        if let Some(Restored { before, signed, entries }) = restored {
-            let key = weighbridge_store::fold::hex(&self.ledger.generation());
-            let body = serde_json::json!({
-                "act": "begun_anew", "log_before": before, "signed_before": signed, "entries": entries,
-            });
-            facts.push(Fact::Record { kind: record::STORE.into(), key, body });
-        }
         if self.shared.with(|state| state.method.as_ref() != Some(&method)) {
             facts.push(Fact::Method { method: method.0, figures_sha256 });
         }

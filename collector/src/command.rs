@@ -13,12 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use weighbridge_journal::{OpenError, fail};
 use weighbridge_meter::Estimator;
-use weighbridge_store::{
-    LedgerOptions, SqliteStore, UsageStore,
-    follow::Follower,
-    ledger::{LedgerError, OpenLedger},
-    verify,
-};
+use weighbridge_store::{SqliteStore, UsageStore, ledger::LedgerError, verify};
 
 use crate::{
     api,
@@ -29,10 +24,13 @@ use crate::{
     evaluate::Evaluate,
     import, ingest,
     listen::{self, Limits},
+    opening::{self, Places},
     pages,
     proof::Content,
     random, verifying, witness,
 };
+
+mod keeping;
 
 /// Weighs the compute that tenants use and keeps the book.
 #[derive(Debug, Parser)]
@@ -70,6 +68,12 @@ enum Command {
     Witness(witness::Options),
     /// Prints the key of the log, which witnesses and auditors need.
     LogKey,
+    /// Copies the whole collector into a folder, or checks such a copy.
+    Backup(keeping::Backup),
+    /// Puts a backup into an empty data folder.
+    Restore(keeping::Restore),
+    /// Removes old payloads, after a signed summary of them.
+    Prune(keeping::Prune),
     /// Throws the sums away and folds them anew from the ledger.
     Rebuild,
     /// Measures estimates and classes against runs of which the truth is known from elsewhere.
@@ -209,6 +213,9 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             say(verifying::own_log_key(&load(&Flags::default())?)?);
             Ok(())
         }
+        Command::Backup(backup) => backup.run(&load(&Flags::default())?, arguments.config.clone()).await,
+        Command::Restore(restore) => restore.run(&load(&Flags::default())?),
+        Command::Prune(prune) => prune.run(&load(&Flags::default())?).await,
         Command::Rebuild => rebuild(&load(&Flags::default())?).await,
         Command::Report { case, actor, reason, masked, out, with_batches } => {
             let identity = match (masked, actor, reason) {
@@ -250,20 +257,32 @@ impl Remote {
         let pairs: Vec<String> =
             query.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
         let url = format!("http://{}{path}?{}", self.at, pairs.join("&"));
-        // The token and what it opens go to this host and nowhere else.
-        let client =
-            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
-        let request = client
-            .map_err(|error| Failure::missing(&error))?
+        let request = self
+            .client()?
             .post(url)
             .header("authorization", format!("Bearer {}", self.token))
             .header("content-type", content_type)
             .body(body);
-        let answer = request.send().await.map_err(|error| Failure::missing(&error))?;
-        let status = answer.status();
-        let text = answer.text().await.map_err(|error| Failure::missing(&error))?;
-        if status.is_success() { Ok(text) } else { Err(refused(status, &text)) }
+        answered(request).await
     }
+
+    async fn get(&self, path: &str) -> Result<String, Failure> {
+        answered(self.client()?.get(format!("http://{}{path}", self.at))).await
+    }
+
+    /// The token and what it opens go to this host and nowhere else.
+    fn client(&self) -> Result<reqwest::Client, Failure> {
+        let client =
+            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+        client.map_err(|error| Failure::missing(&error))
+    }
+}
+
+async fn answered(request: reqwest::RequestBuilder) -> Result<String, Failure> {
+    let answer = request.send().await.map_err(|error| Failure::missing(&error))?;
+    let status = answer.status();
+    let text = answer.text().await.map_err(|error| Failure::missing(&error))?;
+    if status.is_success() { Ok(text) } else { Err(refused(status, &text)) }
 }
 
 /// What a running collector says against a request, in the words of the command that works without it.
@@ -318,6 +337,7 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let servers = spawn_servers(&app, config.limits, ingest, http, &stop);
     let judge = tokio::spawn(judge_until(app.clone(), config.judge_every, stop.clone()));
+    let prune = tokio::spawn(prune_until(app.clone(), config.keep_payloads, stop.clone()));
     stopped.await;
     tracing::info!("stopping: requests that were taken are finished");
     stop.cancel();
@@ -325,7 +345,11 @@ async fn serve(config: &Config) -> Result<(), Failure> {
         drop(server.await);
     }
     drop(judge.await);
+    drop(prune.await);
     app.settled().await;
+    if let Err(error) = app.note_promised() {
+        tracing::warn!(problem = verify::chain_of(&error), "how far the ledger is promised cannot be noted");
+    }
     let durable = *app.ledger.durable().borrow();
     app.tree.reaches(durable).await;
     app.store.close().await;
@@ -368,6 +392,21 @@ async fn judge_until(app: App, every: std::time::Duration, stop: CancellationTok
     }
 }
 
+/// Prunes what is older than configured, once an hour; without an age nothing.
+async fn prune_until(app: App, keep: Option<i64>, stop: CancellationToken) {
+    let Some(keep) = keep else { return };
+    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(3600));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        app.prune_older_than(keep).await;
+    }
+}
+
 /// Catches SIGINT and SIGTERM from here on; what it gives back ends at the first of them.
 pub(crate) fn wait_for_signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -387,9 +426,9 @@ pub(crate) fn wait_for_signal() -> impl Future<Output = ()> {
 
 async fn rebuild(config: &Config) -> Result<(), Failure> {
     let missing = |error: &(dyn std::error::Error + 'static)| Failure::missing(error);
+    let places = Places::of(config);
     // Held open, so that nobody writes meanwhile.
-    let ledger = OpenLedger::open(&config.data.join("ledger"), &LedgerOptions::default(), &mut random::fill)
-        .map_err(|error| missing(&error))?;
+    let ledger = opening::ledger(config, random::now()).map_err(|error| missing(&error))?;
     let (file, fresh) = (config.data.join("usage.sqlite"), config.data.join("usage.sqlite.new"));
     remove_database(&fresh).map_err(|error| missing(&error))?;
     // Sums that cannot be read are a reason to rebuild, not one against it.
@@ -401,11 +440,13 @@ async fn rebuild(config: &Config) -> Result<(), Failure> {
         }
         Err(_) => None,
     };
-    let store = Arc::new(SqliteStore::open(&fresh).await.map_err(|error| missing(&error))?);
-    let mut follower = Follower::new(ledger.folder(), store.clone(), Estimator::shipped())
+    let (store, _, summary) = opening::anew(&fresh, &places, &ledger, &Estimator::shipped())
         .await
         .map_err(|error| missing(&error))?;
-    follower.catch_up(ledger.durable()).await.map_err(|error| missing(&error))?;
+    if let Some(summary) = &summary {
+        let (index, file) = (summary.header.place.index, summary.file.display());
+        say(format_args!("from the summary of everything before entry {index}, {file}"));
+    }
     let new = store.fingerprint().await.map_err(|error| missing(&error))?;
     store.close().await;
     fail::around("rebuild.remove", || remove_database(&file))

@@ -42,6 +42,10 @@ struct RawStore {
     data: Option<PathBuf>,
     /// A ledger segment is closed once it is larger, in bytes. Default 64 MiB; at least 4096.
     segment_bytes: Option<u64>,
+    /// How long payloads of the ledger are kept, in days, such as `400d`; at least `8d`. After that the collector
+    /// prunes them: it closes the hours that were made of them, keeps a signed summary, and removes the segments.
+    /// Unset by default: everything is kept.
+    keep_payloads: Option<String>,
     /// Bytes of the disk that batches leave free, for facts and sums. Below it batches are answered 503 until there
     /// is room. Default 16 MiB, or a sixteenth of a small disk; 0 leaves none.
     reserve_bytes: Option<u64>,
@@ -130,6 +134,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Size of a ledger segment in bytes.
     pub segment_bytes: u64,
+    /// After how many milliseconds payloads are pruned, if they are.
+    pub keep_payloads: Option<i64>,
     /// File with the operator's key.
     pub operator_key: PathBuf,
     /// Folder of wrapped keys.
@@ -148,6 +154,8 @@ pub struct Config {
     pub judge_every: Duration,
     /// Packs, and whether totals are compared with each.
     pub packs: Vec<(RulePack, bool)>,
+    /// Where further packs are.
+    pub packs_folder: Option<PathBuf>,
     /// The tree over the ledger.
     pub tree: TreeConfig,
     /// How much is logged.
@@ -219,6 +227,7 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
             .or(raw.store.data)
             .unwrap_or_else(|| "/var/lib/weighbridge/collector".into()),
         segment_bytes,
+        keep_payloads: raw.store.keep_payloads.map(keep_payloads).transpose()?,
         reserve_bytes: raw.store.reserve_bytes,
         limits,
         quota,
@@ -229,6 +238,7 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
         judge_every: every("rules.every", raw.rules.every.as_deref().unwrap_or("10s"))?,
         tree: tree(&raw.tree)?,
         packs: packs(&raw.rules)?,
+        packs_folder: raw.rules.folder,
         log: level(raw.log.level.as_deref().unwrap_or("info"))?,
     })
 }
@@ -274,6 +284,14 @@ fn listen(key: &'static str, value: Option<String>, default: &str) -> Result<Soc
         key,
         value,
         expected: "an address with a port, such as 127.0.0.1:19311 or [::]:19311",
+    })
+}
+
+fn keep_payloads(value: String) -> Result<i64, ConfigError> {
+    crate::prune::days(&value).ok_or(ConfigError::Value {
+        key: "store.keep_payloads",
+        value,
+        expected: "a number of days from 8d to 36500d, such as 400d",
     })
 }
 
@@ -408,6 +426,10 @@ mod tests {
         assert_eq!(
             error("[store]\nsegment_bytes = 1"),
             r#"store.segment_bytes: "1" is not at least 4096 bytes"#
+        );
+        assert_eq!(
+            error("[store]\nkeep_payloads = '7d'"),
+            r#"store.keep_payloads: "7d" is not a number of days from 8d to 36500d, such as 400d"#
         );
         assert_eq!(
             error("[tree]\nsite = 'a b'"),

@@ -10,7 +10,7 @@ use weighbridge_registry::{
     parse_customers, parse_leases, parse_principals,
 };
 use weighbridge_store::{
-    Fact, State,
+    Fact, State, closed,
     entry::{AgentFact, LeaseFact, MappingFact, Selector},
     ledger::CommitError,
 };
@@ -255,6 +255,14 @@ fn leases(state: &State, file: &str, facts: &[LeaseFact]) -> Result<Vec<LeaseFac
                     fact.lease, fact.host, fact.start, fact.end, other.start, other.end
                 ));
             }
+        }
+        if closed::changes_closed(state, fact) {
+            let before = state.closed_before.unwrap_or(fact.start);
+            wrong.push(format!(
+                "{file}: lease {} on host {} from {} to {}: hours before {before} are closed, what they were made of is \
+                 pruned; only what a lease says of later hours can change",
+                fact.lease, fact.host, fact.start, fact.end
+            ));
         }
         new.push(fact.clone());
     }

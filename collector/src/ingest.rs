@@ -302,6 +302,15 @@ async fn is_known(app: &App, asked: &Asked) -> Result<bool, Refusal> {
         return Ok(false);
     }
     let (folder, end) = (app.ledger.folder().to_owned(), app.stands());
+    let oldest = weighbridge_journal::oldest_segment(&folder).map_err(|error| unavailable(&error, BUSY))?;
+    if places.iter().any(|place| oldest.is_some_and(|oldest| place.segment < oldest)) {
+        // With this number there was one; whether it was this one can no longer be told.
+        let detail = format!(
+            "agent {}, epoch {}, sequence {}: a batch with this number was taken, and what it held is pruned",
+            asked.agent, asked.epoch, asked.sequence
+        );
+        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "closed", detail));
+    }
     let (agent, epoch, sequence) = (asked.agent.clone(), asked.epoch, asked.sequence);
     let found =
         tokio::task::spawn_blocking(move || ledger::find(&folder, &places, end, &agent, epoch, sequence));
@@ -359,6 +368,10 @@ async fn refused(app: &App, error: CommitError) -> Refusal {
     match error {
         CommitError::Conflict { .. } | CommitError::BrokenChain { .. } => {
             Refusal::new(StatusCode::CONFLICT, "conflict", error)
+        }
+        CommitError::Closed { .. } => {
+            tracing::error!(problem = %error, "refused a batch of closed hours: someone must look");
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "closed", error)
         }
         CommitError::Holes { .. } => Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many holes", error),
         CommitError::Unwritable | CommitError::Full => unavailable(&error, NO_DISK),

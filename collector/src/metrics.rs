@@ -23,6 +23,7 @@ pub struct Metrics {
     registry: Registry,
     batches: IntCounterVec,
     windows: IntCounter,
+    pruned: IntCounter,
 }
 
 impl Default for Metrics {
@@ -38,7 +39,13 @@ impl Default for Metrics {
                 .expect("the name is valid");
         registry.register(Box::new(batches.clone())).expect("registered once");
         registry.register(Box::new(windows.clone())).expect("registered once");
-        Self { registry, batches, windows }
+        let pruned = IntCounter::new(
+            "weighbridge_collector_pruned_bytes_total",
+            "Bytes of ledger segments that were removed after a summary.",
+        )
+        .expect("the name is valid");
+        registry.register(Box::new(pruned.clone())).expect("registered once");
+        Self { registry, batches, windows, pruned }
     }
 }
 
@@ -51,6 +58,11 @@ impl Metrics {
     /// So many windows came in.
     pub fn windows(&self, count: usize) {
         self.windows.inc_by(count as u64);
+    }
+
+    /// So many bytes of the ledger were pruned.
+    pub fn pruned(&self, bytes: u64) {
+        self.pruned.inc_by(bytes);
     }
 
     /// The text format.
@@ -96,6 +108,7 @@ pub async fn scrape(app: &App) -> Result<String, StoreError> {
     accounts(app, &view, &gauges);
     casebook(app, &view, &gauges);
     ledger(app, &gauges);
+    history(app, &gauges).await?;
     tree(app, &gauges);
     Ok(app.metrics.text() + &encode(&gauges.0))
 }
@@ -307,13 +320,45 @@ fn ledger(app: &App, gauges: &Gauges) {
     build.with_label_values(&[env!("CARGO_PKG_VERSION"), METHOD]).set(1.0);
 }
 
+async fn history(app: &App, gauges: &Gauges) -> Result<(), StoreError> {
+    if let Some(made) = app.last_backup() {
+        let age = u64::try_from(app.now().since(made)).unwrap_or(0);
+        gauges.one(
+            "weighbridge_collector_backup_age_seconds",
+            "Time since the last whole backup; absent where there was none.",
+            seconds(age),
+        );
+    }
+    gauges.one(
+        "weighbridge_collector_store_renewals",
+        "How often the store got another generation: after a restore, or because the ledger was not the one that was promised.",
+        count(app.generations().await?),
+    );
+    if let Some((place, _)) = app.last_summary().await? {
+        gauges.one(
+            "weighbridge_collector_summarised_ledger_entries",
+            "Entries of the ledger that the last summary reflects; absent where nothing was pruned.",
+            count(usize::try_from(place).unwrap_or(usize::MAX)),
+        );
+    }
+    let rebuilt = gauges.vec(
+        "weighbridge_collector_sums_made_anew",
+        "1 where this start threw the sums away and folded them anew, by reason.",
+        &["reason"],
+    );
+    if let Some(reason) = app.mended.sums {
+        rebuilt.with_label_values(&[reason]).set(1.0);
+    }
+    Ok(())
+}
+
 /// Answers of witnesses are counted where they come in; here they are read, so that a scrape is one moment.
 fn tree(app: &App, gauges: &Gauges) {
     let (status, cosigned) = (app.tree.status(), app.tree.cosigned());
     let whole = |size: u64| count(usize::try_from(size).unwrap_or(usize::MAX));
     let age = |at: UtcMillis| seconds(app.now().since(at).max(0).unsigned_abs());
     gauges.one(
-        "weighbridge_collector_tree_size",
+        "weighbridge_collector_tree_entries",
         "Ledger entries under the newest signed checkpoint.",
         whole(status.size),
     );

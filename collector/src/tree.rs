@@ -3,7 +3,14 @@
 //! [`open`] takes up the tree and begins a new log where the ledger turns out to be an older one; [`Tree`] is how
 //! the rest of the collector asks about it; [`routes`] is what auditors and witnesses read.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -13,10 +20,13 @@ use axum::{
     routing::get,
 };
 use tokio::sync::{Notify, watch};
-use weighbridge_meter::UtcMillis;
+use weighbridge_meter::{EpochId, UtcMillis};
 use weighbridge_store::{
     Place,
-    ledger::OpenLedger,
+    ledger::{
+        OpenLedger,
+        generation::{Reason, Renewal},
+    },
     tree::{
         LogPaths, TreeError, log_key, origin, read_note,
         sequencer::{Sequencer, leaves},
@@ -41,6 +51,9 @@ const PIECE: usize = 1 << 16;
 
 /// Between two times that all tiles are made durable: a start goes back no further.
 const SYNC_EVERY: Duration = Duration::from_secs(60);
+
+/// How long somebody waits for that who needs it at once.
+const SYNC_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Until something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -69,6 +82,10 @@ pub struct TreeConfig {
 pub struct TreeStatus {
     /// Leaves of the newest checkpoint.
     pub size: u64,
+    /// Leaves that are on the disk for sure, in whole tiles: the entries under them may be pruned.
+    pub durable: u64,
+    /// How often it was made durable by this process.
+    pub syncs: u64,
     /// When it was signed by this process.
     pub signed_at: Option<UtcMillis>,
     /// Why nothing is signed, if nothing is.
@@ -87,18 +104,8 @@ pub struct Tree {
     status: watch::Receiver<TreeStatus>,
     cosigned: watch::Receiver<Cosigned>,
     wake: Arc<Notify>,
+    sync: Arc<AtomicBool>,
     witnesses: usize,
-}
-
-/// A ledger that is older than what was signed of it: it goes on as another log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restored {
-    /// The log of before.
-    pub before: String,
-    /// Entries it had signed.
-    pub signed: u64,
-    /// Entries there are.
-    pub entries: u64,
 }
 
 /// A tree that is taken up, before it is followed.
@@ -106,8 +113,6 @@ pub struct Opened {
     paths: LogPaths,
     log: VerifierKey,
     sequencer: Result<Sequencer, TreeError>,
-    /// Whether the ledger turned out to be an older one.
-    pub restored: Option<Restored>,
 }
 
 /// Takes up the tree of the ledger. Only a collector that signs with the same keys beside this one is an error:
@@ -117,11 +122,12 @@ pub async fn open(
     site: &str,
     key: &SigningKey,
     ledger: &mut OpenLedger,
+    now: UtcMillis,
 ) -> Result<Opened, StartError> {
-    let mut restored: Option<Restored> = None;
+    let mut renewed = false;
     let mut tries = 0;
     loop {
-        let name = origin(site, &ledger.generation());
+        let name = origin(site, &ledger.generation().0);
         let log = log_key(&name, key.verifying_key())?;
         match Sequencer::open(&paths, &name, key, ledger.durable()) {
             Err(TreeError::Locked { .. }) if tries < LOCK_TRIES => {
@@ -129,17 +135,25 @@ pub async fn open(
                 tokio::time::sleep(LOCK_WAIT).await;
             }
             Err(error @ TreeError::Locked { .. }) => return Err(error.into()),
-            Err(TreeError::Behind { size, signed }) if restored.is_none() => {
+            Err(TreeError::Behind { size, signed }) if !renewed => {
                 tracing::error!(
                     entries = size,
                     signed,
                     log = name,
                     "the ledger is older than what was signed of it: it goes on as a new store, and agents send again what they hold"
                 );
-                ledger.begin_generation(&mut random::fill)?;
-                restored = Some(Restored { before: name, signed, entries: size });
+                ledger.renew(Renewal {
+                    generation: EpochId(random::bytes()),
+                    before: ledger.generation(),
+                    reason: Reason::Behind,
+                    at: now,
+                    place: ledger.durable(),
+                    promised: None,
+                    backup: None,
+                })?;
+                renewed = true;
             }
-            sequencer => return Ok(Opened { paths, log, sequencer, restored }),
+            sequencer => return Ok(Opened { paths, log, sequencer }),
         }
     }
 }
@@ -153,6 +167,7 @@ struct Maker {
     every: Duration,
     clock: Clock,
     wake: Arc<Notify>,
+    sync: Arc<AtomicBool>,
     status: watch::Sender<TreeStatus>,
 }
 
@@ -167,6 +182,7 @@ impl Opened {
     ) -> Tree {
         let (status, read) = watch::channel(TreeStatus::default());
         let wake = Arc::new(Notify::new());
+        let sync = Arc::new(AtomicBool::new(false));
         let maker = Maker {
             paths: self.paths.clone(),
             origin: self.log.name().to_owned(),
@@ -175,12 +191,13 @@ impl Opened {
             every: config.every,
             clock: clock.clone(),
             wake: wake.clone(),
+            sync: sync.clone(),
             status,
         };
         tokio::spawn(maker.run(self.sequencer));
         let cosigned = ask::start(config, &self.paths, &self.log, read.clone(), clock);
         let witnesses = config.witnesses.len();
-        Tree { paths: self.paths, log: self.log, status: read, cosigned, wake, witnesses }
+        Tree { paths: self.paths, log: self.log, status: read, cosigned, wake, sync, witnesses }
     }
 }
 
@@ -235,7 +252,8 @@ impl Maker {
         let mut synced = None;
         loop {
             let end = *self.durable.borrow_and_update();
-            let due = synced.is_none_or(|at: tokio::time::Instant| at.elapsed() >= SYNC_EVERY);
+            let due = self.sync.swap(false, Ordering::Relaxed)
+                || synced.is_none_or(|at: tokio::time::Instant| at.elapsed() >= SYNC_EVERY);
             let made = tokio::task::spawn_blocking(move || {
                 let mut stepped = step(&mut sequencer, end);
                 if due && stepped.is_ok() {
@@ -246,16 +264,26 @@ impl Maker {
             let Ok((back, stepped)) = made.await else { return Ok(()) }; // The process ends.
             sequencer = back;
             let (published, more) = stepped?;
+            let durable = sequencer.needs_from() - 1;
             if due {
                 synced = Some(tokio::time::Instant::now());
+                self.status.send_modify(|status| {
+                    status.durable = durable;
+                    status.syncs += 1;
+                });
             }
             if let Some(size) = published {
                 let at = (self.clock)();
-                self.status.send_replace(TreeStatus {
-                    size,
-                    signed_at: Some(at),
-                    problem: None,
-                    refused: false,
+                self.status.send_modify(|status| {
+                    let syncs = status.syncs;
+                    *status = TreeStatus {
+                        size,
+                        durable,
+                        syncs,
+                        signed_at: Some(at),
+                        problem: None,
+                        refused: false,
+                    };
                 });
             }
             if !more && !self.wait().await {
@@ -315,6 +343,22 @@ impl Tree {
             Ok(status) => status.size >= wanted,
             Err(_) => false,
         }
+    }
+
+    /// Makes the tree durable as far as it is published; gives the first entry whose payload it still needs.
+    pub async fn needs_from(&self) -> u64 {
+        let mut status = self.status.clone();
+        let before = status.borrow().syncs;
+        self.sync.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+        let done = status.wait_for(|status| {
+            // One that was under way when we asked does not count.
+            (status.syncs > before && !self.sync.load(Ordering::Relaxed)) || status.problem.is_some()
+        });
+        // An error means that it no longer follows: then it stays as it is.
+        drop(tokio::time::timeout(SYNC_PATIENCE, done).await);
+        let durable = status.borrow().durable;
+        durable + 1
     }
 
     /// Waits until witnesses cosigned a tree with everything before `place`, for so long at most.

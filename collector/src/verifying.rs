@@ -1,10 +1,15 @@
 //! `verify`: is the ledger whole, does the tree over it lead to what was signed, do the sums follow.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use weighbridge_meter::{EpochId, Estimator};
 use weighbridge_store::{
-    SqliteStore, UsageStore,
+    Place, SqliteStore, State, UsageStore,
+    entry::AgentFact,
+    summary,
     tree::{LogPaths, check, log_key, origin, promise::Promises},
     verify::{self, chain_of},
 };
@@ -14,6 +19,7 @@ use weighbridge_wire::SigningKey;
 use crate::{
     command::{Failure, say},
     config::Config,
+    opening::Places,
 };
 
 /// What is to be verified, and against what.
@@ -123,7 +129,9 @@ async fn full(
         None => Promises::default(),
     };
     let mut tree = check::TreeCheck::new(paths, log, witnesses, promises);
-    let verified = verify::ledger_with(&paths.ledger, |entry| tree.entry(entry));
+    let places = Places::of(config);
+    let known = Known::of(&places).await?;
+    let verified = verify::ledger_with(&paths.ledger, &known.agents, |entry| tree.entry(entry));
     let findings = tree.finish(verified.whole);
     say(format_args!(
         "{} entries, {} batches, {} windows read",
@@ -133,12 +141,13 @@ async fn full(
     findings.notes.iter().for_each(say);
     let mut faults = verified.faults;
     faults.extend(findings.faults);
+    faults.extend(known.fault);
     if !faults.is_empty() {
         return Ok(faults);
     }
     let store = SqliteStore::open(&config.data.join("usage.sqlite")).await;
     let store = store.map_err(|error| Failure::missing(&error))?;
-    match verify::sums_by_row(&paths.ledger, &store, Estimator::shipped()).await {
+    match verify::sums_by_row(&paths.ledger, &places.summaries, &store, Estimator::shipped()).await {
         Ok(None) => say("the sums follow from the ledger, to the integer"),
         Ok(Some(differing)) => {
             let tables = differing.tables.join(", ");
@@ -148,6 +157,39 @@ async fn full(
         Err(error) => faults.push(chain_of(&error)),
     }
     Ok(faults)
+}
+
+/// What an auditor must take from the summary, where payloads are pruned.
+#[derive(Default)]
+struct Known {
+    agents: Vec<AgentFact>,
+    fault: Option<String>,
+}
+
+impl Known {
+    async fn of(places: &Places) -> Result<Self, Failure> {
+        let oldest = weighbridge_journal::oldest_segment(&places.ledger);
+        let oldest = oldest.map_err(|error| Failure::missing(&error))?.unwrap_or(1);
+        if oldest == 1 {
+            return Ok(Self::default());
+        }
+        let memory = Arc::new(SqliteStore::in_memory().await.map_err(|error| Failure::missing(&error))?);
+        let end = Place { index: u64::MAX, segment: u64::MAX, offset: 0 };
+        let summary = match summary::begin(&memory, &places.ledger, &places.summaries, end).await {
+            Ok(Some(summary)) => summary,
+            Ok(None) => return Ok(Self::default()),
+            Err(error) => return Ok(Self { fault: Some(chain_of(&error)), ..Self::default() }),
+        };
+        let mut state = State::default();
+        for row in memory.state().await.map_err(|error| Failure::missing(&error))? {
+            state.absorb(&row).map_err(|error| Failure::missing(&error))?;
+        }
+        let entry = summary.header.place.index;
+        say(format_args!(
+            "what was before segment {oldest} is pruned; the summary of everything before entry {entry} stands for it"
+        ));
+        Ok(Self { agents: state.agents.into_values().flatten().collect(), fault: None })
+    }
 }
 
 /// Checks the proof of a report, and the report if it lies beside it.

@@ -252,8 +252,7 @@ impl Agent {
     /// Batches that it knows no acknowledgement of.
     #[track_caller]
     pub fn waiting(&self) -> u64 {
-        let epochs = self.inspect().epochs;
-        epochs.iter().filter_map(|epoch| Some(epoch.sequences?.1.saturating_sub(epoch.acknowledged))).sum()
+        self.inspect().epochs.iter().map(|epoch| epoch.waiting).sum()
     }
 
     /// Its row in `agents.csv`.

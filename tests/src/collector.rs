@@ -35,11 +35,19 @@ impl Collector {
     /// # Panics
     /// If the folder cannot be written.
     pub fn prepare(folder: &Path, more: &str) -> Self {
+        Self::prepare_store(folder, "", more)
+    }
+
+    /// The same with more in the section of the store.
+    ///
+    /// # Panics
+    /// If the folder cannot be written.
+    pub fn prepare_store(folder: &Path, store: &str, more: &str) -> Self {
         fs::create_dir_all(folder).expect("the folder can be made");
         let (ingest, http) = (ports::free(), ports::free());
         let at = |name: &str| folder.join(name).display().to_string();
         let text = format!(
-            "[store]\ndata = {:?}\n\n[keys]\noperator_key = {:?}\nkey_store = {:?}\n\n\
+            "[store]\ndata = {:?}\n{store}\n\n[keys]\noperator_key = {:?}\nkey_store = {:?}\n\n\
              [ingest]\nlisten = \"{ingest}\"\n\n[http]\nlisten = \"{http}\"\n\n{more}\n",
             at("data"),
             at("operator.key"),

@@ -88,7 +88,12 @@ impl Site {
     #[track_caller]
     pub fn prepared(more: &str, agents: Vec<AgentOptions>, mut with: impl FnMut(Stage<'_>)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut collector = Collector::prepare(&folder.path().join("collector"), more);
+        // What goes into the section of the store stands first.
+        let (store, more) = match more.strip_prefix("[store]\n") {
+            Some(both) => both.split_once("\n\n").unwrap_or((both, "")),
+            None => ("", more),
+        };
+        let mut collector = Collector::prepare_store(&folder.path().join("collector"), store, more);
         let mut address = collector.ingest();
         with(Stage::Address(&mut address));
         let prepared = agents.into_iter().map(|options| {
@@ -148,7 +153,7 @@ impl Site {
     pub fn stop_agents(&mut self) {
         self.agents.iter_mut().for_each(Agent::stop);
         for agent in &self.agents {
-            let (waiting, parked) = (agent.waiting(), agent.inspect().parked.batches);
+            let (waiting, parked) = (agent.waiting(), agent.inspect().parked.len());
             assert_eq!((waiting, parked), (0, 0), "{}: {}", agent.name(), agent.log());
         }
         self.collector.settle();

@@ -604,7 +604,7 @@ fn spool_ls_lists_epochs_sequences_and_what_is_acknowledged() {
     let mut site = Site::new(vec![AgentOptions::quick("host-a", vec![Device::numbered(1)])]);
     let empty = site.agents[0].run(&["spool", "ls"]);
     assert_eq!(empty.code, Some(0), "{empty:?}");
-    assert!(empty.stdout.ends_with("parked: 0 batches, 0 bytes\n"), "{empty:?}");
+    assert!(empty.stdout.contains("\nparked: 0 batches, 0 bytes\n"), "{empty:?}");
     site.start_agents();
     site.measured(2_000);
     // While it runs, too.
@@ -614,8 +614,8 @@ fn spool_ls_lists_epochs_sequences_and_what_is_acknowledged() {
     assert_eq!(listed.code, Some(0), "{listed:?}");
     let inspection = site.agents[0].inspect();
     let epoch = &inspection.epochs[0];
-    let (first, last) = epoch.sequences.unwrap();
-    assert_eq!((first, last), (1, epoch.acknowledged));
+    let last = epoch.acknowledged;
+    assert_eq!(epoch.ranges, [weighbridge_agent::spool::Range { first: 1, last }]);
     let line = listed
         .stdout
         .lines()
@@ -623,7 +623,31 @@ fn spool_ls_lists_epochs_sequences_and_what_is_acknowledged() {
         .unwrap_or_else(|| panic!("{listed:?}"));
     let words: Vec<&str> = line.split_whitespace().skip(1).collect();
     let acknowledged = last.to_string();
-    assert_eq!(words, [&format!("1..{last}"), &epoch.bytes.to_string(), "up", "to", &acknowledged]);
+    let (bytes, promises) = (epoch.bytes.to_string(), epoch.promises.to_string());
+    let expected = [&format!("1..{last}"), &bytes, "up", "to", &acknowledged, "0", &promises, "whole"];
+    assert_eq!(words, expected);
+    assert_eq!(epoch.promises, last, "the collector gave its word for each");
+    let json = site.agents[0].run(&["spool", "ls", "--json"]);
+    assert!(json.stdout.contains(&epoch.id) && json.stdout.contains("\"ranges\":[{\"first\":1"), "{json:?}");
+
+    // As it was written, until somebody changes a byte.
+    assert_eq!(site.agents[0].run(&["spool", "verify"]).code, Some(0));
+    let copy = site.folder().join("copy").display().to_string();
+    let exported = site.agents[0].run(&["spool", "export", &copy]);
+    assert_eq!(exported.code, Some(0), "{exported:?}");
+    assert!(std::path::Path::new(&copy).join("MANIFEST.jsonl").is_file());
+    let segment = site.agents[0].spool().join(&epoch.id).join("00000000000000000001.seg");
+    let mut content = fs::read(&segment).unwrap();
+    content[150] ^= 1;
+    fs::write(&segment, content).unwrap();
+    let verified = site.agents[0].run(&["spool", "verify"]);
+    assert_eq!(verified.code, Some(1), "{verified:?}");
+    let named = format!("{} at byte 60", segment.display());
+    assert!(verified.stdout.contains(&named), "{verified:?}");
+    let repaired = site.agents[0].run(&["spool", "repair", "--unpark"]);
+    assert_eq!(repaired.code, Some(0), "{repaired:?}");
+    assert!(repaired.stdout.contains("will be told as damaged"), "{repaired:?}");
+    assert_eq!(site.agents[0].run(&["spool", "verify"]).code, Some(0));
     let generation = site.collector.get("status")["ledger"]["store_generation"].clone();
     assert!(
         listed.stdout.contains(&format!("store generation: {}", generation.as_str().unwrap())),
@@ -650,7 +674,14 @@ fn what_is_needed_and_not_there_ends_with_3() {
     // A second one on the same port.
     let other = site.folder().join("other").display().to_string();
     let port = site.collector.ingest().to_string();
+    let keys = site.collector.data().with_file_name("keys").display().to_string();
+    let config = fs::read_to_string(site.collector.config()).unwrap();
+    fs::write(site.collector.config(), config.replace(&keys, &format!("{keys}-of-another"))).unwrap();
     ended(&site.collector.run(&["serve", "--data", &other]), 3, &[&port]);
+    fs::write(site.collector.config(), config).unwrap();
+    // A second one that would sign with the same keys.
+    let signs = "another collector signs with the keys in this folder";
+    ended(&site.collector.run(&["serve", "--data", &other]), 3, &[&keys, signs]);
     site.start_agents();
     wait::until("the agent serves", || site.agents[0].metrics());
     let second = site.agents[0].run(&["run"]);

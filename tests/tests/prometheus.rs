@@ -15,7 +15,12 @@ use weighbridge_tests::{
 const UNITS: [&str; 7] = ["_seconds", "_bytes", "_joules", "_ratio", "_total", "_teraoperations", "_info"];
 
 /// Gauges that count things: the thing that is counted ends the name and is its unit.
-const COUNTED: [&str; 22] = [
+const COUNTED: &[&str] = &[
+    "weighbridge_collector_store_renewals",
+    "weighbridge_collector_summarised_ledger_entries",
+    "weighbridge_agent_promises_kept",
+    "weighbridge_agent_spool_losses_to_tell",
+    "weighbridge_agent_spool_quarantined_files",
     "weighbridge_collector_alarms",
     "weighbridge_collector_lost_batches",
     "weighbridge_collector_missing_batches",
@@ -38,10 +43,16 @@ const COUNTED: [&str; 22] = [
     "weighbridge_collector_findings",
     "weighbridge_collector_open_cases",
     "weighbridge_collector_ledger_entries",
+    "weighbridge_collector_tree_entries",
+    "weighbridge_collector_tree_lag_entries",
+    "weighbridge_collector_tree_refusing_witnesses",
 ];
 
 /// Gauges that are 1 or 0, for whether something is so or which state it is in: there is no unit of that.
-const STATES: [&str; 5] = [
+const STATES: &[&str] = &[
+    "weighbridge_collector_sums_made_anew",
+    "weighbridge_collector_tree_signing",
+    "weighbridge_collector_tree_fenced",
     "weighbridge_collector_ledger_state",
     "weighbridge_agent_uplink_state",
     "weighbridge_agent_source_state",

@@ -26,6 +26,11 @@ pub(crate) fn segment_numbers(dir: &Path) -> Result<Vec<u64>, FileError> {
     Ok(numbers)
 }
 
+/// The number of the oldest segment in `dir`, if there is one: above 1, what came before was removed.
+pub fn oldest_segment(dir: &Path) -> Result<Option<u64>, FileError> {
+    Ok(segment_numbers(dir)?.first().copied())
+}
+
 fn segment_number(name: &OsStr) -> Option<u64> {
     let digits = name.to_str()?.strip_suffix(".seg")?;
     if digits.len() != DIGITS || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -55,6 +55,11 @@ impl Header {
         bytes
     }
 
+    /// Reads the header of a file that may be called anything.
+    pub(crate) fn decode_any(bytes: &[u8; HEADER]) -> Result<Self, Damage> {
+        Self::decode(bytes, u64_at(bytes, 8))
+    }
+
     /// Reads the header of the file that is named after `number`.
     pub(crate) fn decode(bytes: &[u8; HEADER], number: u64) -> Result<Self, Damage> {
         if bytes[..8] != MAGIC {

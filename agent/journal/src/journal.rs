@@ -8,9 +8,9 @@ use crate::Place;
 use crate::error::{AppendError, FileError, OpenError, RemoveError};
 use crate::fail;
 use crate::folder::{self, segment_path};
-use crate::format::{Chain, EntryHead, HEADER_LEN, Header, MAX_PAYLOAD, chain_after};
-use crate::recover::{Recovered, recover};
-use crate::segment::Segment;
+use crate::format::{Chain, ENTRY_HEAD_LEN, EntryHead, HEADER_LEN, Header, MAX_PAYLOAD, chain_after};
+use crate::recover::{Keep, Recovered, Torn, recover};
+use crate::segment::{Segment, fill};
 
 /// Appended bytes that are held in memory at most, but for one entry; beyond, they are written without
 /// being synced. Large enough that an ordinary group is one write.
@@ -32,6 +32,10 @@ pub struct Journal {
     next: Place,
     durable: Place,
     chain: Chain,
+    /// Length of the active segment's file: zeros stand from `next` up to here.
+    filled: u64,
+    /// The step in which it is filled ahead; 0 for not at all.
+    step: u64,
     poisoned: bool,
     /// Held, never read.
     _lock: File,
@@ -96,9 +100,22 @@ impl Journal {
     /// Reads the last segment and the headers of the others. Cuts a torn write off the end; refuses anything
     /// else that is wrong and changes nothing then. What is in the journal afterwards is durable.
     pub fn open(dir: &Path, options: Options) -> Result<(Self, Opened), OpenError> {
+        Self::open_with(dir, options, None)
+    }
+
+    /// The same, but `keep` is told what is cut off before it is.
+    pub fn open_keeping(
+        dir: &Path,
+        options: Options,
+        keep: &mut dyn FnMut(&Torn<'_>),
+    ) -> Result<(Self, Opened), OpenError> {
+        Self::open_with(dir, options, Some(keep))
+    }
+
+    fn open_with(dir: &Path, options: Options, keep: Option<Keep<'_>>) -> Result<(Self, Opened), OpenError> {
         folder::create(dir)?;
         let lock = folder::lock(dir)?;
-        let Recovered { closed, file, header, next, chain, cut_bytes } = recover(dir)?;
+        let Recovered { closed, file, header, next, chain, filled, cut_bytes } = recover(dir, keep)?;
 
         let (segment, index) = closed
             .first()
@@ -114,10 +131,68 @@ impl Journal {
             next,
             durable: next,
             chain,
+            filled,
+            step: 0,
             poisoned: false,
             _lock: lock,
         };
         Ok((journal, Opened { cut_bytes, entries: next.index - index, first }))
+    }
+
+    /// From now on, fills segments with zeros ahead of what is appended, in steps of so many bytes.
+    ///
+    /// A sync then overwrites blocks that are there already, and the file system need not commit where they
+    /// are and how long the file is: on most disks that is most of its time. And what is filled is space that
+    /// a full disk cannot refuse any more. For journals with one entry a sync: with several, a power cut that
+    /// keeps a later block of a group and loses an earlier one looks like damage, as the length of the file no
+    /// longer tells how far it was written.
+    pub fn fill_ahead(&mut self, step: u64) {
+        self.step = step;
+    }
+
+    /// Bytes of entries, heads included, that fit into space that is already filled.
+    pub fn filled_ahead(&self) -> u64 {
+        self.filled.saturating_sub(self.next.offset)
+    }
+
+    fn fill_for(&mut self, payload: u64, spare: u64) -> Result<(), FileError> {
+        if self.step == 0 {
+            return Ok(());
+        }
+        let wanted = self.next.offset + ENTRY_HEAD_LEN + payload + spare;
+        if wanted <= self.filled {
+            return Ok(());
+        }
+        let end = wanted.div_ceil(self.step).saturating_mul(self.step);
+        let path = segment_path(&self.dir, self.header.number);
+        let filled = fail::around("journal.fill", || fill(&self.file, self.filled, end))
+            .map_err(FileError::new("fill", &path));
+        if filled.is_ok() {
+            self.filled = end;
+        }
+        filled
+    }
+
+    /// Appends an entry behind the last, into space that is filled already, even if the segment is full.
+    /// `None` if it does not fit.
+    pub fn append_into_filled(&mut self, payload: &[u8]) -> Result<Option<Place>, AppendError> {
+        self.refuse_if_poisoned()?;
+        if ENTRY_HEAD_LEN + payload.len() as u64 > self.filled_ahead() {
+            return Ok(None);
+        }
+        Self::check(payload)?;
+        self.push(payload).map(Some)
+    }
+
+    /// Gives back what was filled ahead and never written to, durably: for a journal that is done with.
+    pub fn trim(&mut self) -> Result<(), AppendError> {
+        self.refuse_if_poisoned()?;
+        self.attempt(|journal| {
+            journal.write()?;
+            journal.cut_filled()?;
+            journal.durable = journal.next;
+            Ok(())
+        })
     }
 
     /// Appends an entry and tells where it begins. It is durable only after [`Journal::sync`].
@@ -125,16 +200,24 @@ impl Journal {
     /// Entries appended between two syncs are one group: they are written together.
     pub fn append(&mut self, payload: &[u8]) -> Result<Place, AppendError> {
         self.refuse_if_poisoned()?;
+        Self::check(payload)?;
+        if self.is_full() {
+            self.begin_segment()?;
+        }
+        self.push(payload)
+    }
+
+    fn check(payload: &[u8]) -> Result<(), AppendError> {
         if payload.is_empty() {
             return Err(AppendError::Empty);
         }
         if payload.len() > MAX_PAYLOAD {
             return Err(AppendError::TooLarge { bytes: payload.len() });
         }
-        if self.next.offset > self.options.segment_bytes && self.next.index > self.header.first_index {
-            self.attempt(Self::begin_segment)?;
-        }
+        Ok(())
+    }
 
+    fn push(&mut self, payload: &[u8]) -> Result<Place, AppendError> {
         let place = self.next;
         self.chain = chain_after(&self.chain, payload);
         let head = EntryHead::encode(&self.chain, payload);
@@ -158,6 +241,11 @@ impl Journal {
             return Ok(());
         }
         self.attempt(Self::write_and_sync)
+    }
+
+    /// Whether an earlier call failed in a way that leaves open what is on the disk: it has to be opened again.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
     }
 
     /// Where the next entry will begin.
@@ -244,7 +332,19 @@ impl Journal {
             .map_err(FileError::new("write", &segment_path(&self.dir, self.header.number)))?;
         self.buffer.clear();
         self.buffer.shrink_to(2 * BUFFER);
+        self.filled = self.filled.max(self.next.offset);
         Ok(())
+    }
+
+    /// The file ends with its last entry again, durably.
+    fn cut_filled(&mut self) -> Result<(), FileError> {
+        let path = segment_path(&self.dir, self.header.number);
+        if self.filled > self.next.offset {
+            fail::around("journal.cut_filled", || self.file.set_len(self.next.offset))
+                .map_err(FileError::new("cut", &path))?;
+            self.filled = self.next.offset;
+        }
+        fail::around("journal.sync_closed", || self.file.sync_all()).map_err(FileError::new("sync", &path))
     }
 
     fn write_and_sync(&mut self) -> Result<(), FileError> {
@@ -255,16 +355,39 @@ impl Journal {
         Ok(())
     }
 
-    /// Closes the active segment, durably, before the next exists.
-    fn begin_segment(&mut self) -> Result<(), FileError> {
-        self.write_and_sync()?;
+    /// Makes ready for the next entry, of `payload` bytes: begins a segment if this one is full, and fills it so
+    /// far that `spare` bytes remain behind the entry. Where the disk gives no space, nothing has changed, and
+    /// what fits may still be appended with [`Journal::append_into_filled`].
+    pub fn prepare(&mut self, payload: u64, spare: u64) -> Result<(), AppendError> {
+        self.refuse_if_poisoned()?;
+        if self.is_full() {
+            self.begin_segment()?;
+        }
+        Ok(self.fill_for(payload, spare)?)
+    }
+
+    fn is_full(&self) -> bool {
+        self.next.offset > self.options.segment_bytes && self.next.index > self.header.first_index
+    }
+
+    /// Closes the active segment, durably, before the next exists. The next one takes its space before the
+    /// active one gives any back, so that a full disk refuses while all is as it was.
+    fn begin_segment(&mut self) -> Result<(), AppendError> {
         let header =
             Header { number: self.header.number + 1, first_index: self.next.index, chain: self.chain };
-        self.file = Segment::create(&self.dir, &header)?;
+        let file = Segment::make_ready(&self.dir, &header, self.step)?;
+        self.attempt(|journal| {
+            journal.write()?;
+            journal.cut_filled()?;
+            journal.durable = journal.next;
+            Segment::put_in_place(&journal.dir, header.number)
+        })?;
+        self.file = file;
         self.closed.push(self.active());
         self.header = header;
         self.next = Place { index: header.first_index, segment: header.number, offset: HEADER_LEN };
         self.durable = self.next;
+        self.filled = self.step.max(HEADER_LEN);
         Ok(())
     }
 }

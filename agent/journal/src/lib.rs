@@ -5,8 +5,11 @@
 //! per folder; any number of [`Reader`]s read, also beside a live writer; [`verify()`] re-reads everything.
 //! An entry exists for good once [`Journal::sync`] returned: until then a crash may take it.
 //!
-//! Deliberately absent: compression, encryption, keys, any time or clock, seeking by index (a caller that
-//! wants to come back keeps the [`Place`]), and repair. What is damaged is named and left for a person.
+//! What is damaged is named and left as it is. [`Salvage`] reads what is readable around damage; [`repair()`]
+//! cuts a journal before it and moves the rest away, when a person says so.
+//!
+//! Deliberately absent: compression, encryption, keys, any time or clock, and seeking by index (a caller that
+//! wants to come back keeps the [`Place`]).
 //!
 //! # Format
 //!
@@ -14,7 +17,8 @@
 //!
 //! A journal is one folder. Segments are files named `<number>.seg`, the number in 20 decimal digits,
 //! counted from 1 without holes; old segments may have been removed, oldest first. `LOCK` is an empty file
-//! on which the writer holds an exclusive lock. Other files are ignored.
+//! on which the writer holds an exclusive lock. `<number>.seg.new` is a segment that is being begun. Other
+//! files are ignored.
 //!
 //! A segment begins with a header of 60 bytes:
 //!
@@ -35,8 +39,9 @@
 //! | 8..40 | chain hash: SHA-256 of the chain hash before this entry, then the payload |
 //! | 40.. | payload |
 //!
-//! The CRC-32 is the one of zlib and PNG. A length of 0 is no entry, so zeros behind the last entry, which
-//! some file systems leave after a power cut, read as the end. The chain makes one hash stand for everything
+//! The CRC-32 is the one of zlib and PNG. A length of 0 is no entry, so zeros behind the last entry read as the
+//! end: a writer may fill the last segment with them ahead of what it appends ([`Journal::fill_ahead`]), and
+//! some file systems leave them after a power cut. They are cut off when the segment is closed. The chain makes one hash stand for everything
 //! before it: whoever has signed or written down [`Journal::chain`] can show later that nothing was changed.
 //! A journal cut off exactly between two entries is whole in itself; only such a note reveals the cut.
 //!
@@ -56,15 +61,21 @@ mod format;
 mod journal;
 mod read;
 mod recover;
+mod repair;
+mod salvage;
 mod search;
 mod segment;
 mod starts;
 mod verify;
 
 pub use error::{AppendError, Corrupt, Damage, FileError, OpenError, ReadError, RemoveError};
+pub use folder::oldest_segment;
 pub use format::{ENTRY_HEAD_LEN, HEADER_LEN, MAX_PAYLOAD};
 pub use journal::{Journal, Opened, Options, Removed, SegmentInfo};
-pub use read::{Entry, Reader};
+pub use read::{Entry, Reader, chain_at, first_place};
+pub use recover::Torn;
+pub use repair::{Repaired, repair};
+pub use salvage::{Piece, Salvage};
 pub use starts::{check_headers, segment_of};
 pub use verify::{Verified, verify};
 

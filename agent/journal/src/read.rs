@@ -17,6 +17,8 @@ pub struct Entry {
     pub next: Place,
     /// The bytes that were appended.
     pub payload: Vec<u8>,
+    /// The chain hash at [`Entry::next`]: it stands for every entry up to this one.
+    pub chain: [u8; 32],
 }
 
 /// Reads entries in order and can be asked again at the end, when more may have been written.
@@ -29,6 +31,8 @@ pub struct Entry {
 pub struct Reader {
     dir: PathBuf,
     from: Option<Place>,
+    /// What was noted to stand for everything before `from`.
+    noted: Option<Chain>,
     current: Option<Current>,
 }
 
@@ -43,12 +47,19 @@ pub(crate) struct Current {
 impl Reader {
     /// Reads the journal in `dir` from the entry at `from`, a place that was durable when it was noted.
     pub fn new(dir: &Path, from: Place) -> Self {
-        Self { dir: dir.to_owned(), from: Some(from), current: None }
+        Self { dir: dir.to_owned(), from: Some(from), noted: None, current: None }
+    }
+
+    /// The same, where the chain hash before `from` was noted too ([`crate::Journal::chain`], [`Entry::chain`]):
+    /// an entry that does not follow on it is damage ([`Damage::Chain`] or [`Damage::HeaderChain`]), because
+    /// what lies before is not what it was then.
+    pub fn following(dir: &Path, from: Place, chain: [u8; 32]) -> Self {
+        Self { dir: dir.to_owned(), from: Some(from), noted: Some(chain), current: None }
     }
 
     /// Reads the journal in `dir` from its oldest entry.
     pub fn from_start(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), from: None, current: None }
+        Self { dir: dir.to_owned(), from: None, noted: None, current: None }
     }
 
     /// The next entry, or `None` at the end of what is written, durable or not.
@@ -168,7 +179,10 @@ impl Reader {
                     return bad(from.segment, from.offset, Damage::CutShort);
                 }
                 let chain = (from.offset == HEADER_LEN).then_some(segment.header.chain);
-                Ok(Current { segment, at: from, chain })
+                if self.noted.is_some() && chain.is_some() && chain != self.noted {
+                    return bad(from.segment, 0, Damage::HeaderChain);
+                }
+                Ok(Current { segment, at: from, chain: chain.or(self.noted) })
             }
             Opening::Unfinished { damage, .. } | Opening::Bad(damage) => bad(from.segment, 0, damage),
             Opening::Absent => {
@@ -177,6 +191,9 @@ impl Reader {
                     && let Opening::Open(segment) = Segment::open(&self.dir, following)?
                     && segment.header.first_index == from.index
                 {
+                    if self.noted.is_some_and(|noted| noted != segment.header.chain) {
+                        return bad(following, 0, Damage::HeaderChain);
+                    }
                     return Ok(Current::at_first_entry(segment));
                 }
                 let oldest = segment_numbers(&self.dir)?.first().copied();
@@ -203,7 +220,7 @@ impl Current {
         let offset = place.offset + ENTRY_HEAD_LEN + whole.payload.len() as u64;
         self.at = Place { index: place.index + 1, offset, ..place };
         self.chain = Some(whole.chain);
-        Ok(Entry { place, next: self.at, payload: whole.payload })
+        Ok(Entry { place, next: self.at, payload: whole.payload, chain: whole.chain })
     }
 
     /// Steps from the end of this segment into the next.
@@ -229,6 +246,36 @@ impl Current {
 
     pub(crate) fn corrupt(&self, dir: &Path, damage: Damage) -> ReadError {
         corrupt(dir, self.at.segment, Some(self.at.index), self.at.offset, damage).into()
+    }
+}
+
+/// The chain hash at `place`: it stands for everything before. Reads its segment up to there and checks it.
+pub fn chain_at(dir: &Path, place: Place) -> Result<[u8; 32], ReadError> {
+    let mut current = match Segment::open(dir, place.segment)? {
+        Opening::Open(segment) => Current::at_first_entry(segment),
+        // Removed, or not yet begun: only the end of the one before can be meant.
+        _ => Reader::new(dir, place).start_at(place)?,
+    };
+    while current.at < place {
+        match current.segment.entry(current.at.offset, None)? {
+            Found::Whole(whole) => drop(current.pass(dir, whole)?),
+            Found::End => return Err(current.corrupt(dir, Damage::CutShort)),
+            Found::Bad(damage) => return Err(current.corrupt(dir, damage)),
+        }
+    }
+    let offset = current.at.offset;
+    match current.chain {
+        Some(chain) if current.at.segment != place.segment || offset == place.offset => Ok(chain),
+        _ => Err(current.corrupt(dir, Damage::FirstIndex { found: current.segment.header.first_index })),
+    }
+}
+
+/// Where the first entry of a segment is, if the segment is there.
+pub fn first_place(dir: &Path, segment: u64) -> Result<Option<Place>, ReadError> {
+    match Segment::open(dir, segment)? {
+        Opening::Open(segment) => Ok(Some(Current::at_first_entry(segment).at)),
+        Opening::Absent | Opening::Unfinished { .. } => Ok(None),
+        Opening::Bad(damage) => Err(corrupt(dir, segment, None, 0, damage).into()),
     }
 }
 

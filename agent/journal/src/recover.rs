@@ -7,9 +7,10 @@ use crate::Place;
 use crate::error::{Corrupt, Damage, FileError, OpenError};
 use crate::fail;
 use crate::folder::{self, segment_numbers, segment_path};
-use crate::format::{Chain, ENTRY_HEAD_LEN, FIRST_INDEX, FIRST_SEGMENT, HEADER_LEN, Header, chain_after};
+use crate::format::{
+    Chain, ENTRY_HEAD_LEN, FIRST_INDEX, FIRST_SEGMENT, HEADER_LEN, Header, MAX_PAYLOAD, chain_after,
+};
 use crate::journal::SegmentInfo;
-use crate::search::whole_entry;
 use crate::segment::{Found, Opening, Segment, corrupt};
 
 /// A journal ready to be written on, everything in it durable.
@@ -21,11 +22,29 @@ pub(crate) struct Recovered {
     pub(crate) header: Header,
     pub(crate) next: Place,
     pub(crate) chain: Chain,
+    /// The file reaches up to here, with nothing but zeros behind `next`.
+    pub(crate) filled: u64,
     pub(crate) cut_bytes: u64,
 }
 
+/// Bytes that no whole entry is made of, about to be cut off the end.
+#[derive(Debug)]
+pub struct Torn<'a> {
+    /// Number of the segment.
+    pub segment: u64,
+    /// Index that the entry would have had.
+    pub index: u64,
+    /// Where the bytes begin in the segment file.
+    pub offset: u64,
+    /// The bytes, without the zeros behind them.
+    pub bytes: &'a [u8],
+}
+
+/// Told what is cut off, before it is.
+pub(crate) type Keep<'a> = &'a mut dyn FnMut(&Torn<'_>);
+
 /// Opens the journal in `dir`, which the caller has locked.
-pub(crate) fn recover(dir: &Path) -> Result<Recovered, OpenError> {
+pub(crate) fn recover(dir: &Path, keep: Option<Keep<'_>>) -> Result<Recovered, OpenError> {
     let mut numbers = segment_numbers(dir)?;
     let unfinished = match numbers.last() {
         Some(&last) => match Segment::open(dir, last)? {
@@ -52,12 +71,15 @@ pub(crate) fn recover(dir: &Path) -> Result<Recovered, OpenError> {
             header: Header::FIRST,
             next: Place { index: FIRST_INDEX, segment: FIRST_SEGMENT, offset: HEADER_LEN },
             chain: Header::FIRST.chain,
+            filled: HEADER_LEN,
             cut_bytes,
         });
     };
 
     let Scan { next, chain, damage } = scan(&mut last)?;
     let path = segment_path(dir, next.segment);
+    let len = last.len()?;
+    let mut filled = len;
     let mut cut_bytes = 0;
     match (damage, unfinished) {
         (None, None) => {}
@@ -70,29 +92,40 @@ pub(crate) fn recover(dir: &Path) -> Result<Recovered, OpenError> {
             remove(dir, number)?;
             cut_bytes = bytes;
         }
+        // Filled ahead, or left by a power cut. It stays: on a full disk this is the space there is.
+        (Some(_), None) if last.is_zero_from(next.offset, len)? => {}
         (Some(damage), unfinished) => {
             let bad = corrupt(dir, next.segment, Some(next.index), next.offset, damage);
             // A segment was synced before the next was begun, and a whole entry is never a torn one.
             if unfinished.is_some() || damage == Damage::Chain {
                 return Err(bad.into());
             }
-            let tail = last.rest(next.offset)?;
-            if let Some(follows) = whole_entry(&tail) {
-                let follows = Some(next.offset + follows as u64);
-                return Err(Corrupt { follows, ..bad }.into());
+            if let Some(follows) = last.search(next.offset, len, MAX_PAYLOAD)? {
+                return Err(Corrupt { follows: Some(follows), ..bad }.into());
             }
-            cut_bytes = tail.len() as u64;
+            if let Some(keep) = keep {
+                let tail = last.rest(next.offset)?;
+                let end = tail.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+                keep(&Torn {
+                    segment: next.segment,
+                    index: next.index,
+                    offset: next.offset,
+                    bytes: &tail[..end],
+                });
+            }
+            cut_bytes = len - next.offset;
+            filled = next.offset;
         }
     }
 
     let file = File::options().write(true).open(&path).map_err(FileError::new("open", &path))?;
-    if last.len()? > next.offset {
-        fail::around("journal.cut", || file.set_len(next.offset)).map_err(FileError::new("cut", &path))?;
+    if len > filled {
+        fail::around("journal.cut", || file.set_len(filled)).map_err(FileError::new("cut", &path))?;
     }
     // Always: what was read may never have left the memory of a machine whose journal process was killed.
     fail::around("journal.sync_recovered", || file.sync_all()).map_err(FileError::new("sync", &path))?;
     folder::sync(dir)?;
-    Ok(Recovered { closed, file, header: last.header, next, chain, cut_bytes })
+    Ok(Recovered { closed, file, header: last.header, next, chain, filled, cut_bytes })
 }
 
 fn remove(dir: &Path, number: u64) -> Result<(), FileError> {

@@ -6,14 +6,16 @@
 
 use crate::format::{ENTRY_HEAD, payload_len, u32_at};
 
-/// Offset of the first whole entry with a right checksum in `bytes`.
-pub(crate) fn whole_entry(bytes: &[u8]) -> Option<usize> {
+/// Offset of the first whole entry with a right checksum in `bytes`, its payload no longer than `largest`.
+pub(crate) fn whole_entry(bytes: &[u8], largest: usize) -> Option<usize> {
     let prefixes = Prefixes::new(bytes);
     let last = bytes.len().checked_sub(ENTRY_HEAD)?;
     (0..=last).find(|&at| {
         let Ok(len) = payload_len(u32_at(bytes, at)) else { return false };
         let end = at + ENTRY_HEAD + len;
-        end <= bytes.len() && prefixes.checksum(&bytes[at..at + 4], at + 8, end) == u32_at(bytes, at + 4)
+        len <= largest
+            && end <= bytes.len()
+            && prefixes.checksum(&bytes[at..at + 4], at + 8, end) == u32_at(bytes, at + 4)
     })
 }
 
@@ -60,7 +62,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::format::EntryHead;
+    use crate::format::{EntryHead, MAX_PAYLOAD};
 
     /// The obvious way, to compare with.
     fn whole_entry_slowly(bytes: &[u8]) -> Option<usize> {
@@ -83,11 +85,11 @@ mod tests {
             bytes.extend(EntryHead::encode(&[7; 32], &payload));
             bytes.extend(&payload);
             bytes.extend(&after);
-            prop_assert_eq!(whole_entry(&bytes), whole_entry_slowly(&bytes));
-            prop_assert_eq!(whole_entry(&bytes), Some(before.len()));
+            prop_assert_eq!(whole_entry(&bytes, MAX_PAYLOAD), whole_entry_slowly(&bytes));
+            prop_assert_eq!(whole_entry(&bytes, MAX_PAYLOAD), Some(before.len()));
 
             bytes.truncate(before.len() + ENTRY_HEAD + payload.len() - 1 - cut.min(payload.len() - 1));
-            prop_assert_eq!(whole_entry(&bytes), None);
+            prop_assert_eq!(whole_entry(&bytes, MAX_PAYLOAD), None);
         }
     }
 }

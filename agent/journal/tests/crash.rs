@@ -271,9 +271,14 @@ fn zeros_behind_the_last_entry_read_as_its_end() {
         assert!(reader.next().unwrap().is_some());
         assert!(reader.next().unwrap().is_none());
 
-        let (journal, opened) = Journal::open(dir.path(), Options::default()).unwrap();
-        assert_eq!((opened.entries, opened.cut_bytes), (1, zeros));
-        assert_eq!(fs::metadata(&path).unwrap().len(), journal.next().offset);
+        // They stay, and are written over.
+        let (mut journal, opened) = Journal::open(dir.path(), Options::default()).unwrap();
+        assert_eq!((opened.entries, opened.cut_bytes), (1, 0));
+        assert_eq!((journal.next().offset, journal.filled_ahead()), (end.offset, zeros));
+        journal.append(&[2; 9]).unwrap();
+        journal.sync().unwrap();
+        let verified = verify(dir.path(), |_| {}).unwrap();
+        assert_eq!((verified.entries, verified.zero_bytes), (2, zeros.saturating_sub(49)));
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use weighbridge_journal::{
     AppendError, HEADER_LEN, Journal, MAX_PAYLOAD, OpenError, Options, Place, ReadError, Reader, Removed,
-    verify,
+    chain_at, verify,
 };
 
 fn open(dir: &Path, segment_bytes: u64) -> Journal {
@@ -360,6 +360,56 @@ fn a_reader_in_another_thread_sees_everything_in_order() {
         }
         assert_eq!(read, last);
     });
+}
+
+#[test]
+fn a_reader_that_was_told_what_came_before_refuses_another_history() {
+    let (kept, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let write = |dir: &Path, first: &[u8], segment_bytes| {
+        let mut journal = open(dir, segment_bytes);
+        journal.append(first).unwrap();
+        journal.sync().unwrap();
+        let noted = (journal.next(), journal.chain());
+        journal.append(b"after").unwrap();
+        journal.sync().unwrap();
+        noted
+    };
+    // Within a segment, and where the next begins: there the header tells.
+    for segment_bytes in [1000, 0] {
+        let (kept, other) = (kept.path().join("j"), other.path().join("j"));
+        let (place, chain) = write(&kept, b"one history", segment_bytes);
+        write(&other, b"another one", segment_bytes);
+        let entry = Reader::following(&kept, place, chain).next().unwrap().unwrap();
+        assert_eq!(entry.payload, b"after");
+        assert_eq!(entry.chain, verify(&kept, |_| ()).unwrap().chain);
+        assert!(Reader::new(&other, place).next().unwrap().is_some());
+        let refused = Reader::following(&other, place, chain).next();
+        let Err(ReadError::Corrupt(corrupt)) = refused else { panic!("{refused:?}") };
+        assert_eq!(corrupt.index, Some(2), "{corrupt}");
+        fs::remove_dir_all(&kept).unwrap();
+        fs::remove_dir_all(&other).unwrap();
+    }
+}
+
+#[test]
+fn the_chain_hash_of_any_place_is_what_the_writer_had_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = open(dir.path(), 150);
+    let mut noted = vec![(journal.next(), journal.chain())];
+    for n in 1..=7 {
+        journal.append(&[n; 50]).unwrap();
+        noted.push((journal.next(), journal.chain()));
+    }
+    journal.sync().unwrap();
+    assert!(journal.segments().len() > 2);
+    for (place, chain) in &noted {
+        assert_eq!(chain_at(dir.path(), *place).unwrap(), *chain, "{place:?}");
+    }
+    for wrong in [Place { index: 2, segment: 1, offset: 151 }, Place { index: 9, ..journal.next() }] {
+        assert!(matches!(chain_at(dir.path(), wrong), Err(ReadError::Corrupt(_))), "{wrong:?}");
+    }
+    journal.remove_segments_before(2).unwrap();
+    assert!(chain_at(dir.path(), noted[0].0).is_err());
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use weighbridge_journal::fail;
@@ -34,6 +36,49 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), SpoolError> {
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
+/// Replaces a short text of always the same length. On a full disk it is written over in place: that needs no
+/// space, and whoever reads half of it takes it for nothing.
+pub(super) fn overwrite(path: &Path, content: &str) -> Result<(), SpoolError> {
+    match write(path, content.as_bytes()) {
+        Err(SpoolError::File { source, .. }) if is_full(&source) && path.exists() => {
+            let _ = fs::remove_file(path.with_extension("new"));
+            let file = File::options().write(true).open(path).map_err(failed("open", path))?;
+            fail::around("spool.write_over", || file.write_all_at(content.as_bytes(), 0))
+                .map_err(failed("write", path))?;
+            fail::around("spool.sync_over", || file.sync_data()).map_err(failed("sync", path))
+        }
+        result => result,
+    }
+}
+
+/// Whether the disk, or what this program may use of it, is full or cannot be written at all.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge
+            | io::ErrorKind::ReadOnlyFilesystem
+    )
+}
+
+/// Moves a file within the file system, durably, and gives back where it is: under this name, or under one
+/// with a number if there is a file of that name already.
+pub(super) fn move_to(path: &Path, to: &Path) -> Result<PathBuf, SpoolError> {
+    let mut free = to.to_owned();
+    let mut number = 2;
+    while free.symlink_metadata().is_ok() {
+        let extension = to.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        free = to.with_extension(format!("{number}.{extension}"));
+        number += 1;
+    }
+    fail::around("spool.move", || fs::rename(path, &free)).map_err(failed("move", path))?;
+    for dir in [free.parent(), path.parent()].into_iter().flatten() {
+        sync_dir(dir)?;
+    }
+    Ok(free)
+}
+
 pub(super) fn create_dir(dir: &Path) -> Result<(), SpoolError> {
     if dir.is_dir() {
         return Ok(());
@@ -42,11 +87,11 @@ pub(super) fn create_dir(dir: &Path) -> Result<(), SpoolError> {
     dir.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_dir)
 }
 
-fn sync_dir(dir: &Path) -> Result<(), SpoolError> {
+pub(super) fn sync_dir(dir: &Path) -> Result<(), SpoolError> {
     fail::around("spool.sync_folder", || File::open(dir)?.sync_all()).map_err(failed("sync", dir))
 }
 
-/// Files in a folder with their lengths; none if there is no such folder.
+/// Files in a folder with the bytes they take; none if there is no such folder.
 pub(super) fn list(dir: &Path) -> Result<Vec<(PathBuf, u64)>, SpoolError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -58,9 +103,27 @@ pub(super) fn list(dir: &Path) -> Result<Vec<(PathBuf, u64)>, SpoolError> {
         let entry = entry.map_err(failed("list", dir))?;
         let metadata = entry.metadata().map_err(failed("look at", &entry.path()))?;
         if metadata.is_file() {
-            files.push((entry.path(), metadata.len()));
+            files.push((entry.path(), size(&metadata)));
         }
     }
     files.sort();
     Ok(files)
+}
+
+/// Bytes that a file takes: what was never written to is not on the disk.
+pub(super) fn size(metadata: &fs::Metadata) -> u64 {
+    metadata.len().min(metadata.blocks().saturating_mul(512))
+}
+
+/// Folders in a folder, with the times at which they were last changed.
+pub(super) fn folders(dir: &Path) -> Result<Vec<(PathBuf, SystemTime)>, SpoolError> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
+        let entry = entry.map_err(failed("list", dir))?;
+        let metadata = entry.metadata().map_err(failed("look at", &entry.path()))?;
+        if metadata.is_dir() {
+            folders.push((entry.path(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH)));
+        }
+    }
+    Ok(folders)
 }

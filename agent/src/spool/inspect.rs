@@ -1,53 +1,136 @@
 //! A look at a spool from outside, also while an agent has it: takes no lock and changes nothing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use weighbridge_journal::Reader;
+use serde::Serialize;
+use weighbridge_meter::EpochId;
 
-use super::{EPOCHS, GENERATION, PARKED, Parked, SpoolError, files, parked};
+use super::{
+    EPOCHS, GENERATION, PARKED, QUARANTINE, RETURNED, SpoolError,
+    epoch::saved_cursor,
+    files,
+    losses::Losses,
+    promises::{self, PROMISES},
+    salvaged::Salvaged,
+    scan::Scan,
+};
 
 /// What lies in a spool.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Inspection {
     /// Oldest first; the last is the one that is written to.
     pub epochs: Vec<EpochSummary>,
     /// Batches that were refused for good.
-    pub parked: Parked,
+    pub parked: Vec<StoredFile>,
+    /// Batches that were parked and are to be sent again.
+    pub returned: Vec<StoredFile>,
+    /// Files with damage in them.
+    pub quarantined: Vec<StoredFile>,
+    /// Ranges of batches that no batch told as lost yet.
+    pub losses_to_tell: u64,
     /// Store generation of the collector that acknowledged last.
     pub generation: Option<String>,
 }
 
+/// A file that is kept for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StoredFile {
+    /// Where.
+    pub file: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Numbers that follow each other, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Range {
+    /// The first.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+}
+
 /// What lies in one epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EpochSummary {
     /// Its name.
     pub id: String,
-    /// First and last sequence number that are there; `None` if there are no batches.
-    pub sequences: Option<(u64, u64)>,
-    /// Bytes of the batches.
+    /// Batches that are there and can be read.
+    pub ranges: Vec<Range>,
+    /// Bytes of its segment files.
     pub bytes: u64,
     /// Everything up to this sequence number is acknowledged, as far as that is durable; 0 if nothing is.
     pub acknowledged: u64,
+    /// Batches that wait for their acknowledgement.
+    pub waiting: u64,
+    /// Promises of the collector that are kept.
+    pub promises: u64,
+    /// It was found damaged: nothing is written to it any more.
+    pub damaged: bool,
 }
 
 /// Reads all of it, checksums included. No error if there is no spool: then there are no epochs.
 pub fn inspect(dir: &Path) -> Result<Inspection, SpoolError> {
     let mut epochs = Vec::new();
-    for id in files::read(&dir.join(EPOCHS))?.unwrap_or_default().lines() {
-        let folder = dir.join(id);
-        let mut reader = Reader::from_start(&folder);
-        let (mut sequences, mut bytes) = (None, 0);
-        while let Some(entry) = reader.next()? {
-            let first = sequences.map_or(entry.place.index, |(first, _)| first);
-            sequences = Some((first, entry.place.index));
-            bytes += entry.payload.len() as u64;
-        }
-        let cursor = files::read(&folder.join("ACK"))?;
-        let cursor = cursor.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
-        let oldest = sequences.map_or(1, |(first, _)| first);
-        let acknowledged = cursor.unwrap_or(oldest).saturating_sub(1);
-        epochs.push(EpochSummary { id: id.to_owned(), sequences, bytes, acknowledged });
+    for id in names(dir)? {
+        let folder = dir.join(id.to_string());
+        let scan = Scan::look(id, &folder, &dir.join(QUARANTINE))?;
+        let acknowledged = saved_cursor(&folder)?.map_or(0, |cursor| cursor - 1);
+        let waiting = scan.runs.iter().filter(|run| run.last > acknowledged);
+        let waiting = waiting.map(|run| run.last - run.first.max(acknowledged + 1) + 1).sum();
+        let mut promises = 0;
+        promises::each(&folder.join(PROMISES), |_, _| promises += 1)?;
+        let files = files::list(&folder)?;
+        let segments = files.iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "seg"));
+        epochs.push(EpochSummary {
+            id: id.to_string(),
+            ranges: ranges(&scan),
+            bytes: segments.map(|(_, bytes)| bytes).sum(),
+            acknowledged,
+            waiting,
+            promises,
+            damaged: Salvaged::is_marked(&folder),
+        });
     }
-    let generation = files::read(&dir.join(GENERATION))?.map(|text| text.trim().to_owned());
-    Ok(Inspection { epochs, parked: parked(&dir.join(PARKED))?, generation })
+    let stored = |name: &str| -> Result<Vec<StoredFile>, SpoolError> {
+        let list = files::list(&dir.join(name))?;
+        Ok(list.into_iter().map(|(file, bytes)| StoredFile { file, bytes }).collect())
+    };
+    Ok(Inspection {
+        epochs,
+        parked: stored(PARKED)?,
+        returned: stored(RETURNED)?,
+        quarantined: stored(QUARANTINE)?,
+        losses_to_tell: Losses::open(dir)?.pending() as u64,
+        generation: files::read(&dir.join(GENERATION))?.map(|text| text.trim().to_owned()),
+    })
+}
+
+/// All epochs, those that are not listed first.
+pub(super) fn names(dir: &Path) -> Result<Vec<EpochId>, SpoolError> {
+    let text = files::read(&dir.join(EPOCHS))?.unwrap_or_default();
+    let listed: Vec<EpochId> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    if !dir.is_dir() {
+        return Ok(listed);
+    }
+    let mut names: Vec<EpochId> = files::folders(dir)?
+        .into_iter()
+        .filter_map(|(path, _)| path.file_name()?.to_str()?.parse().ok())
+        .filter(|id| !listed.contains(id))
+        .collect();
+    names.sort_unstable();
+    names.extend(listed);
+    Ok(names)
+}
+
+/// Runs of numbers, however many files they are in.
+fn ranges(scan: &Scan) -> Vec<Range> {
+    let mut ranges: Vec<Range> = Vec::new();
+    for run in &scan.runs {
+        match ranges.last_mut() {
+            Some(before) if run.first <= before.last + 1 => before.last = before.last.max(run.last),
+            _ => ranges.push(Range { first: run.first, last: run.last }),
+        }
+    }
+    ranges
 }

@@ -1,18 +1,24 @@
+use std::fs;
+
 use proptest::prelude::*;
+use weighbridge_meter::UtcMillis;
 
 use super::*;
+
+mod damage;
+mod full;
 
 fn sealed(payload: &[u8]) -> Sealed {
     Sealed { bytes: payload.to_vec(), hash: weighbridge_wire::hash(payload) }
 }
 
 fn small(dir: &Path) -> SpoolOptions {
-    SpoolOptions { segment_bytes: 200, ..SpoolOptions::in_dir(dir) }
+    SpoolOptions { segment_bytes: 200, fill_bytes: 0, ..SpoolOptions::in_dir(dir) }
 }
 
 /// With everything in one segment.
 fn large(dir: &Path) -> SpoolOptions {
-    SpoolOptions::in_dir(dir)
+    SpoolOptions { fill_bytes: 0, ..SpoolOptions::in_dir(dir) }
 }
 
 fn opened(options: SpoolOptions) -> Spool {
@@ -83,6 +89,7 @@ proptest! {
         let mut kept: Vec<(EpochId, u64, Vec<u8>)> = Vec::new();
         let mut acknowledged = 0;
         let mut stores = 0;
+        let mut lost: Vec<(EpochId, u64)> = Vec::new();
         for step in steps {
             match step {
                 Step::Append(byte) => {
@@ -116,6 +123,7 @@ proptest! {
                     spool.save().expect("saved");
                     drop(spool);
                     spool = opened(options.clone());
+                    while spool.scan().expect("scans") {}
                 }
                 Step::Crash(cut) => {
                     // Only in the epoch that is written to, and only what no acknowledgement covers.
@@ -130,9 +138,23 @@ proptest! {
                         let entry = 40 + payload.len() as u64;
                         fs::File::options().write(true).open(&path).expect("opens")
                             .set_len(length - u64::from(cut).clamp(1, entry)).expect("cut");
-                        kept.pop();
+                        let (_, sequence, _) = kept.pop().expect("it was there");
+                        spool = opened(options.clone());
+                    while spool.scan().expect("scans") {}
+                        // Told, and its number not given again: whether cut to the byte or not.
+                        lost.push((epoch, sequence));
+                        let told: Vec<_> = spool.losses_to_tell().iter()
+                            .flat_map(|loss| (loss.first..=loss.last).map(|n| (loss.epoch, n))).collect();
+                        prop_assert_eq!(
+                            told.iter().collect::<std::collections::BTreeSet<_>>(),
+                            lost.iter().collect::<std::collections::BTreeSet<_>>()
+                        );
+                        prop_assert_ne!(spool.epoch(), epoch);
+                        while spool.scan().expect("scans") {}
+                    } else {
+                        spool = opened(options.clone());
+                    while spool.scan().expect("scans") {}
                     }
-                    spool = opened(options.clone());
                 }
                 Step::NewEpoch => spool.start_epoch().expect("started"),
                 Step::NewStore => {
@@ -152,30 +174,44 @@ proptest! {
 }
 
 #[test]
-fn sequence_and_chain_go_on_after_a_restart_and_after_a_torn_write() {
+fn sequence_and_chain_go_on_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = opened(large(dir.path()));
     let payloads = filled(&mut spool, 3);
     let epoch = spool.epoch();
     drop(spool);
+    let prev_hash = weighbridge_wire::hash(&payloads[2]);
+    assert_eq!(opened(large(dir.path())).link(), Link { epoch, sequence: 4, prev_hash });
+}
 
-    let spool = opened(large(dir.path()));
-    let link = |n: usize| Link {
-        epoch,
-        sequence: n as u64 + 1,
-        prev_hash: weighbridge_wire::hash(&payloads[n - 1]),
-    };
-    assert_eq!(spool.link(), link(3));
+#[test]
+fn a_batch_that_was_cut_short_is_kept_apart_and_told_and_its_number_is_not_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(large(dir.path()));
+    filled(&mut spool, 3);
+    let epoch = spool.epoch();
     drop(spool);
+    let path = dir.path().join(epoch.to_string()).join("00000000000000000001.seg");
+    let length = fs::metadata(&path).unwrap().len();
+    fs::File::options().write(true).open(path).unwrap().set_len(length - 1).unwrap();
 
-    let folder = dir.path().join(epoch.to_string());
-    let (last, length) = files::list(&folder)
-        .unwrap()
-        .into_iter()
-        .rfind(|(path, _)| path.ends_with("00000000000000000001.seg"))
-        .unwrap();
-    fs::File::options().write(true).open(last).unwrap().set_len(length - 1).unwrap();
-    assert_eq!(opened(large(dir.path())).link(), link(2), "the torn batch never existed");
+    let mut spool = opened(large(dir.path()));
+    let loss = Loss { epoch, first: 3, last: 3, cause: LossCause::Damaged };
+    assert_eq!(spool.losses_to_tell(), [loss]);
+    assert_eq!(spool.events(), [SpoolEvent::Lost(loss)]);
+    assert_eq!(spool.quarantined().files, 1);
+    let [(torn, bytes)] = &files::list(&dir.path().join(QUARANTINE)).unwrap()[..] else { panic!("one file") };
+    assert_eq!(torn.file_name().unwrap().to_str().unwrap(), format!("{epoch}-{:020}-at-240.torn", 1));
+    assert_eq!(*bytes, 89);
+    let link = spool.link();
+    assert_ne!(link.epoch, epoch);
+    assert_eq!(link.sequence, 1);
+    filled(&mut spool, 1);
+    let sent: Vec<_> = std::iter::from_fn(|| acknowledge_next(&mut spool)).collect();
+    assert_eq!(sent, [1, 2, 1], "what is whole is still sent first");
+    spool.losses_told(&[loss], &link).unwrap();
+    drop(spool);
+    assert_eq!(opened(large(dir.path())).losses_to_tell(), [], "once is enough");
 }
 
 #[test]
@@ -193,9 +229,10 @@ fn only_whole_acknowledged_segments_are_removed_and_the_cursor_is_durable_before
         assert_eq!(acknowledge_next(&mut spool), Some(sequence));
     }
     let ack = dir.path().join(spool.epoch().to_string()).join("ACK");
-    assert!(!ack.exists(), "three acknowledgements may still be forgotten");
+    let noted = || fs::read_to_string(&ack).unwrap();
+    assert!(noted().starts_with("1 "), "three acknowledgements may still be forgotten");
     spool.tidy(UtcMillis(0)).unwrap();
-    assert!(fs::read_to_string(ack).unwrap().starts_with("4 "));
+    assert!(noted().starts_with("4 "));
     assert_eq!(segments(&spool), before - 1, "the second segment holds a batch that still waits");
     drop(spool);
 
@@ -242,7 +279,9 @@ fn parked_batches_count_as_used_space_and_survive_a_restart() {
     filled(&mut spool, 1);
     let pending = spool.peek().unwrap().unwrap();
     spool.park(&pending).unwrap();
-    let parked = Parked { batches: 1, bytes: 50 };
+    let parked = Stored { files: 1, bytes: 50 };
+    let loss = Loss { epoch: spool.epoch(), first: 1, last: 1, cause: LossCause::Parked };
+    assert_eq!(spool.losses_to_tell(), [loss], "the collector has a hole there");
     assert_eq!((spool.parked(), spool.unacknowledged()), (parked, 0));
     let name = format!("{}-1.batch", spool.epoch());
     assert_eq!(fs::read(dir.path().join("parked").join(name)).unwrap(), pending.bytes);
@@ -306,51 +345,10 @@ fn a_cursor_that_makes_no_sense_sends_everything_again() {
     spool.save().unwrap();
     let ack = dir.path().join(spool.epoch().to_string()).join("ACK");
     drop(spool);
-    for nonsense in ["", "2", "2 1 61", "99 1 60", "2 7 60", "x y z", "2 1 150 4", "\u{0}\u{0}"] {
+    for nonsense in ["", "2", "2 1 61", "2 7 60", "x y z", "2 1 150 4", "\u{0}\u{0}"] {
         fs::write(&ack, nonsense).unwrap();
         assert_eq!(opened(small(dir.path())).unacknowledged(), 5, "{nonsense:?}");
     }
-}
-
-#[test]
-fn a_damaged_epoch_is_set_aside_and_the_agent_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = opened(large(dir.path()));
-    filled(&mut spool, 3);
-    let first = spool.epoch();
-    drop(spool);
-    let folder = dir.path().join(first.to_string());
-    let path = folder.join("00000000000000000001.seg");
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[110] ^= 1; // In the middle of the first batch, others behind it.
-    fs::write(&path, &bytes).unwrap();
-
-    let mut spool = opened(large(dir.path()));
-    match spool.set_aside() {
-        [(epoch, SpoolError::Damaged(_))] => assert_eq!(*epoch, first),
-        other => panic!("{other:?}"),
-    }
-    assert_ne!(spool.epoch(), first);
-    assert_eq!(fs::read(&path).unwrap(), bytes, "what is damaged stays for a person");
-    filled(&mut spool, 1);
-    assert_eq!(acknowledge_next(&mut spool), Some(1));
-}
-
-#[test]
-fn damage_found_while_sending_is_told_once_and_newer_batches_go_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = opened(small(dir.path()));
-    filled(&mut spool, 5);
-    let folder = dir.path().join(spool.epoch().to_string());
-    let path = folder.join("00000000000000000001.seg");
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[110] ^= 1;
-    fs::write(&path, &bytes).unwrap();
-
-    assert!(matches!(spool.peek(), Err(SpoolError::Damaged(_))));
-    assert_eq!(spool.peek().unwrap(), None);
-    spool.append(&sealed(b"in a new epoch")).unwrap();
-    assert_eq!(spool.peek().unwrap().unwrap().bytes, b"in a new epoch");
 }
 
 #[test]
@@ -363,6 +361,7 @@ fn a_failed_write_is_told_and_the_journal_is_opened_again() {
     fs::create_dir(&in_the_way).unwrap();
     assert!(matches!(spool.append(&sealed(b"fails")), Err(SpoolError::NotWritten(Some(_)))));
     assert!(matches!(spool.append(&sealed(b"fails")), Err(SpoolError::NotWritten(None))));
+    assert_eq!(spool.unacknowledged(), 2);
     fs::remove_dir(&in_the_way).unwrap();
     spool.ready().unwrap();
     assert_eq!(spool.link(), link);
@@ -388,7 +387,15 @@ fn a_look_from_outside_disturbs_nobody() {
     spool.generation("g").unwrap();
     spool.save().unwrap();
     let seen = inspect(dir.path()).unwrap();
-    let id = spool.epoch().to_string();
-    assert_eq!(seen.epochs, [EpochSummary { id, sequences: Some((1, 3)), bytes: 150, acknowledged: 1 }]);
+    let expected = EpochSummary {
+        id: spool.epoch().to_string(),
+        ranges: vec![Range { first: 1, last: 3 }],
+        bytes: 3 * 90 + 2 * 60,
+        acknowledged: 1,
+        waiting: 2,
+        promises: 0,
+        damaged: false,
+    };
+    assert_eq!(seen.epochs, [expected]);
     assert_eq!(seen.generation.as_deref(), Some("g"));
 }

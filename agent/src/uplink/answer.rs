@@ -3,22 +3,33 @@
 use std::{fmt, time::Duration};
 
 use serde::Deserialize;
+use serde_json::Value;
 use weighbridge_wire::Hash;
+
+use crate::spool::Missing;
 
 /// What to do with the batch that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The collector has it, durably.
-    Acknowledged {
-        /// It had it before.
-        duplicate: bool,
-        /// Which store has it.
-        generation: String,
-    },
+    Acknowledged(Acknowledged),
     /// It will never take it.
     Refused(Refusal),
     /// Send it again later.
     Retry(Retry),
+}
+
+/// What the collector says about a batch that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// It had it before.
+    pub duplicate: bool,
+    /// Which store has it.
+    pub generation: String,
+    /// Its signed word that it has it, if it gave one.
+    pub promise: Option<Value>,
+    /// What it has not got, and asks for.
+    pub missing: Vec<Missing>,
 }
 
 /// A refusal that no repetition changes.
@@ -99,6 +110,21 @@ struct Acknowledgement {
     outcome: Outcome,
     batch_hash: String,
     store_generation: String,
+    /// Whatever stands in these two, the batch is acknowledged.
+    #[serde(default)]
+    promise: Value,
+    #[serde(default)]
+    missing: Value,
+}
+
+/// Ranges that an acknowledgement may ask for; what it misses beyond these it asks for again.
+const MOST_MISSING: usize = 16;
+
+#[derive(Deserialize)]
+struct MissingRange {
+    epoch: String,
+    first: u64,
+    last: u64,
 }
 
 #[derive(Deserialize, PartialEq)]
@@ -136,7 +162,24 @@ fn acknowledgement(body: &[u8], hash: &Hash) -> Answer {
     if generation.is_empty() || generation.len() > 128 || !generation.bytes().all(|b| b.is_ascii_graphic()) {
         return not_a_collector(format!("its store generation is {:?}", beginning(generation.as_bytes())));
     }
-    Answer::Acknowledged { duplicate: parsed.outcome == Outcome::Duplicate, generation }
+    Answer::Acknowledged(Acknowledged {
+        duplicate: parsed.outcome == Outcome::Duplicate,
+        generation,
+        promise: Some(parsed.promise).filter(Value::is_object),
+        missing: missing(&parsed.missing),
+    })
+}
+
+fn missing(list: &Value) -> Vec<Missing> {
+    let ranges = list.as_array().into_iter().flatten().take(MOST_MISSING);
+    let ranges = ranges.filter_map(|range| MissingRange::deserialize(range).ok());
+    let ranges = ranges.filter(|range| 1 <= range.first && range.first <= range.last);
+    ranges
+        .filter_map(|MissingRange { epoch, first, last }| {
+            let last = last.min(i64::MAX.unsigned_abs());
+            Some(Missing { epoch: epoch.parse().ok()?, first, last }).filter(|_| first <= last)
+        })
+        .collect()
 }
 
 fn not_a_collector(why: String) -> Answer {
@@ -149,7 +192,7 @@ fn beginning(body: &[u8]) -> String {
     text.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -170,9 +213,45 @@ mod tests {
     #[test]
     fn an_acknowledgement_must_name_the_batch_that_was_sent() {
         let good = answer(200, None, &acknowledged(&HASH, "g1"), &HASH);
-        assert_eq!(good, Answer::Acknowledged { duplicate: false, generation: "g1".into() });
+        let expected = Acknowledged {
+            duplicate: false,
+            generation: "g1".into(),
+            promise: Some(serde_json::json!({ "leaf": "x" })),
+            missing: Vec::new(),
+        };
+        assert_eq!(good, Answer::Acknowledged(expected));
         let other = answer(200, None, &acknowledged(&[0; 32], "g1"), &HASH);
         assert!(matches!(other, Answer::Retry(Retry::NotACollector(_))), "{other:?}");
+    }
+
+    #[test]
+    fn what_is_missing_is_taken_as_far_as_it_makes_sense_and_the_batch_is_acknowledged_anyway() {
+        let asked = |missing: &str| {
+            let body = format!(
+                r#"{{"outcome":"duplicate","batch_hash":"{}","store_generation":"g","promise":null,"missing":{missing}}}"#,
+                hex(&HASH)
+            );
+            match answer(200, None, body.as_bytes(), &HASH) {
+                Answer::Acknowledged(Acknowledged { duplicate: true, promise: None, missing, .. }) => missing,
+                other => panic!("{other:?}"),
+            }
+        };
+        let epoch = "0a".repeat(16);
+        let range = |first, last| Missing { epoch: epoch.parse().unwrap(), first, last };
+        assert_eq!(
+            asked(&format!(
+                r#"[{{"epoch":"{epoch}","first":3,"last":7}},{{"epoch":"{epoch}","first":9,"last":9,"new":1}}]"#
+            )),
+            [range(3, 7), range(9, 9)]
+        );
+        for nonsense in ["null", "7", "[]", r#"["x"]"#, r#"[{"epoch":"zz","first":1,"last":1}]"#] {
+            assert_eq!(asked(nonsense), []);
+        }
+        for (first, last) in [(0, 1), (2, 1), (u64::MAX, u64::MAX)] {
+            assert_eq!(asked(&format!(r#"[{{"epoch":"{epoch}","first":{first},"last":{last}}}]"#)), []);
+        }
+        let many = vec![format!(r#"{{"epoch":"{epoch}","first":1,"last":1}}"#); 100].join(",");
+        assert_eq!(asked(&format!("[{many}]")).len(), MOST_MISSING);
     }
 
     #[test]

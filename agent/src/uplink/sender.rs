@@ -17,6 +17,20 @@ use crate::{clock::Clock, spool::Pending};
 /// An answer has no reason to be longer; one that is, is no collector's.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
+const BATCHES: &str = "/api/v1/batches";
+const STATUS: &str = "/api/v1/status";
+
+/// What came of sending a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// The collector has it.
+    Taken,
+    /// It knows no such thing: an earlier version.
+    NotWanted,
+    /// Not this time.
+    Failed,
+}
+
 /// Where and how to send.
 #[derive(Clone, Debug)]
 pub struct SenderOptions {
@@ -112,6 +126,19 @@ impl Sender {
         Ok(answer(status, retry_after, &body, &pending.hash))
     }
 
+    /// Sends a signed status once. It is worth no second attempt: a newer one comes soon.
+    pub async fn report(&self, report: Vec<u8>) -> Reported {
+        let mut url = self.collector().clone();
+        let path = url.path().strip_suffix(BATCHES).unwrap_or_default().to_owned() + STATUS;
+        url.set_path(&path);
+        let request = self.client.post(url).header(header::CONTENT_TYPE, "application/x-protobuf");
+        match request.body(report).send().await.map(|response| response.status().as_u16()) {
+            Ok(200..=299) => Reported::Taken,
+            Ok(404 | 405 | 501) => Reported::NotWanted,
+            Ok(_) | Err(_) => Reported::Failed,
+        }
+    }
+
     /// Whether each collector can be reached at all: `Ok` with the status it answers.
     pub async fn probe(&self) -> Vec<(Url, Result<u16, String>)> {
         let mut results = Vec::new();
@@ -127,7 +154,7 @@ impl Sender {
 }
 
 fn with_path(mut base: Url) -> Url {
-    let path = format!("{}/api/v1/batches", base.path().trim_end_matches('/'));
+    let path = format!("{}{BATCHES}", base.path().trim_end_matches('/'));
     base.set_path(&path);
     base
 }

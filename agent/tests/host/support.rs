@@ -126,6 +126,13 @@ impl Reply {
         Self::body(200, body.into_bytes())
     }
 
+    /// With more in the acknowledgement, as `"missing":[]`.
+    pub(crate) fn with_json(mut self, more: &str) -> Self {
+        self.body.pop();
+        self.body.extend_from_slice(format!(",{more}}}").as_bytes());
+        self
+    }
+
     pub(crate) fn with(mut self, header: &'static str, value: &str) -> Self {
         self.headers.insert(header, value.into());
         self
@@ -140,33 +147,62 @@ pub(crate) struct Received {
     pub(crate) body: Vec<u8>,
 }
 
+/// A status, with the number of batches that had come before it.
+type Said = (usize, Vec<u8>);
+
 /// A server that keeps what it got.
 pub(crate) struct Server {
     address: std::net::SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
+    statuses: Arc<Mutex<Vec<Said>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
     /// `reply` gets the number of the request, from 0, and the hash of its body in hexadecimal.
     pub(crate) async fn start(reply: impl Fn(usize, &str) -> Reply + Send + Sync + 'static) -> Self {
+        Self::answering_statuses(204, reply).await
+    }
+
+    /// The same with a status code for statuses, which are not counted as requests.
+    pub(crate) async fn answering_statuses(
+        status: u16,
+        reply: impl Fn(usize, &str) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let received = Arc::new(Mutex::new(Vec::new()));
         let (kept, reply) = (Arc::clone(&received), Arc::new(reply));
+        let statuses = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&statuses);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (kept, reply) = (Arc::clone(&kept), Arc::clone(&reply));
-                let service =
-                    service_fn(move |request| answer(request, Arc::clone(&kept), Arc::clone(&reply)));
+                let (kept, reply, told) = (Arc::clone(&kept), Arc::clone(&reply), Arc::clone(&told));
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let (kept, reply, told) = (Arc::clone(&kept), Arc::clone(&reply), Arc::clone(&told));
+                    async move {
+                        if request.uri().path() != "/api/v1/status" {
+                            return answer(request, kept, reply).await;
+                        }
+                        let body = request.into_body().collect().await.expect("a whole body").to_bytes();
+                        let before = kept.lock().expect("not poisoned").len();
+                        told.lock().expect("not poisoned").push((before, body.to_vec()));
+                        let response = Response::builder().status(status).body(Full::default());
+                        Ok(response.expect("a response"))
+                    }
+                });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
         });
-        Self { address, received, task }
+        Self { address, received, statuses, task }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    pub(crate) fn statuses(&self) -> Vec<Said> {
+        self.statuses.lock().expect("not poisoned").clone()
     }
 
     pub(crate) fn requests(&self) -> Vec<Received> {

@@ -13,12 +13,12 @@ use weighbridge_agent::{
 use weighbridge_meter::{BootId, UtcMillis};
 use weighbridge_wire::Envelope;
 
-fn clock() -> ManualClock {
+pub(crate) fn clock() -> ManualClock {
     ManualClock::new(UtcMillis(START), 5_000, BootId([3; 16]))
 }
 
 /// A host with `batches` sealed batches that wait.
-fn waiting(dir: &std::path::Path, clock: &ManualClock, batches: u32) -> Host {
+pub(crate) fn waiting(dir: &std::path::Path, clock: &ManualClock, batches: u32) -> Host {
     let mut host = host(dir, 1 << 20, 100);
     for _ in 0..batches {
         host.tick(clock.now(), &look(50));

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use weighbridge_store::{StoreError, ledger::CommitError, verify::chain_of};
 
-use crate::{app::App, casefile::CasefileError, import::ImportError};
+use crate::{app::App, casefile::CasefileError, import::ImportError, prune::PruneError};
 
 /// An answer that is not what was asked for.
 #[derive(Clone, Debug, Serialize)]
@@ -130,6 +130,16 @@ impl From<ImportError> for Problem {
             }
             ImportError::Keys(_) => Self::failed(&error),
             ImportError::Commit(error) => error.into(),
+        }
+    }
+}
+
+impl From<PruneError> for Problem {
+    fn from(error: PruneError) -> Self {
+        match error {
+            PruneError::Date { .. } => Self::unusable(error),
+            PruneError::Busy { .. } | PruneError::Commit(_) => Self::unavailable(&error),
+            _ => Self::failed(&error),
         }
     }
 }

@@ -28,6 +28,22 @@ pub(super) struct Status {
     method: Option<String>,
     figures_sha256: Option<String>,
     counts: BTreeMap<&'static str, usize>,
+    history: History,
+}
+
+/// What the store has been through.
+#[derive(Debug, Serialize)]
+struct History {
+    /// How often it got another generation.
+    renewals: usize,
+    /// As of when the last whole backup is.
+    last_backup: Option<UtcMillis>,
+    /// Hours before this one are closed.
+    closed_before: Option<UtcMillis>,
+    /// Everything before this entry is in the last summary.
+    summarised_index: Option<u64>,
+    /// Why this start folded the sums anew.
+    sums_made_anew: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,6 +85,13 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Status>, Probl
         (book.findings.len(), book.integrity.len(), book.alarms.len(), book.cases.len(), open)
     };
     let (method, figures_sha256) = method.unzip();
+    let history = History {
+        renewals: app.generations().await?,
+        last_backup: app.last_backup(),
+        closed_before: app.shared.with(|state| state.closed_before),
+        summarised_index: app.last_summary().await?.map(|(place, _)| place),
+        sums_made_anew: app.mended.sums,
+    };
     Ok(Json(Status {
         as_of: view.as_of,
         version: env!("CARGO_PKG_VERSION"),
@@ -96,6 +119,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Status>, Probl
             ("cases", cases),
             ("cases_open", open),
         ]),
+        history,
     }))
 }
 

@@ -11,7 +11,7 @@ use weighbridge_meter::{AcceleratorId, AgentId, EpochId, Estimator, Evidence, Sp
 use weighbridge_wire::{Batch, Envelope, Loss};
 
 use crate::{
-    Place, RecordRow,
+    Place, RecordRow, closed,
     entry::{Body, Entry, EntryError, Fact, LeaseFact},
     holders,
     hour::{Hour, HourKey, HourRow},
@@ -144,6 +144,11 @@ impl Opened {
             What::Batch(batch) => Some(&batch.agent),
             What::Fact(_) => None,
         }
+    }
+
+    /// Whether it closes hours: what was marked before it is made anew before anything after it.
+    pub(crate) fn closes(&self) -> bool {
+        matches!(&self.what, What::Fact(Fact::Record { kind, body, .. }) if closed::before(kind, body).is_some())
     }
 }
 
@@ -314,6 +319,10 @@ impl Fold {
                 self.changed.mappings = true;
             }
             Fact::Record { kind, key, body } => {
+                if let Some(before) = closed::before(&kind, &body) {
+                    self.state.closed_before = self.state.closed_before.max(Some(before));
+                    self.changed.state.extend(self.state.closed_row());
+                }
                 self.changed.records.push((kind, RecordRow { key, index: place.index, received, body }));
             }
         }
@@ -336,7 +345,10 @@ impl Fold {
     fn mark(&mut self, id: &AcceleratorId, span: Span) {
         let Some(accelerator) = self.state.accelerators.get(id) else { return };
         let summed = Span::new(accelerator.first_seen, accelerator.last_end);
-        if let Some(touched) = summed.and_then(|summed| summed.overlap(&span)) {
+        let touched = summed.and_then(|summed| summed.overlap(&span));
+        // A closed hour stays as it is: what it was made of may be gone.
+        let open = touched.and_then(|touched| closed::open_part(self.state.closed_before, touched));
+        if let Some(touched) = open {
             self.changed.refold.extend(hours(touched).map(|hour| HourKey { accelerator: id.clone(), hour }));
         }
     }
@@ -542,7 +554,7 @@ impl Fold {
 }
 
 /// The moment with its clock corrected by whole minutes, within two centuries: further off is no clock.
-fn corrected(moment: UtcMillis, minutes: i64) -> UtcMillis {
+pub(crate) fn corrected(moment: UtcMillis, minutes: i64) -> UtcMillis {
     const MOST: i64 = 200 * 366 * 24 * 60;
     moment.plus(minutes.clamp(-MOST, MOST) * UtcMillis::MINUTE)
 }

@@ -63,6 +63,12 @@ pub enum FollowError {
         /// Next entry the ledger will have.
         ends: u64,
     },
+    /// Do not retry: what came before was pruned, and no summary of it was loaded.
+    #[error("the ledger begins at entry {begins}, and the sums hold nothing of what was before it")]
+    Pruned {
+        /// Its oldest entry.
+        begins: u64,
+    },
     /// The sums cannot be written.
     #[error("the sums cannot be written")]
     Store(#[from] StoreError),
@@ -155,6 +161,21 @@ impl<S: UsageStore> Follower<S> {
         Ok(())
     }
 
+    /// The same, telling after each piece how far it is.
+    pub async fn catch_up_telling(
+        &mut self,
+        end: Place,
+        mut tell: impl FnMut(Place),
+    ) -> Result<(), FollowError> {
+        if end < self.stands {
+            return Err(FollowError::Ahead { stands: self.stands.index, ends: end.index });
+        }
+        while self.piece(end).await? {
+            tell(self.stands);
+        }
+        Ok(())
+    }
+
     /// Follows the ledger until nobody writes it any more, at least twice a second when there is something.
     pub async fn run(
         mut self,
@@ -217,10 +238,19 @@ impl<S: UsageStore> Follower<S> {
             hours += entry.touches();
             records += entry.records();
             bytes += length;
+            let closes = entry.closes();
             entries.push(entry);
             nexts.push(next);
+            if closes {
+                break;
+            }
         }
         let Some(last) = nexts.last().copied() else { return Ok(false) };
+        if let Some(first) =
+            entries.first().map(|entry| entry.place().index).filter(|first| *first > self.stands.index.max(1))
+        {
+            return Err(FollowError::Pruned { begins: first });
+        }
         let needed = self.fold.needs(&entries);
         if !needed.is_empty() {
             let rows = self.store.hours(&needed).await?;

@@ -18,7 +18,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
-use weighbridge_journal::{Journal, MAX_PAYLOAD, OpenError, Options, fail};
+use weighbridge_journal::{Journal, MAX_PAYLOAD, OpenError, Options, RemoveError, Removed, fail};
 use weighbridge_meter::{AgentId, EpochId, UtcMillis};
 use weighbridge_wire::Batch;
 
@@ -31,6 +31,7 @@ use crate::{
 mod clock;
 mod cursor;
 mod find;
+pub mod generation;
 mod tail;
 mod writer;
 
@@ -92,6 +93,8 @@ impl Health {
 pub struct Ledger {
     requests: mpsc::Sender<Request>,
     durable: watch::Receiver<Place>,
+    /// The same with the chain hash there.
+    tip: watch::Receiver<(Place, [u8; 32])>,
     health: watch::Receiver<Health>,
     tail: Tail,
     folder: PathBuf,
@@ -133,6 +136,7 @@ pub struct OpenLedger {
     options: LedgerOptions,
     folder: PathBuf,
     generation: [u8; 16],
+    pending: Option<generation::Renewal>,
     salts: Arc<Salts>,
     /// Bytes of a torn tail that were cut: written, never acknowledged.
     pub cut_bytes: u64,
@@ -241,6 +245,23 @@ pub enum CommitError {
         /// Which number.
         sequence: u64,
     },
+    /// It reaches into hours that are [closed](crate::closed): nothing is stored, do not send it again.
+    #[error(
+        "agent {agent}, epoch {epoch}, sequence {sequence}: it reaches back to {reaches}, and hours before {closed} \
+         are closed: what they were made of is pruned"
+    )]
+    Closed {
+        /// Whose.
+        agent: AgentId,
+        /// Which epoch.
+        epoch: EpochId,
+        /// Which number.
+        sequence: u64,
+        /// How far back.
+        reaches: UtcMillis,
+        /// Hours from this one on are open.
+        closed: UtcMillis,
+    },
     /// It begins another hole where there are too many already: an agent sends in order.
     #[error(
         "agent {agent}, epoch {epoch}, sequence {sequence}: there are {limit} separate runs of numbers already"
@@ -277,10 +298,23 @@ pub enum CommitError {
     Busy,
 }
 
+/// Segments were not removed; those that were stay so.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    /// The journal.
+    #[error("segments of the ledger cannot be removed")]
+    Remove(#[source] RemoveError),
+    /// The thread of the ledger.
+    #[error(transparent)]
+    Commit(CommitError),
+}
+
 #[derive(Debug)]
 enum Request {
     Batch(Box<Submission>, oneshot::Sender<Result<Committed, CommitError>>),
     Facts(Vec<(UtcMillis, Fact, Vec<u8>)>, oneshot::Sender<Result<Place, CommitError>>),
+    /// Remove the segments numbered below this one.
+    Prune(u64, oneshot::Sender<Result<Removed, RemoveError>>),
 }
 
 impl OpenLedger {
@@ -292,10 +326,19 @@ impl OpenLedger {
     ) -> Result<Self, LedgerError> {
         let (journal, opened) = Journal::open(folder, options.journal)
             .map_err(|source| LedgerError::Journal { folder: folder.into(), source })?;
+        let pending = generation::pending(folder)?;
         let generation = generation(folder, random)?;
         let salts = Salts::draw(random);
         let options = options.clone();
-        Ok(Self { journal, options, folder: folder.into(), generation, salts, cut_bytes: opened.cut_bytes })
+        Ok(Self {
+            journal,
+            options,
+            folder: folder.into(),
+            generation,
+            pending,
+            salts,
+            cut_bytes: opened.cut_bytes,
+        })
     }
 
     /// Everything before this is in the ledger.
@@ -308,32 +351,14 @@ impl OpenLedger {
         &self.folder
     }
 
-    /// Random bytes made with this ledger: another one has others.
-    pub fn generation(&self) -> [u8; 16] {
-        self.generation
-    }
-
-    /// Makes this another store than before, because it is an older state of that: agents send again what they
-    /// still hold.
-    pub fn begin_generation(&mut self, random: &mut dyn FnMut(&mut [u8])) -> Result<(), LedgerError> {
-        let file = self.folder.join("GENERATION");
-        match fail::around("generation.remove", || std::fs::remove_file(&file)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(LedgerError::Generation { file, source: error });
-            }
-            _ => {}
-        }
-        self.generation = generation(&self.folder, random)?;
-        Ok(())
-    }
-
     /// Begins to take entries; cursors and clock offsets are those at [`OpenLedger::durable`].
     pub fn start(self, cursors: Vec<CursorRow>, state: &State) -> Ledger {
         let (requests, queue) = mpsc::channel(QUEUE);
         let (announce, durable) = watch::channel(self.journal.durable());
+        let (announce_tip, tip) = watch::channel((self.journal.durable(), self.journal.chain()));
         let (report, health) = watch::channel(Health::Writable);
         let tail = Tail::default();
-        let outlets = writer::Outlets { tail: tail.clone(), health: report, announce };
+        let outlets = writer::Outlets { tail: tail.clone(), health: report, announce, announce_tip };
         let salts = self.salts.clone();
         let writer =
             writer::Writer::new(self.journal, &self.folder, self.options, cursors, state, salts, outlets);
@@ -344,6 +369,7 @@ impl OpenLedger {
         Ledger {
             requests,
             durable,
+            tip,
             health,
             tail,
             folder: self.folder,
@@ -414,6 +440,16 @@ impl Ledger {
             mpsc::error::TrySendError::Full(_) => CommitError::Busy,
             mpsc::error::TrySendError::Closed(_) => CommitError::Unwritable,
         })
+    }
+
+    /// Removes the segments numbered below this one: what they hold must be in a committed summary.
+    pub async fn prune(&self, segment: u64) -> Result<Removed, PruneError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Prune(segment, reply)).map_err(PruneError::Commit)?;
+        match answer.await {
+            Ok(removed) => removed.map_err(PruneError::Remove),
+            Err(_) => Err(PruneError::Commit(CommitError::Unwritable)),
+        }
     }
 
     /// The place up to which the ledger is durable, as it moves.

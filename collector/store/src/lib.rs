@@ -9,17 +9,23 @@
 //! rules about cases in `weighbridge-casework`; identity is opaque here.
 
 pub mod account;
+pub mod closed;
 pub mod entry;
+pub mod files;
 pub mod fold;
 pub mod follow;
 pub mod holders;
 pub mod hour;
 pub mod ledger;
+pub mod mark;
 pub mod numbers;
 pub mod presence;
+pub mod signed;
 pub mod sql;
 pub mod state;
+pub mod summary;
 pub mod tree;
+mod unfit;
 pub mod verify;
 pub mod witness;
 

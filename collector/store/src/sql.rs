@@ -22,6 +22,7 @@ use crate::{
     witness::{Witness, WitnessedHour},
 };
 
+pub mod dump;
 mod rows;
 mod write;
 

@@ -36,6 +36,8 @@ pub struct State {
     pub offsets: BTreeMap<(AgentId, BootId), Vec<(u64, i64)>>,
     /// Method and figures of estimates.
     pub method: Option<(String, String)>,
+    /// Hours before this one are [closed](crate::closed).
+    pub closed_before: Option<UtcMillis>,
 }
 
 /// An agent's word on who held an accelerator; it maps to the end of the span.
@@ -295,8 +297,10 @@ pub mod kind {
     pub const OFFSET: &str = "offset";
     /// [`super::State::method`].
     pub const METHOD: &str = "method";
+    /// [`super::State::closed_before`].
+    pub const CLOSED: &str = "closed";
     /// All of them.
-    pub const ALL: [&str; 8] = [ACCELERATOR, SEEN, AGENT, LEASE, HELD, MAPPING, OFFSET, METHOD];
+    pub const ALL: [&str; 9] = [ACCELERATOR, SEEN, AGENT, LEASE, HELD, MAPPING, OFFSET, METHOD, CLOSED];
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -343,6 +347,7 @@ impl State {
                 self.offsets.insert((agent, boot), offsets);
             }
             kind::METHOD => self.method = Some(read(body)?),
+            kind::CLOSED => self.closed_before = Some(read(body)?),
             _ => {
                 return Err(StoreError::Nonsense {
                     table: "state",
@@ -428,6 +433,10 @@ impl State {
 
     pub(crate) fn mapping_row(&self) -> StateRow {
         StateRow { kind: kind::MAPPING, key: String::new(), body: json(&self.mappings) }
+    }
+
+    pub(crate) fn closed_row(&self) -> Option<StateRow> {
+        Some(StateRow { kind: kind::CLOSED, key: String::new(), body: json(&self.closed_before?) })
     }
 
     pub(crate) fn method_row(&self) -> Option<StateRow> {

@@ -7,10 +7,11 @@ use weighbridge_meter::{AgentId, EpochId, Estimator};
 use weighbridge_wire::{Envelope, KeyId, VerifyingKey};
 
 use crate::{
-    Place, UsageStore,
-    entry::{Body, Entry, Fact},
+    Place, StoreError, UsageStore,
+    entry::{AgentFact, Body, Entry, Fact},
     follow::{FollowError, Follower},
     sql::SqliteStore,
+    summary::{self, SummaryError},
 };
 
 mod compare;
@@ -39,13 +40,21 @@ struct Link {
 /// Checks every entry: that it is whole, that the chain of the journal leads to it, that its agent was known
 /// and signed it, and that each agent's own chain has no hole and no fork.
 pub fn ledger(folder: &Path) -> Verified {
-    ledger_with(folder, |_| {})
+    ledger_with(folder, &[], |_| {})
 }
 
-/// The same, and shows each entry that is whole, in order.
-pub fn ledger_with(folder: &Path, mut see: impl FnMut(&weighbridge_journal::Entry)) -> Verified {
+/// The same, and shows each entry that is whole, in order. Where payloads are pruned, `agents` were enrolled before,
+/// and chains begin where they are cut.
+pub fn ledger_with(
+    folder: &Path,
+    agents: &[AgentFact],
+    mut see: impl FnMut(&weighbridge_journal::Entry),
+) -> Verified {
     let mut verified = Verified::default();
-    let mut keys: BTreeMap<KeyId, (AgentId, VerifyingKey)> = BTreeMap::new();
+    let enrolled = agents.iter().filter_map(|fact| Some((fact, public_key(&fact.public_key)?)));
+    let mut keys: BTreeMap<KeyId, (AgentId, VerifyingKey)> =
+        enrolled.map(|(fact, key)| (KeyId::of(&key), (fact.agent.clone(), key))).collect();
+    let pruned = weighbridge_journal::oldest_segment(folder).is_ok_and(|oldest| oldest > Some(1));
     let mut chains: BTreeMap<(AgentId, EpochId), BTreeMap<u64, Link>> = BTreeMap::new();
     let whole = weighbridge_journal::verify(folder, |entry| {
         let at = format!("segment {}, entry {}", entry.place.segment, entry.place.index);
@@ -101,7 +110,7 @@ pub fn ledger_with(folder: &Path, mut see: impl FnMut(&weighbridge_journal::Entr
         verified.faults.push(fault);
     }
     for ((agent, epoch), chain) in &chains {
-        let mut expected = 1;
+        let mut expected = if pruned { chain.keys().next().copied().unwrap_or(1) } else { 1 };
         for (sequence, link) in chain {
             if *sequence > expected {
                 let last = sequence - 1;
@@ -148,14 +157,46 @@ fn damaged(corrupt: &Corrupt) -> Option<String> {
     }
 }
 
+/// Sums cannot be compared, or what they start from is not what the ledger commits.
+#[derive(Debug, thiserror::Error)]
+pub enum SumsError {
+    /// The fold.
+    #[error(transparent)]
+    Follow(#[from] FollowError),
+    /// The summary.
+    #[error(transparent)]
+    Summary(#[from] SummaryError),
+    /// The sums.
+    #[error("the sums cannot be read")]
+    Store(#[from] StoreError),
+    /// The ledger.
+    #[error("the ledger cannot be read")]
+    Read(#[from] ReadError),
+    /// It is whole and signed, but no fact says so.
+    #[error("no fact in the ledger commits the summary of what is before entry {entry}")]
+    Uncommitted {
+        /// Which summary.
+        entry: u64,
+    },
+    /// More is gone than was pruned.
+    #[error("segments {allowed} to {} are missing: they were not pruned", oldest - 1)]
+    Removed {
+        /// The oldest that must be there.
+        allowed: u64,
+        /// The oldest that is.
+        oldest: u64,
+    },
+}
+
 /// Folds the ledger anew up to where `store` stands and compares all sums. `None`: equal.
 /// Else the tables that differ.
 pub async fn sums(
     folder: &Path,
+    summaries: &Path,
     store: &SqliteStore,
     estimator: Estimator,
-) -> Result<Option<Vec<String>>, FollowError> {
-    Ok(sums_by_row(folder, store, estimator).await?.map(|differing| differing.tables))
+) -> Result<Option<Vec<String>>, SumsError> {
+    Ok(sums_by_row(folder, summaries, store, estimator).await?.map(|differing| differing.tables))
 }
 
 /// Sums that do not follow from the ledger.
@@ -170,13 +211,24 @@ pub struct Differing {
 /// The same with the rows that differ.
 pub async fn sums_by_row(
     folder: &Path,
+    summaries: &Path,
     store: &SqliteStore,
     estimator: Estimator,
-) -> Result<Option<Differing>, FollowError> {
+) -> Result<Option<Differing>, SumsError> {
     let stands: Place = store.stands().await?;
     let fresh = Arc::new(SqliteStore::in_memory().await?);
+    let from = summary::begin(&fresh, folder, summaries, stands).await?;
     let mut follower = Follower::new(folder, fresh.clone(), estimator).await?;
     follower.catch_up(stands).await?;
+    if let Some(from) = &from {
+        let committed = summary::commitment(&fresh, from).await?;
+        let oldest = weighbridge_journal::oldest_segment(folder).map_err(ReadError::from)?.unwrap_or(1);
+        match committed {
+            None => return Err(SumsError::Uncommitted { entry: from.header.place.index }),
+            Some(allowed) if oldest > allowed => return Err(SumsError::Removed { allowed, oldest }),
+            Some(_) => {}
+        }
+    }
     let (ours, theirs) = (fresh.fingerprint().await?, store.fingerprint().await?);
     let mut differing = Differing::default();
     for ((table, ..), _) in ours.iter().zip(&theirs).filter(|(a, b)| a != b) {

@@ -136,6 +136,14 @@ impl Site {
         Self::configured("").await
     }
 
+    /// One with an agent and customers, whose ledger has segments of this size.
+    pub(crate) async fn with_segments(bytes: u64) -> Self {
+        let site = Self::configured(&format!("[store]\nsegment_bytes = {bytes}\n")).await;
+        site.import(Kind::Agents, &agents()).await;
+        site.import(Kind::Customers, CUSTOMERS).await;
+        site
+    }
+
     /// The same with more in its configuration: sections `ingest` or `store`.
     pub(crate) async fn configured(more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
@@ -260,6 +268,12 @@ impl Site {
     pub(crate) fn token(&self) -> String {
         admin_token(&self.config.operator_key).expect("readable")
     }
+}
+
+/// What the ingest port of this collector says to a batch.
+pub(crate) async fn submitted(app: &App, bytes: Vec<u8>) -> Answer {
+    let request = Request::post("/api/v1/batches").body(Body::from(bytes)).expect("valid");
+    answer(&ingest::routes(app.clone()), request).await
 }
 
 async fn answer(router: &Router, request: Request<Body>) -> Answer {

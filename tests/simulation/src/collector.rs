@@ -228,7 +228,7 @@ impl Running {
         if !verified.faults.is_empty() {
             return Err(format!("verify: {:?}", verified.faults));
         }
-        match verify::sums(&folder, &self.app.store, Estimator::shipped()).await {
+        match verify::sums(&folder, &self.app.places.summaries, &self.app.store, Estimator::shipped()).await {
             Ok(None) => Ok(()),
             Ok(Some(tables)) => Err(format!("the sums do not follow from the ledger: {tables:?}")),
             Err(error) => Err(verify::chain_of(&error)),

@@ -56,7 +56,12 @@ impl Fold {
             let slot = self.hours.entry(key.clone()).or_default();
             slot.agents.insert(agent.clone());
             self.changed.hours.insert(key.clone());
-            if slot.covered.touches(piece) {
+            if self.state.closed_before.is_some_and(|closed| hour < closed) {
+                // It is not made anew, so what came first counts.
+                for piece in slot.covered.missing(piece) {
+                    weighed.add(&self.state, agent, slot, piece);
+                }
+            } else if slot.covered.touches(piece) {
                 // Its sums wait; that it was measured is known at once.
                 slot.covered.insert(piece);
                 self.changed.refold.insert(key);

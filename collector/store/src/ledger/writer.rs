@@ -13,7 +13,8 @@ use tokio::sync::{
     oneshot, watch,
 };
 use weighbridge_journal::{AppendError, Journal, fail};
-use weighbridge_meter::{AgentId, BootId};
+use weighbridge_meter::{AgentId, BootId, UtcMillis};
+use weighbridge_wire::Batch;
 
 use super::{
     CommitError, Committed, GROUP, Health, LedgerOptions, Outcome, Request, Salts, Submission, Tail,
@@ -21,7 +22,7 @@ use super::{
     cursor::{Cursors, Known, Undo},
 };
 use crate::{
-    Place,
+    Place, closed,
     entry::{self, Body, Entry, Fact},
     fold::Opened,
     state::{CursorRow, State},
@@ -40,6 +41,8 @@ pub(super) struct Writer {
     durable: Place,
     cursors: Cursors,
     offsets: HashMap<(AgentId, BootId), i64>,
+    /// Hours before this one take nothing in.
+    closed: Option<UtcMillis>,
     /// What the group that is being written holds, for the tail.
     opened: Vec<(Opened, Place)>,
     /// How to forget what the group that is being written changed, in order.
@@ -53,12 +56,14 @@ pub(super) struct Outlets {
     pub(super) tail: Tail,
     pub(super) health: watch::Sender<Health>,
     pub(super) announce: watch::Sender<Place>,
+    pub(super) announce_tip: watch::Sender<(Place, [u8; 32])>,
 }
 
 /// What has to be taken back if a group does not become durable.
 enum Step {
     Batch(Undo),
     Offset((AgentId, BootId), Option<i64>),
+    Closed(Option<UtcMillis>),
 }
 
 /// An answer that waits for the fsync.
@@ -89,6 +94,7 @@ impl Writer {
             options,
             cursors: Cursors::new(cursors),
             offsets,
+            closed: state.closed_before,
             opened: Vec::new(),
             undo: Vec::new(),
             salts,
@@ -131,6 +137,7 @@ impl Writer {
         self.durable = journal.durable();
         self.outlets.tail.extend(self.opened.drain(..));
         self.outlets.announce.send_replace(self.durable);
+        self.outlets.announce_tip.send_replace((self.durable, journal.chain()));
         for answer in waiting {
             // A sender that went away will ask again.
             match answer {
@@ -163,12 +170,19 @@ impl Writer {
                     if let Fact::ClockOffset { agent, boot, minutes } = &fact {
                         self.fix(agent.clone(), *boot, *minutes);
                     }
+                    if let Fact::Record { kind, body, .. } = &fact
+                        && let Some(before) = closed::before(kind, body)
+                    {
+                        self.undo.push(Step::Closed(self.closed));
+                        self.closed = self.closed.max(Some(before));
+                    }
                     let place = journal.append(&bytes)?;
                     self.opened.push((Opened::of_fact(place, received, fact), journal.next()));
                 }
                 waiting.push(Waiting::Facts(reply, journal.next()));
             }
-            Request::Batch(submission, reply) => match self.cursors.judge(&submission) {
+            Request::Prune(segment, reply) => drop(reply.send(journal.remove_segments_before(segment))),
+            Request::Batch(submission, reply) => match self.judge(&submission) {
                 Err(refusal) => drop(reply.send(Err(refusal))),
                 Ok(Known::New) if !room => drop(reply.send(Err(CommitError::Full))),
                 Ok(known) => {
@@ -184,6 +198,27 @@ impl Writer {
             },
         }
         Ok(())
+    }
+
+    fn judge(&self, submission: &Submission) -> Result<Known, CommitError> {
+        let known = self.cursors.judge(submission)?;
+        if let (Known::New, Some(closed)) = (known, self.closed)
+            && let Some(reaches) = closed::reaches(&submission.batch, self.minutes(submission), closed)
+        {
+            let Batch { agent, epoch, sequence, .. } = &submission.batch;
+            let (agent, epoch, sequence) = (agent.clone(), *epoch, *sequence);
+            return Err(CommitError::Closed { agent, epoch, sequence, reaches, closed });
+        }
+        Ok(known)
+    }
+
+    /// Minutes by which the clock of this batch is off, as they will be fixed when it is taken.
+    fn minutes(&self, Submission { received_at, received, batch, .. }: &Submission) -> i64 {
+        let fixed = self.offsets.get(&(batch.agent.clone(), batch.boot)).copied().unwrap_or(0);
+        match offset_minutes(batch, received, *received_at) {
+            Some(minutes) if is_news(fixed, minutes) => minutes,
+            _ => fixed,
+        }
     }
 
     fn fix(&mut self, agent: AgentId, boot: BootId, minutes: i64) {
@@ -229,6 +264,7 @@ impl Writer {
                 Step::Batch(undo) => self.cursors.forget(undo),
                 Step::Offset(key, Some(minutes)) => drop(self.offsets.insert(key, minutes)),
                 Step::Offset(key, None) => drop(self.offsets.remove(&key)),
+                Step::Closed(before) => self.closed = before,
             }
         }
         loop {

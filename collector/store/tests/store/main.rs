@@ -16,7 +16,11 @@ mod ledger;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod prune;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tree;
 #[cfg(test)]
 mod upgrade;
 #[cfg(test)]

@@ -229,6 +229,11 @@ impl Book {
         self.journal.sync().unwrap();
     }
 
+    /// Removes the segments numbered below this one.
+    pub(crate) fn prune(&mut self, segment: u64) {
+        self.journal.remove_segments_before(segment).unwrap();
+    }
+
     /// All of it folded in one go.
     pub(crate) async fn folded(&mut self) -> Arc<SqliteStore> {
         let store = Arc::new(SqliteStore::in_memory().await.unwrap());

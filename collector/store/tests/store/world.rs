@@ -21,11 +21,27 @@ const PRINCIPALS: [&str; 3] = ["lease:site/a", "uid:gpu/1000", "slurm:c/b"];
 /// One entry of the ledger.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    Batch { agent: u8, epoch: u8, parts: Vec<Part> },
-    Lease { name: u8, host: u8, selector: Selector, principal: usize, start: i64, length: i64 },
-    Offset { agent: u8, minutes: i64 },
+    Batch {
+        agent: u8,
+        epoch: u8,
+        parts: Vec<Part>,
+    },
+    Lease {
+        name: u8,
+        host: u8,
+        selector: Selector,
+        principal: usize,
+        start: i64,
+        length: i64,
+    },
+    Offset {
+        agent: u8,
+        minutes: i64,
+    },
     Mapping,
     Record(u8),
+    /// Closes so many hours after the start.
+    Close(i64),
 }
 
 /// One record of a batch.
@@ -218,6 +234,7 @@ pub(crate) fn written(steps: &[Step], swapped: bool, segment_bytes: u64) -> Book
                 valid_from: at(0),
                 valid_to: None,
             })),
+            Step::Close(hours) => book.fact(weighbridge_store::closed::fact(at(*hours * UtcMillis::HOUR))),
             Step::Record(key) => book.fact(record(&key.to_string(), serde_json::json!({ "key": key }))),
         }
     }
