@@ -28,7 +28,7 @@ use weighbridge_wire::{Batch, Envelope, KeyId, OpenError, limits};
 use crate::{alarm::Alarm, app::App, random};
 
 pub mod delays;
-mod opener;
+pub(crate) mod opener;
 pub mod quota;
 pub mod status;
 
