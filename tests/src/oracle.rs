@@ -112,9 +112,17 @@ impl Oracle {
 
         site.collector.stop();
         let ledger = ledgers::batches(&site.collector.data());
-        let missing: Vec<_> =
-            self.written.iter().filter(|(key, hash)| ledger.get(*key) != Some(hash)).collect();
-        assert!(missing.is_empty(), "written and not in the ledger as it was: {missing:?}");
+        for (key, hash) in &self.written {
+            if ledger.get(key) != Some(hash) {
+                let near = ledger.keys().filter(|near| (&near.0, &near.1) == (&key.0, &key.1));
+                let near: Vec<u64> = near.map(|near| near.2).collect();
+                let found = ledger.get(key).map(|found| found == hash);
+                panic!(
+                    "{key:?} was written, in the ledger it is {found:?}, beside {near:?}: {}",
+                    site.collector.log()
+                );
+            }
+        }
         for agent in &site.agents {
             for (key, (hash, acknowledged)) in ledgers::spooled(agent) {
                 assert!(acknowledged, "{key:?} should be by now");

@@ -1,4 +1,5 @@
 //! The quick form of `tests/fuzz`: seeds, what once crashed, and mutations from a printed seed.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{fs, path::Path};
 
