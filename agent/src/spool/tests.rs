@@ -399,3 +399,30 @@ fn a_look_from_outside_disturbs_nobody() {
     assert_eq!(seen.epochs, [expected]);
     assert_eq!(seen.generation.as_deref(), Some("g"));
 }
+
+/// What the release before this one and the next one read.
+#[test]
+fn the_small_files_of_a_spool_look_as_written_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 3);
+    let pending = spool.peek().unwrap().unwrap();
+    spool.promised(&pending, "g1", serde_json::json!({ "leaf_hash": "x" }));
+    spool.acknowledge(&pending).unwrap();
+    let pending = spool.peek().unwrap().unwrap();
+    spool.park(&pending).unwrap();
+    let epoch = spool.epoch();
+    let read = |name: String| fs::read_to_string(dir.path().join(name)).unwrap();
+    assert_eq!(read(EPOCHS.into()), format!("{epoch}\n"));
+    assert_eq!(read("MARKS".into()), format!("{epoch} 4\n"));
+    assert_eq!(read("LOSSES".into()), format!("{epoch} 2 2 parked\n"));
+    assert_eq!(read(format!("{epoch}/ACK")), format!("{:<63}\n", "3 1 240"));
+    let hash = crate::uplink::hex(&weighbridge_wire::hash(&[1; 50]));
+    assert_eq!(
+        read(format!("{epoch}/PROMISES")),
+        format!(
+            "{{\"sequence\":1,\"batch_hash\":\"{hash}\",\"store_generation\":\"g1\",\
+             \"promise\":{{\"leaf_hash\":\"x\"}}}}\n"
+        )
+    );
+}
