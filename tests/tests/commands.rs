@@ -294,7 +294,7 @@ fn a_batch_that_is_none_or_of_nobody_or_altered_is_refused_and_nothing_of_it_is_
         (genuine[..genuine.len() - 1].to_vec(), 400, "not a weighbridge.v1.Signed message"),
         (altered, 403, "the signature does not fit the key"),
         (batch("known", 8), 403, "belongs to no agent that is enrolled and valid now"),
-        (batch("another", 9), 403, "the batch says another, the key belongs to known"),
+        (batch("another", 9), 403, "it says another, the key belongs to known"),
     ] {
         let answer = http::request(site.collector.ingest(), "POST", "/api/v1/batches", &[], &body).unwrap();
         assert_eq!(answer.status, status, "{answer:?}");
