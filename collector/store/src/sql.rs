@@ -174,9 +174,11 @@ impl UsageStore for SqliteStore {
     async fn apply(&self, piece: &Folded) -> Result<Applied, StoreError> {
         let mut connection = self.pool.acquire().await.map_err(StoreError::Unavailable)?;
         let applied = apply(&mut connection, piece).await;
-        if matches!(applied, Err(StoreError::Unavailable(_))) {
+        if matches!(applied, Err(StoreError::Unavailable(_))) && self.pool.options().get_max_connections() > 1
+        {
             // Where the disk is full SQLite may have ended the transaction by itself, while its counterpart here
             // still counts one: what comes next on this connection would be in a transaction that never ends.
+            // A store in memory is its one connection, and has no disk to be full.
             connection.close_on_drop();
         }
         applied
