@@ -201,6 +201,31 @@ fn a_history_that_is_not_the_signed_one_is_never_signed_and_batches_are_taken_al
     assert!(verified.stderr.contains("is not that of the ledger"), "{verified:?}");
 }
 
+#[test]
+fn a_rewritten_history_does_not_pass_for_a_restored_one() {
+    let mut site = Site::new(vec![]);
+    site.lease(&[TENANT]);
+    let size = settled_tree(&site);
+    let before = tlog::log_key(&site.collector);
+    site.collector.stop();
+    rewrite_a_lease(&site);
+    fs::remove_dir_all(site.collector.data().join("tlog")).unwrap();
+    // The start sees that it is not what was promised, and begins anew as after a restore.
+    site.collector.start_ready();
+    settled_tree(&site);
+    assert_ne!(tlog::log_key(&site.collector), before);
+    site.collector.stop();
+    let verified = site.collector.run(&["verify"]);
+    assert_eq!(verified.code, Some(1), "{verified:?}");
+    let named =
+        format!("the first {size} entries of the ledger are not those that log {} signed", before.name());
+    assert!(verified.stderr.contains(&named), "{verified:?}");
+    assert!(
+        verified.stderr.contains(&format!("it had {size} entries when it was begun anew")),
+        "{verified:?}"
+    );
+}
+
 /// How far the ledger was promised: with it a rewritten ledger is taken for one that was put back, and gets another
 /// generation.
 fn forget_mark(site: &Site) {

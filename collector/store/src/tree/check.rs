@@ -21,6 +21,9 @@ use crate::{entry::leaf_data, verify::chain_of};
 /// Faults of one kind that are named one by one; of more only the number is told.
 const NAMED: usize = 20;
 
+/// Kind of the record that says that the ledger was begun anew.
+const GENERATION: &str = "generation";
+
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
@@ -38,6 +41,8 @@ pub struct Findings {
 struct Known {
     checkpoint: Checkpoint,
     file: PathBuf,
+    /// Of a log that has ended: the ledger has to agree only as far as it had come when it was begun anew.
+    ended: bool,
 }
 
 /// Compares entry by entry; give it all of the ledger in order.
@@ -55,6 +60,10 @@ pub struct TreeCheck {
     more: u64,
     last_segment: u64,
     promises: Promises,
+    /// Entries that the ledger had when it was begun anew, by the generation that ended.
+    renewed: BTreeMap<String, u64>,
+    /// What logs that have ended signed over another beginning.
+    others: Vec<Known>,
 }
 
 /// Reads what this log is known to have signed: published, cosigned, and kept with the keys.
@@ -62,8 +71,8 @@ fn signed(paths: &LogPaths, log: &VerifierKey, findings: &mut Findings) -> (Opti
     let mut known = Vec::new();
     let mut read = |file: PathBuf, log: &VerifierKey| match read_checkpoint(&file, log) {
         Ok(Some((checkpoint, _))) => {
-            known.push(Known { checkpoint: checkpoint.clone(), file: file.clone() });
-            Some(Known { checkpoint, file })
+            known.push(Known { checkpoint: checkpoint.clone(), file: file.clone(), ended: false });
+            Some(Known { checkpoint, file, ended: false })
         }
         Ok(None) => None,
         Err(error) => {
@@ -94,6 +103,10 @@ fn signed(paths: &LogPaths, log: &VerifierKey, findings: &mut Findings) -> (Opti
             checkpoint.size,
             file.display()
         ));
+        let signed = log_key(&checkpoint.origin, *log.key()).and_then(|log| read_checkpoint(&file, &log));
+        if let Ok(Some((checkpoint, _))) = signed {
+            known.push(Known { checkpoint, file, ended: true });
+        }
     }
     if published.is_none() && findings.faults.is_empty() {
         let file = paths.checkpoint();
@@ -153,6 +166,8 @@ impl TreeCheck {
             more: 0,
             last_segment: 0,
             promises,
+            renewed: BTreeMap::new(),
+            others: Vec::new(),
         }
     }
 
@@ -185,10 +200,26 @@ impl TreeCheck {
         entries.get(usize::try_from(leaf % WIDTH).ok()?).copied()
     }
 
+    /// What an entry says about the ledger being begun anew.
+    fn note_renewal(&mut self, payload: &[u8]) {
+        // A batch says nothing about that, and is not worth opening here.
+        if payload.first() == Some(&1) {
+            return;
+        }
+        let Ok(entry) = crate::Entry::decode(payload) else { return };
+        if let crate::Body::Fact(crate::Fact::Record { kind, body, .. }) = entry.body
+            && kind == GENERATION
+            && let (Some(before), Some(next)) = (body["before"].as_str(), body["place"]["index"].as_u64())
+        {
+            self.renewed.insert(before.to_owned(), next.saturating_sub(1));
+        }
+    }
+
     /// The next entry.
     pub fn entry(&mut self, entry: &Entry) {
         let leaf = entry.place.index.saturating_sub(1);
         self.last_segment = entry.place.segment;
+        self.note_renewal(&entry.payload);
         while self.edge.size() < leaf {
             // Pruned: what the tree kept is all there is.
             match self.stored(self.edge.size()) {
@@ -248,7 +279,9 @@ impl TreeCheck {
             }
         }
         for known in self.known.remove(&size).unwrap_or_default() {
-            if known.checkpoint.root != self.edge.root() {
+            if known.checkpoint.root != self.edge.root() && known.ended {
+                self.others.push(known);
+            } else if known.checkpoint.root != self.edge.root() {
                 self.findings.faults.push(format!(
                     "{}: the root that was signed over {size} entries is not that of the ledger",
                     known.file.display()
@@ -295,16 +328,30 @@ impl TreeCheck {
                 said.to_owned()
             }));
         }
-        if whole
-            && let Some((size, known)) = self.known.last_key_value()
-            && let Some(known) = known.first()
-        {
+        for Known { checkpoint: Checkpoint { origin, size, .. }, file, .. } in &self.others {
+            let generation = origin.rsplit('/').next().unwrap_or_default();
+            let had = self.renewed.get(generation).copied();
+            // Restored from a backup that was older: what came after that is another history, and has to be.
+            if had.is_none_or(|had| had >= *size) {
+                let had = had.map_or("nothing in it says that it was begun anew".into(), |had| {
+                    format!("it had {had} entries when it was begun anew")
+                });
+                self.findings.faults.push(format!(
+                    "{}: the first {size} entries of the ledger are not those that log {origin} signed, and {had}",
+                    file.display()
+                ));
+            }
+        }
+        let missing = |(size, known): (&u64, &Vec<Known>)| {
+            known.iter().find(|known| !known.ended).map(|known| (*size, known.file.clone()))
+        };
+        if whole && let Some((size, file)) = self.known.iter().rev().find_map(missing) {
             self.findings.faults.push(format!(
                 "the ledger ends in segment {} with entry {read}, but {} entries were signed ({}): entries {} to {size} \
                  are missing",
                 self.last_segment,
                 size,
-                known.file.display(),
+                file.display(),
                 read + 1,
             ));
         }
@@ -339,7 +386,7 @@ pub fn quick(paths: &LogPaths, log: &VerifierKey, witnesses: &[VerifierKey]) -> 
     let file = published.map_or_else(|| paths.checkpoint(), |known| known.file);
     findings.size = size;
     let tiles = TileFolder::at(&paths.tlog);
-    for Known { checkpoint, file } in &known {
+    for Known { checkpoint, file, .. } in known.iter().filter(|known| !known.ended) {
         if checkpoint.size > size {
             findings.notes.push(format!("{} entries were signed, {size} published", checkpoint.size));
             continue;
