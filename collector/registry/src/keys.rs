@@ -355,7 +355,19 @@ impl OperatorKey {
         let mut text = Zeroizing::new(String::with_capacity(64));
         STANDARD.encode_string(self.key.as_slice(), &mut text);
         text.push('\n');
-        write_private(path, text.as_bytes())?;
+        // Whole or not there: half a key after a crash would need a person. What a crash left is nobody's key.
+        let half = path.with_extension("new");
+        match fs::remove_file(&half) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", &half)(error));
+            }
+            _ => {}
+        }
+        write_private(&half, text.as_bytes())?;
+        // A link, not a rename: it fails where there is a key already.
+        let linked = fail::around("operator_key.link", || fs::hard_link(&half, path));
+        fs::remove_file(&half).map_err(io_error("remove", &half))?;
+        linked.map_err(io_error("make", path))?;
         sync_folder(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
     }
 

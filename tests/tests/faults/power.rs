@@ -47,7 +47,7 @@ fn power_cuts_take_nothing_that_was_acknowledged() {
     let disks: Vec<Mount> = site.agents.iter().map(|agent| Mount::disk(&agent.spool(), 24)).collect();
     site.start_agents();
     let mut cuts = 0;
-    for _ in 0..rounds(5, 40) {
+    for _ in 0..rounds(5, 60) {
         wait::until_moment(wait::instant() + Duration::from_millis(random.within(300..2_500)));
         // Somebody, or everybody: a rack has one plug.
         let all = random.within(0..4) == 0;
