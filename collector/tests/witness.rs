@@ -1,5 +1,10 @@
 //! A witness says what it has cosigned, forgets nothing of it, and cosigns nothing that does not follow.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers are tests too; clippy sees only the functions marked so"
+)]
+
 use std::{convert::Infallible, path::Path, sync::Arc};
 
 use axum::{

@@ -1,5 +1,10 @@
 //! The figures of a report are checked on another machine, with the file and a key alone.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers are tests too; clippy sees only the functions marked so"
+)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

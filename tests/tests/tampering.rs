@@ -1,5 +1,10 @@
 //! Whoever changes the ledger or the sums is found out, by name and place.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers are tests too; clippy sees only the functions marked so"
+)]
+
 use std::fs;
 
 use sqlx::{Connection, Executor, SqliteConnection};

@@ -1,5 +1,10 @@
 //! The tree over the ledger: anybody can follow it, and a second party notices when its past changes.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers are tests too; clippy sees only the functions marked so"
+)]
+
 use std::{fs, path::PathBuf, process::Command};
 
 use weighbridge_journal::Reader;

@@ -1,5 +1,10 @@
 //! Against what others published, and against itself for trees of any size.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers are tests too; clippy sees only the functions marked so"
+)]
+
 use std::{collections::BTreeMap, convert::Infallible};
 
 use ed25519_dalek::SigningKey;
