@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use weighbridge_journal::{Corrupt, ReadError};
 use weighbridge_meter::{AgentId, EpochId, Estimator};
-use weighbridge_wire::{Envelope, KeyId, VerifyingKey};
+use weighbridge_wire::{Envelope, KeyId, Loss, LossCause, VerifyingKey};
 
 use crate::{
     Place, StoreError, UsageStore,
     entry::{AgentFact, Body, Entry, Fact},
     follow::{FollowError, Follower},
+    numbers::Numbers,
     sql::SqliteStore,
     summary::{self, SummaryError},
 };
@@ -56,6 +57,7 @@ pub fn ledger_with(
         enrolled.map(|(fact, key)| (KeyId::of(&key), (fact.agent.clone(), key))).collect();
     let pruned = weighbridge_journal::oldest_segment(folder).is_ok_and(|oldest| oldest > Some(1));
     let mut chains: BTreeMap<(AgentId, EpochId), BTreeMap<u64, Link>> = BTreeMap::new();
+    let mut losses: Vec<(AgentId, Loss)> = Vec::new();
     let whole = weighbridge_journal::verify(folder, |entry| {
         let at = format!("segment {}, entry {}", entry.place.segment, entry.place.index);
         verified.entries += 1;
@@ -79,6 +81,7 @@ pub fn ledger_with(
                 match opened {
                     Ok(Some((agent, Ok(batch)))) if *agent == batch.agent => {
                         verified.windows += batch.windows.len() as u64;
+                        losses.extend(batch.losses.iter().map(|loss| (agent.clone(), *loss)));
                         let chain = chains.entry((batch.agent, batch.epoch)).or_default();
                         let link = Link { prev_hash: batch.prev_hash, hash };
                         if chain.insert(batch.sequence, link).is_some() {
@@ -110,18 +113,24 @@ pub fn ledger_with(
         verified.faults.push(fault);
     }
     for ((agent, epoch), chain) in &chains {
-        let mut expected = if pruned { chain.keys().next().copied().unwrap_or(1) } else { 1 };
+        let mut numbers = Numbers::default();
         for (sequence, link) in chain {
-            if *sequence > expected {
-                let last = sequence - 1;
-                verified
-                    .faults
-                    .push(format!("agent {agent}, epoch {epoch}: batches {expected} to {last} are missing"));
-            }
-            if *sequence == 1 && link.prev_hash != [0; 32] {
-                verified.faults.push(format!("agent {agent}, epoch {epoch}: batch 1 follows on something"));
-            }
-            expected = sequence + 1;
+            numbers.take(*sequence, link.prev_hash, link.hash);
+        }
+        // What its agent signed that it will never send is no hole, nor is what was before the pruned.
+        for (_, loss) in losses.iter().filter(|(whose, loss)| whose == agent && loss.epoch == *epoch) {
+            numbers.lose(loss.first, loss.last, loss.cause);
+        }
+        if let Some(before) = chain.keys().next().filter(|first| pruned && **first > 1) {
+            numbers.lose(1, before - 1, LossCause::Removed);
+        }
+        for (first, last) in numbers.missing(usize::MAX) {
+            verified
+                .faults
+                .push(format!("agent {agent}, epoch {epoch}: batches {first} to {last} are missing"));
+        }
+        if chain.get(&1).is_some_and(|link| link.prev_hash != [0; 32]) {
+            verified.faults.push(format!("agent {agent}, epoch {epoch}: batch 1 follows on something"));
         }
         for ((before, link), (sequence, next)) in chain.iter().zip(chain.iter().skip(1)) {
             if before + 1 == *sequence && link.hash != next.prev_hash {
