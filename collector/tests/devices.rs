@@ -14,10 +14,11 @@ use weighbridge_wire::{Batch, DeviceRecord, seal::seal};
 async fn site(batch: &Batch, minutes: i64) -> Site {
     let site = Site::empty().await;
     site.import(Kind::Agents, &common::agents()).await;
+    // Nothing is sent before it was measured.
+    site.sets(minutes);
     let answer = site.submit(seal(batch, &common::key()).expect("seals").bytes).await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
     site.app.settled().await;
-    site.sets(minutes);
     site
 }
 
