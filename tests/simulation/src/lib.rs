@@ -217,8 +217,9 @@ impl World {
         if self.collector.is_none() {
             self.collector = Some(Running::start(self.folder.path(), &self.now, &self.network).await?);
         }
-        self.measure()?;
-        for _ in 0..4 {
+        // What a collector asks for and nobody has any more is told as lost by a batch that is made after that.
+        for _ in 0..6 {
+            self.measure()?;
             for host in 0..HOSTS {
                 self.send(host).await?;
             }
