@@ -252,7 +252,7 @@ fn over_quota(agent: &AgentId, wait: Duration) -> Refusal {
     Refusal::later(StatusCode::TOO_MANY_REQUESTS, "over the quota", detail, wait)
 }
 
-/// The body, if it is within the limit and all of it comes in time. One that says that it is longer is not read.
+/// The body, if it is within the limit and all of it comes in time.
 async fn whole(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Refusal> {
     let too_large = || {
         let detail = format!("the body is longer than {limit} bytes");
@@ -261,6 +261,7 @@ async fn whole(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, R
     let said =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if said.is_some_and(|bytes| bytes > limit) {
+        discard(body, limit).await;
         return Err(too_large());
     }
     match tokio::time::timeout(BODY, Limited::new(body, limit).collect()).await {
@@ -272,6 +273,15 @@ async fn whole(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, R
             Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "too slow", detail, BUSY))
         }
     }
+}
+
+/// Reads on and keeps nothing, for a sender that is only a little over: one whose connection ends in the middle of
+/// its request never reads the answer.
+async fn discard(body: Body, limit: usize) {
+    let mut body = Limited::new(body, 2 * limit);
+    let read = async { while let Some(Ok(_)) = body.frame().await {} };
+    // Whoever is slower than that will not read it either.
+    drop(tokio::time::timeout(BUSY, read).await);
 }
 
 /// Which batch was asked about, and where to look for it.

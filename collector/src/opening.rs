@@ -126,7 +126,8 @@ pub(crate) fn ledger(config: &Config, now: UtcMillis) -> Result<OpenLedger, crat
     {
         let renewal = Renewal {
             generation: EpochId(random::bytes()),
-            before: open.generation(),
+            // Of a name that was taken away nothing follows; what was promised does.
+            before: promised.map_or(open.generation(), |mark| mark.generation),
             reason,
             at: now,
             place: open.durable(),

@@ -60,7 +60,12 @@ pub fn entries(data: &Path) -> Vec<Entry> {
 pub fn spooled(agent: &Agent) -> BTreeMap<BatchKey, (Hash, bool)> {
     let mut found = BTreeMap::new();
     for epoch in agent.inspect().epochs {
-        let mut reader = Reader::from_start(&agent.spool().join(&epoch.id));
+        let folder = agent.spool().join(&epoch.id);
+        // An epoch is listed before its folder is made.
+        if !folder.exists() {
+            continue;
+        }
+        let mut reader = Reader::from_start(&folder);
         while let Some(entry) = reader.next().expect("the spool is whole") {
             let key = (agent.name().to_owned(), epoch.id.clone(), entry.place.index);
             found.insert(key, (hash(&entry.payload), entry.place.index <= epoch.acknowledged));

@@ -296,6 +296,11 @@ fn a_join_token_works_once_for_one_agent_at_one_collector_in_its_time() {
         collector.run(&["enrol", "token", "--agent", "two", "--host", "h", "--site", "s", "--fabric", "f"]);
     ended(&refused, 1, "allow it first");
 
+    wait::until("the end of the token is recorded", || {
+        let expired = |fact: &Fact| matches!(fact, Fact::Record { kind, body, .. } if kind == "join_token" && body["event"] == "expired");
+        let facts = ledgers::facts(&site.collector.data());
+        if facts.iter().any(expired) { Ok(()) } else { Err(format!("{} facts", facts.len())) }
+    });
     site.collector.stop();
     let facts = ledgers::facts(&site.collector.data());
     let tokens: Vec<&str> = facts

@@ -88,7 +88,10 @@ fn what_cannot_be_is_refused_with_place_value_and_expectation() {
         (|r| r.sequence = u64::MAX, "sequence: 18446744073709551615 is not a number from 0 to 2^63-1"),
         (|r| r.boot_id.clear(), "boot_id: 0 is not the number of bytes in it (16)"),
         (|r| r.status = None, "status"),
-        (|r| r.status.as_mut().expect("there").at_ms = 0, "status.start_ms: 0 is not a time"),
+        (
+            |r| r.status.as_mut().expect("there").at_ms = -90_000_000,
+            "status.start_ms: -90000000 is not a time",
+        ),
     ];
     for (change, expected) in cases {
         let mut report = sample_proto();

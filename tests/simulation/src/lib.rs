@@ -12,7 +12,7 @@ mod collector;
 mod hosts;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::Path,
     sync::{
         Arc,
@@ -145,8 +145,8 @@ impl World {
         for host in &self.hosts {
             for bytes in host.spooled()? {
                 let hash = hash(&bytes);
-                if !self.made.contains_key(&hash) {
-                    self.made.insert(hash, opened(&bytes)?);
+                if let Entry::Vacant(new) = self.made.entry(hash) {
+                    new.insert(opened(&bytes)?);
                     self.course.made += 1;
                 }
             }

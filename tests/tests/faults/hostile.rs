@@ -129,9 +129,8 @@ fn attacks(mallory: &Sender, victim: &Sender, random: &mut Random) -> Vec<Attack
         },
         Attack {
             what: "ten thousand groups in each other",
-            bytes: mallory.sign(&compressed(
-                &[vec![0xa3, 0x06].repeat(10_000), vec![0xa4, 0x06].repeat(10_000)].concat(),
-            )),
+            bytes: mallory
+                .sign(&compressed(&[[0xa3, 0x06].repeat(10_000), [0xa4, 0x06].repeat(10_000)].concat())),
             statuses: REFUSED,
         },
         Attack {
