@@ -1,7 +1,7 @@
 //! Payloads that are old enough go; what was made of them stays, signed, and so do their commitments.
 //!
-//! First the hours before a date are [closed](weighbridge_store::closed) by a fact, then all sums and state are written
-//! down in a [summary](weighbridge_store::summary) that loads to the same digest, then a fact commits that summary, and
+//! First the hours before a date are [closed] by a fact, then all sums and state are written
+//! down in a [summary] that loads to the same digest, then a fact commits that summary, and
 //! only then segments of the ledger are removed. A crash at any of these steps leaves a store that goes on; the next
 //! start, or the next pruning, finishes it.
 

@@ -2,7 +2,7 @@
 //!
 //! A batch is acknowledged after the fsync of the group it is in, a duplicate after one that cannot be earlier
 //! than that of its original. Duplicates are known by [ranges of numbers](crate::numbers) and the last hashes of
-//! each agent and epoch; below those the ledger itself decides ([`find`]).
+//! each agent and epoch; below those the ledger itself decides ([`find()`]).
 //!
 //! When the disk refuses, nothing that was not durable is believed: the journal is cut back to the last good point
 //! and opened again from there, as often as it takes, while everything that comes is refused.
@@ -188,7 +188,7 @@ pub enum Outcome {
     },
     /// It was there already, with the same hash.
     Duplicate,
-    /// Its number is below what is remembered: [`find`] decides.
+    /// Its number is below what is remembered: [`find()`] decides.
     Old,
 }
 

@@ -1,7 +1,7 @@
 //! The whole system in one process, driven by a seed: agents' and collector's own code, simulated time, and a
 //! network and crashes that follow from the seed.
 //!
-//! A [`World`] does one deed after the other, so that a seed means the same course each time. Files are real
+//! The world does one deed after the other, so that a seed means the same course each time. Files are real
 //! files: a crash drops whatever was not written, and leaves half an entry behind now and then. What syncs are
 //! worth shows the power-cut test of real programs instead.
 //!
