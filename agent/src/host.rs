@@ -297,7 +297,9 @@ impl Weigher {
         let mut info = SealedInfo { sequence: 0, batches: 0, records: 0, bytes: 0 };
         for _ in 0..RESEALED_AT_ONCE {
             let Some(again) = spool.reseal()? else { break };
-            match self.seal_one(spool, now, contents(again.batch.clone()), Room::Any) {
+            // Their times count from the boot in which they were measured.
+            let boot = again.batch.boot;
+            match self.seal_one(spool, now, boot, contents(again.batch.clone()), Room::Any) {
                 Sealed::Kept { .. } => spool.resealed(&again)?,
                 Sealed::TooLarge(_) => {
                     // With the status and the losses of today it is larger than it was; it stays parked.
@@ -319,7 +321,7 @@ impl Weigher {
                 continue;
             }
             let records = next.len();
-            match self.seal_one(spool, now, next, Room::Any) {
+            match self.seal_one(spool, now, self.boot, next, Room::Any) {
                 Sealed::Kept { sequence, bytes } => {
                     info.sequence = sequence;
                     info.batches += 1;
@@ -367,7 +369,7 @@ impl Weigher {
         if lost.is_empty() && spool.losses_to_tell().is_empty() {
             return;
         }
-        match self.seal_one(spool, now, lost, Room::Reserve) {
+        match self.seal_one(spool, now, self.boot, lost, Room::Reserve) {
             Sealed::Kept { .. } => self.gaps_sealed_at = Some(now.boot_ms),
             Sealed::TooLarge(contents) => self.engine.give_back(contents),
             Sealed::Failed(error, contents) => {
@@ -377,7 +379,14 @@ impl Weigher {
         }
     }
 
-    fn seal_one(&mut self, spool: &mut Spool, now: Now, records_of: Contents, room: Room) -> Sealed {
+    fn seal_one(
+        &mut self,
+        spool: &mut Spool,
+        now: Now,
+        boot: BootId,
+        records_of: Contents,
+        room: Room,
+    ) -> Sealed {
         let link = spool.link();
         let records = records_of.len();
         let batch = Batch {
@@ -385,7 +394,7 @@ impl Weigher {
             epoch: link.epoch,
             sequence: link.sequence,
             prev_hash: link.prev_hash,
-            boot: self.boot,
+            boot,
             windows: records_of.windows,
             gaps: records_of.gaps,
             holdings: records_of.holdings,
@@ -497,7 +506,10 @@ fn is_disk_full(error: &SealError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use weighbridge_meter::{Gap, GapCause, Span, Trust, UtcMillis, meter::Pace};
+    use weighbridge_wire::Envelope;
 
     use super::*;
 
@@ -506,30 +518,10 @@ mod tests {
     fn a_batch_in_doubt_that_is_there_after_all_is_not_recorded_twice() {
         for there in [true, false] {
             let dir = tempfile::tempdir().unwrap();
-            let options = HostOptions {
-                agent: "node1".parse().unwrap(),
-                boot: BootId([1; 16]),
-                key: SigningKey::from_bytes(&[2; 32]),
-                engine: EngineOptions {
-                    host: "node1".into(),
-                    trust: Trust::Host,
-                    pace: Pace { window_ms: 60_000, longest_tick_ms: 10_000 },
-                    held_records: 10,
-                },
-                spool: SpoolOptions::in_dir(dir.path()),
-                holders: Holders::none(),
-                metrics: None,
-            };
-            let now = Now { boot_ms: 0, wall: UtcMillis(1_769_846_400_000) };
-            let (mut weigher, _) = Host::open(options, &mut |bytes| bytes.fill(7)).unwrap().into_parts();
-            let gap = Gap {
-                accelerator: "GPU-1".parse().unwrap(),
-                span: Span::new(now.wall, now.wall.plus(1000)).unwrap(),
-                boot_start_ms: 0,
-                cause: GapCause::DeviceLost,
-            };
+            let mut weigher = weigher(dir.path(), BootId([1; 16]), 10);
+            let gap = gap();
             weigher.engine.give_back(Contents { gaps: vec![gap.clone()], ..Contents::default() });
-            assert_eq!(weigher.seal(now).unwrap().records, 1);
+            assert_eq!(weigher.seal(NOW).unwrap().records, 1);
 
             let hash = locked(&weigher.spool).link().prev_hash;
             let batch = Batch {
@@ -547,37 +539,79 @@ mod tests {
             };
             let hash = if there { hash } else { [0xff; 32] };
             weigher.in_doubt = Some((hash, Box::new(batch)));
-            assert_eq!(weigher.seal(now).unwrap().records, usize::from(!there));
+            assert_eq!(weigher.seal(NOW).unwrap().records, usize::from(!there));
         }
     }
 
     #[test]
     fn a_batch_that_is_too_large_becomes_several() {
         let dir = tempfile::tempdir().unwrap();
-        let now = Now { boot_ms: 0, wall: UtcMillis(1_769_846_400_000) };
+        let mut weigher = weigher(dir.path(), BootId([1; 16]), 200_000);
+        let gaps = (0..120_000_i64)
+            .map(|n| Gap { span: Span::new(NOW.wall.plus(n), NOW.wall.plus(n + 1)).unwrap(), ..gap() });
+        weigher.engine.give_back(Contents { gaps: gaps.collect(), ..Contents::default() });
+        let sealed = weigher.seal(NOW).unwrap();
+        assert_eq!((sealed.batches, sealed.sequence, sealed.records), (4, 4, 120_000));
+    }
+
+    /// Their milliseconds since boot mean nothing in another boot: the collector would take the clock for wrong,
+    /// and move them.
+    #[test]
+    fn records_that_are_sealed_again_after_a_reboot_keep_the_boot_they_were_measured_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let (before, after) = (BootId([1; 16]), BootId([2; 16]));
+        let mut measuring = weigher(dir.path(), before, 10);
+        measuring.engine.give_back(Contents { gaps: vec![gap()], ..Contents::default() });
+        measuring.seal(NOW).unwrap();
+        drop(measuring);
+
+        let mut measuring = weigher(dir.path(), after, 10);
+        {
+            let mut spool = locked(&measuring.spool);
+            let refused = spool.peek().unwrap().expect("one waits");
+            spool.start_epoch().unwrap();
+            spool.park_conflict(&refused, true).unwrap();
+        }
+        let another = Gap { boot_start_ms: 1, ..gap() };
+        measuring.engine.give_back(Contents { gaps: vec![another.clone()], ..Contents::default() });
+        measuring.seal(NOW).unwrap();
+        let mut sealed = Vec::new();
+        let mut spool = locked(&measuring.spool);
+        while let Some(pending) = spool.peek().unwrap() {
+            let batch = Envelope::decode(&pending.bytes).unwrap().read().unwrap();
+            sealed.push((batch.boot, batch.gaps));
+            spool.acknowledge(&pending).unwrap();
+        }
+        assert_eq!(sealed, [(before, vec![gap()]), (after, vec![another])]);
+    }
+
+    const NOW: Now = Now { boot_ms: 0, wall: UtcMillis(1_769_846_400_000) };
+
+    fn weigher(dir: &Path, boot: BootId, held_records: usize) -> Weigher {
         let options = HostOptions {
             agent: "node1".parse().unwrap(),
-            boot: BootId([1; 16]),
+            boot,
             key: SigningKey::from_bytes(&[2; 32]),
             engine: EngineOptions {
                 host: "node1".into(),
                 trust: Trust::Host,
                 pace: Pace { window_ms: 60_000, longest_tick_ms: 10_000 },
-                held_records: 200_000,
+                held_records,
             },
-            spool: SpoolOptions::in_dir(dir.path()),
+            spool: SpoolOptions::in_dir(dir),
             holders: Holders::none(),
             metrics: None,
         };
-        let (mut weigher, _) = Host::open(options, &mut |bytes| bytes.fill(7)).unwrap().into_parts();
-        let gaps = (0..120_000_i64).map(|n| Gap {
+        // Each boot has its own random numbers.
+        Host::open(options, &mut |bytes| bytes.fill(6 + boot.0[0])).unwrap().into_parts().0
+    }
+
+    fn gap() -> Gap {
+        Gap {
             accelerator: "GPU-1".parse().unwrap(),
-            span: Span::new(now.wall.plus(n), now.wall.plus(n + 1)).unwrap(),
+            span: Span::new(NOW.wall, NOW.wall.plus(1000)).unwrap(),
             boot_start_ms: 0,
             cause: GapCause::DeviceLost,
-        });
-        weigher.engine.give_back(Contents { gaps: gaps.collect(), ..Contents::default() });
-        let sealed = weigher.seal(now).unwrap();
-        assert_eq!((sealed.batches, sealed.sequence, sealed.records), (4, 4, 120_000));
+        }
     }
 }

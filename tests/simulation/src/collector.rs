@@ -28,7 +28,7 @@ use weighbridge_collector::{
     ingest,
 };
 use weighbridge_meter::{Estimator, UtcMillis};
-use weighbridge_store::{Body as EntryBody, Entry, Filter, UsageStore, verify};
+use weighbridge_store::{Body as EntryBody, Entry, Fact, Filter, UsageStore, verify};
 use weighbridge_tests::{damage, handmade, random::Random};
 use weighbridge_wire::{Batch, Hash, hash};
 
@@ -253,10 +253,17 @@ pub(crate) fn batches(folder: &Path) -> Result<BTreeMap<Hash, Batch>, String> {
     let mut found = BTreeMap::new();
     for payload in crate::entries(&folder.join("collector/data/ledger"))? {
         let entry = Entry::decode(&payload).map_err(|error| error.to_string())?;
-        if let EntryBody::Batch(received) = entry.body
-            && found.insert(hash(&received.envelope), crate::opened(&received.envelope)?).is_some()
-        {
-            return Err("a batch is in the ledger twice".into());
+        match entry.body {
+            EntryBody::Batch(received) => {
+                if found.insert(hash(&received.envelope), crate::opened(&received.envelope)?).is_some() {
+                    return Err("a batch is in the ledger twice".into());
+                }
+            }
+            // Every clock of this world is right: to correct one moves usage to where it was not.
+            EntryBody::Fact(Fact::ClockOffset { agent, minutes, .. }) => {
+                return Err(format!("the clock of {agent} was taken to be {minutes} min off"));
+            }
+            EntryBody::Fact(_) => {}
         }
     }
     Ok(found)
