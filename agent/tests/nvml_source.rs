@@ -298,6 +298,11 @@ async fn a_device_that_is_gone_stays_in_every_look_until_it_comes_back() {
 }
 
 #[tokio::test]
+async fn a_device_that_is_lost_while_asked_about_streaming_is_a_gap_until_it_comes_back() {
+    breaks_and_mends(Fault::LostToStreaming, GapCause::DeviceLost).await;
+}
+
+#[tokio::test]
 async fn a_hung_call_is_a_gap_and_the_others_go_on() {
     breaks_and_mends(Fault::Hang, GapCause::CallHung).await;
 }

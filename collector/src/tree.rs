@@ -345,6 +345,12 @@ impl Tree {
         }
     }
 
+    /// Waits until nothing is written any more, which follows once the ledger is closed.
+    pub fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let mut status = self.status.clone();
+        async move { while status.changed().await.is_ok() {} }
+    }
+
     /// Makes the tree durable as far as it is published; gives the first entry whose payload it still needs.
     pub async fn needs_from(&self) -> u64 {
         let mut status = self.status.clone();

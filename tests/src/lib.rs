@@ -34,3 +34,8 @@ pub mod tlog;
 pub mod trust;
 pub mod usage;
 pub mod wait;
+
+/// Whether this is the long form, which `tests/run --soak` asks for.
+pub fn is_soak() -> bool {
+    std::env::var_os("WEIGHBRIDGE_SOAK").is_some()
+}

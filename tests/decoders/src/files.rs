@@ -101,3 +101,15 @@ pub(crate) fn spool(bytes: &[u8]) {
         spool.acknowledge(&pending).expect("memory takes it");
     }
 }
+
+/// The sums that were kept when payloads were pruned.
+pub(crate) fn usage_summary(bytes: &[u8]) {
+    weighbridge_store::summary::read_anything(bytes, &mine("summary"));
+}
+
+/// What a backup says of itself.
+pub(crate) fn backup_manifest(bytes: &[u8]) {
+    let dir = mine("backup");
+    fs::create_dir_all(&dir).expect("the folder is writable");
+    weighbridge_collector::backup::manifest::read_anything(bytes, &dir);
+}

@@ -80,6 +80,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "scenario", read: scenario, most: 4_096 },
     Target { name: "log-text", read: log_text, most: 4_096 },
     Target { name: "promise", read: promise, most: 2_048 },
+    Target { name: "status-report", read: weighbridge_wire::report::read_anything, most: 2_048 },
+    Target { name: "usage-summary", read: files::usage_summary, most: 4_096 },
+    Target { name: "backup-manifest", read: files::backup_manifest, most: 4_096 },
     Target { name: "report-proof", read: weighbridge_collector::proof::check::read_anything, most: 8_192 },
 ];
 

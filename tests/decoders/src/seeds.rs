@@ -7,7 +7,10 @@ use weighbridge_store::{
     entry::{Clocks, Received},
 };
 use weighbridge_tests::handmade::Sender;
-use weighbridge_wire::{limits, proto};
+use weighbridge_wire::{
+    Status, limits, proto,
+    report::{Report, seal},
+};
 
 const MOMENT: UtcMillis = UtcMillis(1_767_225_600_000);
 
@@ -69,6 +72,21 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
              CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n— example.com/log Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJur\
              mRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n",
             "tile/0/x001/x234/067\ntile/entries/000.p/7\ntile/1/001.p/255\n",
+        ]),
+        "status-report" => vec![report()],
+        "usage-summary" => texts(&[
+            "{\"summary\":1,\"generation\":\"01010101010101010101010101010101\",\"place\":{\"index\":7,\"segment\":3,\"offset\":120},\"chain\":\
+             \"0303030303030303030303030303030303030303030303030303030303030303\",\"made_at\":\
+             \"2026-01-01T00:00:00Z\",\"program\":\"0.1.0\"}\n\
+             {\"table\":\"hours\",\"columns\":[\"accelerator\",\"hour\"]}\n[\"GPU-1\",1767225600000]\n",
+        ]),
+        "backup-manifest" => texts(&[
+            "{\"backup\":1,\"made_at\":\"2026-01-01T00:00:00Z\",\"program\":\"0.1.0\",\"generation\":\
+             \"01010101010101010101010101010101\",\"place\":{\"index\":7,\"segment\":3,\"offset\":120},\"chain\":\
+             \"0303030303030303030303030303030303030303030303030303030303030303\",\"oldest_segment\":1,\
+             \"files\":1,\"bytes\":9}\n{\"path\":\"data/ledger/1.seg\",\"stored\":\"files/1\",\"bytes\":9,\
+             \"sha256\":\"0303030303030303030303030303030303030303030303030303030303030303\",\
+             \"modified_ns\":1}\n",
         ]),
         "promise" => texts(&[
             "{\"sequence\":7,\"batch_hash\":\"0202020202020202020202020202020202020202020202020202020202020202\",\
@@ -145,6 +163,22 @@ fn envelopes() -> Vec<Vec<u8>> {
 fn plain(envelope: &[u8]) -> Option<Vec<u8>> {
     let signed = proto::Signed::decode(envelope).ok()?;
     zstd::bulk::decompress(&signed.payload, limits::DECODED_BYTES).ok()
+}
+
+fn report() -> Vec<u8> {
+    let sender = Sender::named("host-1");
+    let batch = sender.batch(1, [7; 32], MOMENT, 1);
+    let status = Status {
+        at: MOMENT,
+        version: "0.1.0".into(),
+        host: "host-1".into(),
+        source_state: "ok".into(),
+        spool_bytes: 4_096,
+        unacknowledged: 2,
+    };
+    let (agent, epoch, boot) = (batch.agent, batch.epoch, batch.boot);
+    let sealed = seal(&Report { agent, epoch, sequence: 1, boot, boot_ms: 60_000, status }, &sender.key);
+    proto::Signed::decode(sealed.as_slice()).map(|signed| signed.payload).unwrap_or_default().into()
 }
 
 fn entries() -> Vec<Vec<u8>> {

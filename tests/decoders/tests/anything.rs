@@ -99,5 +99,8 @@ whatever_is_read_comes_back! {
     any_scenario: "scenario"
     any_words_of_a_log_or_witness: "log-text"
     any_promise: "promise"
+    any_status_of_an_agent: "status-report"
+    any_summary_of_usage: "usage-summary"
+    any_manifest_of_a_backup: "backup-manifest"
     any_proof_of_a_report: "report-proof"
 }

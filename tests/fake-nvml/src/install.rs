@@ -39,10 +39,12 @@ pub enum Fault {
     NoPermission,
     /// What a device is split into, or what an instance is called, cannot be asked.
     Unnamed,
+    /// The question whether GPM is streaming answers `NVML_ERROR_GPU_IS_LOST`, and no other call does.
+    LostToStreaming,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Lost,
         Self::Hang,
         Self::Error,
@@ -58,6 +60,7 @@ impl Fault {
         Self::Recreated,
         Self::NoPermission,
         Self::Unnamed,
+        Self::LostToStreaming,
     ];
 
     /// The end of the file's name.
@@ -78,6 +81,7 @@ impl Fault {
             Self::Recreated => "recreated",
             Self::NoPermission => "no-permission",
             Self::Unnamed => "unnamed",
+            Self::LostToStreaming => "lost-to-streaming",
         }
     }
 }

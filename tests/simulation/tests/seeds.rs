@@ -1,7 +1,10 @@
 //! Many courses of events, each from its seed.
 
 use weighbridge_simulation::{Course, live};
-use weighbridge_tests::random::{Random, SEED};
+use weighbridge_tests::{
+    is_soak,
+    random::{Random, SEED},
+};
 
 /// Deeds in one course.
 const DEEDS: usize = 60;
@@ -18,13 +21,12 @@ fn course(seed: u64) -> Course {
 
 #[test]
 fn whatever_happens_nothing_is_lost_double_or_altered() {
-    let soak = std::env::var_os("WEIGHBRIDGE_SOAK").is_some();
     // A single seed repeats a single course.
     let seeds: Vec<u64> = match std::env::var(SEED) {
         Ok(seed) => vec![seed.parse().expect("the seed is a whole number")],
         Err(_) => {
             let mut random = Random::announced();
-            (0..if soak { 5_000 } else { 60 }).map(|_| random.number()).collect()
+            (0..if is_soak() { 5_000 } else { 60 }).map(|_| random.number()).collect()
         }
     };
     // A course waits for syncs most of its time, so some go side by side.

@@ -4,6 +4,7 @@
 //! acknowledgement of the one before, on a connection of its own; an acknowledgement means that the ledger is synced.
 //! In the open loop batches are due at a fixed rate, and latency counts from when they were due.
 //! Load and collector share the machine, so the rate by collector core says more than the rate.
+//! All of it runs over plain HTTP, then over TLS with a certificate for each host; `plain` or `tls` runs one of them.
 
 use std::{
     fs::File,
@@ -15,6 +16,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use rustls::ClientConfig;
 use weighbridge_meter::{
     AcceleratorId, AgentId, BootId, EpochId, Estimator, Source, Span, Tier, Trust, UtcMillis, Window,
     window::{Counter, Counters, Coverage},
@@ -23,6 +25,7 @@ use weighbridge_store::{Body, Entry, Fold, Place, State, entry::Received, fold};
 use weighbridge_tests::{
     collector::Collector,
     http::{Answer, Connection},
+    trust,
     usage::{cpu, millis, most_resident_kib, quantile},
     wait,
 };
@@ -136,6 +139,42 @@ fn host(index: usize, count: usize, windows: usize) -> Host {
     Host { name, windows, key, batches }
 }
 
+/// Over what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    Plain,
+    Tls,
+}
+
+impl Over {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "http",
+            Self::Tls => "tls",
+        }
+    }
+
+    /// A collector that runs, and what each host connects with.
+    fn collector(self, folder: &Path, hosts: &[Host]) -> (Collector, Vec<Option<Arc<ClientConfig>>>) {
+        let log = "[log]\nlevel = \"warn\"";
+        match self {
+            Self::Plain => {
+                let mut collector = Collector::prepare(folder, log);
+                collector.start_ready();
+                enrol(&collector, hosts);
+                (collector, hosts.iter().map(|_| None).collect())
+            }
+            Self::Tls => {
+                let mut collector = Collector::prepare_secure(folder, "", log);
+                collector.start_ready();
+                let joined = |host: &Host| trust::joined(&collector, folder, &host.name, host.key.as_bytes());
+                let configs = hosts.iter().map(|host| Some(joined(host))).collect();
+                (collector, configs)
+            }
+        }
+    }
+}
+
 fn enrol(collector: &Collector, hosts: &[Host]) {
     let mut csv = String::from("agent,host,site,fabric,public_key,valid_from,valid_to\n");
     for Host { name, key, .. } in hosts {
@@ -155,14 +194,25 @@ fn send(connection: &mut Connection, sealed: &Sealed) {
 
 /// Each host sends as fast as it is answered, or, with `every`, when a batch is due.
 /// Gives back how long it took, and each latency.
-fn drive(collector: &Collector, hosts: &[Host], every: Option<Duration>) -> (Duration, Vec<Duration>) {
+fn drive(
+    collector: &Collector,
+    hosts: &[Host],
+    configs: &[Option<Arc<ClientConfig>>],
+    every: Option<Duration>,
+) -> (Duration, Vec<Duration>) {
+    let at = collector.ingest();
+    let connect = |config: &Option<Arc<ClientConfig>>| match config {
+        Some(config) => Connection::open_secure(at, Arc::clone(config)),
+        None => Connection::open(at),
+    };
+    let connections: Vec<Connection> =
+        configs.iter().map(|config| connect(config).expect("the collector listens")).collect();
     let began = wait::instant();
     let latencies = thread::scope(|scope| {
-        let hosts = hosts.iter().zip(0_u32..);
+        let hosts = hosts.iter().zip(0_u32..).zip(connections);
         let running: Vec<_> = hosts
-            .map(|(host, index)| {
+            .map(|((host, index), mut connection)| {
                 scope.spawn(move || {
-                    let mut connection = Connection::open(collector.ingest()).expect("the collector listens");
                     let mut latencies = Vec::with_capacity(host.batches.len());
                     for (sealed, number) in host.batches.iter().zip(0_u32..) {
                         let due = match every {
@@ -270,29 +320,28 @@ fn folded(collector: &Collector, batches: usize) -> Duration {
 }
 
 /// One size of batch through one collector.
-fn measure(folder: &Path, windows: usize, batches: usize) {
+fn measure(folder: &Path, over: Over, windows: usize, batches: usize) {
     let hosts: Vec<Host> = (0..HOSTS).map(|index| host(index, batches, windows)).collect();
     let all = HOSTS * batches;
     let bytes =
         hosts.iter().flat_map(|host| &host.batches).map(|sealed| sealed.bytes.len()).sum::<usize>() / all;
-    let mut collector =
-        Collector::prepare(&folder.join(format!("closed-{windows}")), "[log]\nlevel = \"warn\"");
-    collector.start_ready();
-    enrol(&collector, &hosts);
+    let of_collector = folder.join(format!("closed-{}-{windows}", over.name()));
+    let (mut collector, configs) = over.collector(&of_collector, &hosts);
     let pid = collector.id().expect("it runs");
     let before = cpu(pid);
-    let (lasted, mut latencies) = drive(&collector, &hosts, None);
+    let (lasted, mut latencies) = drive(&collector, &hosts, &configs, None);
     let used = cpu(pid) - before;
     let behind = folded(&collector, all);
     let used_folded = cpu(pid) - before;
     let resident = most_resident_kib(pid);
     collector.stop();
-    let data = folder.join(format!("closed-{windows}")).join("data");
+    let data = of_collector.join("data");
     let ledger = bytes_in(&data.join("ledger"));
 
     let per =
         |count: usize, time: Duration| f64::from(u32::try_from(count).expect("few")) / time.as_secs_f64();
-    println!("{windows} windows a batch ({bytes} bytes), {HOSTS} hosts, {all} batches, closed loop");
+    let name = over.name();
+    println!("{windows} windows a batch ({bytes} bytes), {HOSTS} hosts, {all} batches, closed loop, {name}");
     println!(
         "  rate                            {:>9.0} windows/s  {:>7.0} batches/s",
         per(all * windows, lasted),
@@ -336,22 +385,23 @@ fn measure(folder: &Path, windows: usize, batches: usize) {
 }
 
 /// A fixed rate, below the limit.
-fn measure_open(folder: &Path) {
+fn measure_open(folder: &Path, over: Over) {
     let batches = 10 * OPEN_RATE as usize / HOSTS;
     let hosts: Vec<Host> = (0..HOSTS).map(|index| host(index, batches, DEVICES)).collect();
-    let mut collector = Collector::prepare(&folder.join("open"), "[log]\nlevel = \"warn\"");
-    collector.start_ready();
-    enrol(&collector, &hosts);
+    let (mut collector, configs) = over.collector(&folder.join(format!("open-{}", over.name())), &hosts);
     let pid = collector.id().expect("it runs");
     let before = cpu(pid);
     let every = Duration::from_secs(HOSTS as u64) / OPEN_RATE;
-    let (lasted, mut latencies) = drive(&collector, &hosts, Some(every));
+    let (lasted, mut latencies) = drive(&collector, &hosts, &configs, Some(every));
     let used = cpu(pid) - before;
     folded(&collector, HOSTS * batches);
     let resident = most_resident_kib(pid);
     collector.stop();
     let rate = f64::from(u32::try_from(HOSTS * batches).expect("few")) / lasted.as_secs_f64();
-    println!("{DEVICES} windows a batch, open loop at {OPEN_RATE} batches/s: {rate:.0} batches/s were taken");
+    let name = over.name();
+    println!(
+        "{DEVICES} windows a batch, open loop at {OPEN_RATE} batches/s, {name}: {rate:.0} batches/s were taken"
+    );
     println!(
         "  latency from when due           p50 {}, p99 {}",
         millis(quantile(&mut latencies, 500)),
@@ -364,19 +414,29 @@ fn measure_open(folder: &Path) {
     );
 }
 
-/// Runs all of it, in about a minute.
+/// Runs all of it, in about two minutes.
 fn main() {
+    let chosen = std::env::args().nth(1);
+    let both = [Over::Plain, Over::Tls];
+    let run: Vec<Over> = match chosen.as_deref() {
+        None => both.into(),
+        Some("plain") => vec![Over::Plain],
+        Some("tls") => vec![Over::Tls],
+        Some(other) => panic!("{other:?}: expected plain, tls or nothing"),
+    };
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let cores = thread::available_parallelism().map_or(0, usize::from);
     println!(
-        "weighbridge-collector serve, loopback HTTP, load on the same {cores} cores, data in {}",
+        "weighbridge-collector serve on loopback, load on the same {cores} cores, data in {}",
         folder.path().display()
     );
     println!(
         "closed loop: a host sends when its last batch is acknowledged, that is after the fsync of the ledger"
     );
-    for (windows, batches) in [(8, 300), (40, 120), (80, 60)] {
-        measure(folder.path(), windows, batches);
+    for over in run {
+        for (windows, batches) in [(8, 300), (40, 120), (80, 60)] {
+            measure(folder.path(), over, windows, batches);
+        }
+        measure_open(folder.path(), over);
     }
-    measure_open(folder.path());
 }

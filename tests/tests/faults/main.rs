@@ -20,5 +20,5 @@ mod restored;
 
 /// How often something is done: in the short form that runs each time, or in the long one of `tests/run --soak`.
 fn rounds(short: usize, soak: usize) -> usize {
-    if std::env::var_os("WEIGHBRIDGE_SOAK").is_some() { soak } else { short }
+    if weighbridge_tests::is_soak() { soak } else { short }
 }

@@ -1,7 +1,7 @@
 //! Power cuts on real file systems: what was synced stays, what was not is gone, and what was acknowledged was
 //! synced. Needs root.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use weighbridge_tests::{
@@ -20,12 +20,26 @@ use crate::rounds;
 const AGENTS: u32 = 4;
 
 /// A cut stops everything at one moment: a program that ran on for a while could still say that something was
-/// synced, while its file system was being taken away.
+/// synced, while its file system was being taken away. Returns when none of its threads goes on; one that is in the
+/// middle of a sync is cut off there, and never learns how it ended.
 fn freeze(pid: Option<u32>) {
-    if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
-        // An error says that it ended by itself.
-        let _ = kill_process(pid, Signal::STOP);
+    let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) else { return };
+    // An error says that it ended by itself.
+    if kill_process(pid, Signal::STOP).is_err() {
+        return;
     }
+    let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+    wait::until("every thread stands", || {
+        for task in fs::read_dir(&tasks).into_iter().flatten().flatten() {
+            // The state follows the name, which may hold anything but ends with the last parenthesis.
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            if state.is_some_and(|state| matches!(state, 'R' | 'S')) {
+                return Err(stat);
+            }
+        }
+        Ok(())
+    });
 }
 
 #[test]

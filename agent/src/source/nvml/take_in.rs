@@ -157,3 +157,6 @@ impl NvmlSource {
         place
     }
 }
+
+#[cfg(test)]
+mod tests;

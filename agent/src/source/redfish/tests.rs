@@ -407,6 +407,19 @@ fn nobody_waits_longer_than_minutes_for_a_renewal_whether_it_is_told_or_was_seen
 }
 
 #[test]
+fn a_look_within_a_second_of_the_one_before_says_nothing_of_the_interval_between_values() {
+    let mut past = Past::default();
+    // Without a moment, so that how far apart values are is known by the looks alone.
+    let power = row("power=500");
+    let stated = [0, 30_000, 30_999, 31_999].map(|now_ms| {
+        past.judge(&[&power], None, now_ms, None);
+        past.sample_ms()
+    });
+    // Where there is nothing to state, the inventory keeps what was stated before.
+    assert_eq!(stated, [None, Some(30_000), None, Some(1000)]);
+}
+
+#[test]
 fn joules_are_a_total_and_kilowatt_hours_only_where_there_is_no_power() {
     check(
         "

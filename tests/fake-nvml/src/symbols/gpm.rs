@@ -8,7 +8,7 @@ use std::{ffi::c_uint, slice, time::Duration};
 
 use nvml_wrapper_sys::bindings as nvml;
 
-use super::{INVALID, SUCCESS, UNSUPPORTED, code, give, handle, place, put};
+use super::{INVALID, SUCCESS, UNSUPPORTED, code, give, handle, on_device, place, put};
 use crate::{
     install::Fault,
     machine::{self, Card, Code, Node, Pair},
@@ -152,8 +152,12 @@ extern "C" fn nvmlGpmMigSampleGet(
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlGpmQueryIfStreamingEnabled(device: nvml::nvmlDevice_t, state: *mut c_uint) -> Code {
-    let streaming =
-        |card: &Card| Some(c_uint::from(card.device.streaming? && !card.switches.has(Fault::StreamingOff)));
-    // SAFETY: NVML's callers pass a place for the result.
-    unsafe { give(device, state, streaming) }
+    on_device(device, |card| {
+        if card.switches.has(Fault::LostToStreaming) {
+            return Err(nvml::nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST);
+        }
+        let on = card.device.streaming.ok_or(UNSUPPORTED)? && !card.switches.has(Fault::StreamingOff);
+        // SAFETY: NVML's callers pass a place for the result.
+        unsafe { put(state, c_uint::from(on)) }
+    })
 }

@@ -1,9 +1,12 @@
-//! What is forgotten of a device when it is no longer the one that it was.
+//! What is forgotten of a device when it is no longer the one that it was, or was not heard.
 
-use weighbridge_meter::Source;
+use weighbridge_meter::{Source, reading::Activity, window::Counter};
 
 use super::{
-    super::judge::tests::{counting, hopper, instance},
+    super::{
+        NvmlOptions, NvmlSource,
+        judge::tests::{counting, hopper, instance},
+    },
     *,
 };
 
@@ -78,4 +81,24 @@ fn an_instance_that_was_removed_and_is_there_again_is_not_told_to_have_been_made
     one.set_present(false);
     one.set_present(true);
     assert!(matches!(hear(&mut one, 8..=8, Some(OTHER)), DeviceState::Read(_)));
+}
+
+#[tokio::test]
+async fn an_answer_to_a_look_that_was_given_up_is_thrown_away_and_the_one_after_it_is_a_new_base() {
+    let (ask, questions) = mpsc::channel();
+    let (reply, answers) = tokio::sync::mpsc::channel(2);
+    let mut source = NvmlSource::start(NvmlOptions::default());
+    source.devices = vec![calibrated(hopper(), None)];
+    let reader = Some(Reader { ask, answers, waiting: Waiting::Now });
+    source.cards = vec![Card { reader, metered: vec![0], ..Card::new(id()) }];
+    // The one that nobody waited for, and the one to the next look.
+    for second in [8, 9] {
+        reply.try_send(Ok(vec![Ok(counting(second))])).expect("room for two");
+    }
+    let looks = source.read(Instant::now()).await;
+    assert_eq!(questions.try_iter().count(), 1);
+    let DeviceState::Read(reading) = looks[0].state else { panic!("{looks:?} is no reading") };
+    // The last pair of samples began at a moment that no look told of; counters speak for all of the time.
+    assert_eq!(reading.activity, Activity::default());
+    assert_eq!(reading.totals.get(Counter::TensorCycles), Some(9 * 750_000_000));
 }
