@@ -74,7 +74,9 @@ pub fn windows(collector: &Collector, device: &Device) -> Audited {
         let span = span.unwrap_or_else(|problem: String| panic!("{problem}: {window}"));
         let counter = |name: &str| integer(&window["counters"][name]);
         let (pencil, estimate) = (pencil::window(device, span.millis()), amount(&window["estimate"]));
-        if window["counters"]["tensor_cycles"].is_null() {
+        // Where the machine is slow a look may come without one of them: the window says less then, never less truly.
+        let all = ["elapsed_cycles", "tensor_cycles", "busy_us"];
+        if all.iter().any(|name| window["counters"][name].is_null()) {
             assert!(estimate.low <= pencil.low && pencil.high <= estimate.high, "{window}");
             audited.bounded += 1;
         } else {
