@@ -82,7 +82,8 @@ pub(crate) struct RawIngest {
     bytes_per_minute: Option<u32>,
     /// Connections at a time. Default 8192; at least 1.
     connections: Option<usize>,
-    /// Connections from one address at a time. Default 2048; at least 1. Raise it where many agents share one.
+    /// Connections from one address at a time, of IPv6 from one /64. Default 2048; at least 1. Raise it where many
+    /// agents share one.
     connections_per_address: Option<usize>,
     /// Takes plain HTTP instead of TLS, which only works on a loopback address: for trying out, and behind a
     /// proxy of one's own on the same host. Default `false`.

@@ -38,7 +38,7 @@ pub mod quota;
 pub mod status;
 
 /// For the whole body of a request, from its head on: a megabyte over a line of a few hundred kilobits.
-const BODY: Duration = Duration::from_secs(60);
+pub(crate) const BODY: Duration = Duration::from_secs(60);
 
 /// Hours of accelerators that one batch may touch: 72 devices that were away for eleven days. Beyond it somebody is
 /// marking hours, each of which costs the collector something.
