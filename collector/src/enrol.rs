@@ -45,6 +45,9 @@ const LONGEST_TOKEN: Duration = Duration::from_secs(7 * 86_400);
 pub struct Enrolment {
     tokens: RwLock<BTreeMap<String, Token>>,
     denied: RwLock<BTreeMap<AgentId, Denied>>,
+    /// The deny list changes by one at a time: what is in memory and the ledger's last word are the same. Not the lock
+    /// of other writers, who wait for the sums.
+    denying: tokio::sync::Mutex<()>,
 }
 
 /// A token that was made.
@@ -261,9 +264,9 @@ impl App {
     }
 
     async fn act_whole(&self, act: Act) -> Result<Acted, ActError> {
-        let _one_at_a_time = self.writing.lock().await;
         match act {
             Act::Token { agent, host, site, fabric, max_trust, valid_s } => {
+                let _one_at_a_time = self.writing.lock().await;
                 self.make_token(agent, host, site, fabric, max_trust, valid_s).await
             }
             Act::Deny { agent, reason } => {
@@ -272,27 +275,24 @@ impl App {
                         "reason: blank, expected why the agent is shut out".into(),
                     ));
                 }
+                self.deny(&agent, reason).await?;
                 let known = self.shared.with(|state| state.agents.contains_key(&agent));
                 let mut said = vec![format!("agent {agent} is shut out")];
                 if !known {
                     said.push(format!("no agent {agent} was ever enrolled: check the name"));
                 }
-                self.deny(agent, DenialEvent::Denied { reason }).await?;
                 Ok(Acted { said, token: None })
             }
             Act::Allow { agent } => {
-                if self.enrolment.denied(&agent).is_none() {
-                    return Err(ActError::Unusable(format!("agent {agent} is not shut out")));
-                }
-                let said = vec![format!("agent {agent} is let in again")];
-                self.deny(agent, DenialEvent::Allowed {}).await?;
-                Ok(Acted { said, token: None })
+                self.allow(&agent).await?;
+                Ok(Acted { said: vec![format!("agent {agent} is let in again")], token: None })
             }
             Act::List {} => Ok(Acted { said: self.enrolment_lines(), token: None }),
             Act::Authorities {} => {
                 Ok(Acted { said: authority_lines(&self.trust.authorities()?), token: None })
             }
             Act::Step { step, force } => {
+                let _one_at_a_time = self.writing.lock().await;
                 self.trust.step(step, force, &self.keys)?;
                 let infos = self.trust.authorities()?;
                 let body = serde_json::json!({ "step": step, "forced": force, "authorities": infos });
@@ -353,10 +353,31 @@ impl App {
         Ok(())
     }
 
-    async fn deny(&self, agent: AgentId, event: DenialEvent) -> Result<(), CommitError> {
+    /// Shuts an agent out: at once, and in the ledger before anybody is told. Neither waits for the sums. Where the
+    /// ledger takes nothing the agent stays shut out until the collector ends, and whoever asked hears of it.
+    async fn deny(&self, agent: &AgentId, reason: String) -> Result<(), CommitError> {
+        let event = DenialEvent::Denied { reason };
+        let since = self.now();
+        self.enrolment.denial(agent.clone(), event.clone(), since);
         tracing::warn!(%agent, ?event, "the deny list has changed");
-        self.record(vec![fact(record::DENIAL, agent.as_str(), &event)]).await?;
-        self.enrolment.denial(agent, event, self.now());
+        let _one_at_a_time = self.enrolment.denying.lock().await;
+        // Again, as somebody may have let it in just now, and this is the later word.
+        self.enrolment.denial(agent.clone(), event.clone(), since);
+        self.ledger.record(since, vec![fact(record::DENIAL, agent.as_str(), &event)]).await?;
+        Ok(())
+    }
+
+    /// Lets an agent in again, once that is in the ledger.
+    async fn allow(&self, agent: &AgentId) -> Result<(), ActError> {
+        let _one_at_a_time = self.enrolment.denying.lock().await;
+        if self.enrolment.denied(agent).is_none() {
+            return Err(ActError::Unusable(format!("agent {agent} is not shut out")));
+        }
+        let event = DenialEvent::Allowed {};
+        let now = self.now();
+        self.ledger.record(now, vec![fact(record::DENIAL, agent.as_str(), &event)]).await?;
+        tracing::warn!(%agent, ?event, "the deny list has changed");
+        self.enrolment.denial(agent.clone(), event, now);
         Ok(())
     }
 

@@ -325,6 +325,45 @@ async fn steps_of_a_rollover_wait_for_agents_unless_they_are_forced() {
 }
 
 #[tokio::test]
+async fn an_agent_is_shut_out_and_let_in_though_the_sums_cannot_follow() {
+    use sqlx::Connection;
+    let site = Site::new().await;
+    let file = site.folder.path().join("data/usage.sqlite");
+    let mut held =
+        sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.expect("opens");
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut held).await.expect("nobody else may write now");
+    // Who makes a token waits for the sums, and holds up the other writers.
+    let mut durable = site.app.ledger.durable();
+    let before = *durable.borrow_and_update();
+    let waits = {
+        let app = site.app.clone();
+        tokio::spawn(async move {
+            let act = Act::Token {
+                agent: "node2".parse().expect("a name"),
+                host: "h".into(),
+                site: "s".into(),
+                fabric: "f".into(),
+                max_trust: Trust::Host,
+                valid_s: 60,
+            };
+            app.act(act).await
+        })
+    };
+    durable.wait_for(|durable| *durable > before).await.expect("writes");
+    let act = async |act| {
+        let acted = tokio::time::timeout(Duration::from_secs(20), site.app.act(act)).await;
+        acted.expect("waits for no sums").expect("acts");
+    };
+    act(Act::Deny { agent: agent(), reason: "stolen".into() }).await;
+    assert!(site.app.enrolment.denied(&agent()).is_some());
+    act(Act::Allow { agent: agent() }).await;
+    assert!(site.app.enrolment.denied(&agent()).is_none());
+    assert_eq!(site.app.stands(), before, "the sums are behind");
+    sqlx::query("ROLLBACK").execute(&mut held).await.expect("others may write again");
+    waits.await.expect("does not panic").expect("a token");
+}
+
+#[tokio::test]
 async fn a_renewal_needs_the_enrolled_key_and_the_deny_list_counts_at_once() {
     let site = Site::new().await;
     let clock = clock_at(start());
