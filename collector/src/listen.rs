@@ -48,9 +48,44 @@ pub struct Limits {
     pub head: Duration,
 }
 
+impl Limits {
+    /// For the head of a request, as a rule.
+    pub const HEAD: Duration = Duration::from_secs(30);
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 8192, per_address: 2048, head: Duration::from_secs(30) }
+        Self { connections: 8192, per_address: 2048, head: Self::HEAD }
+    }
+}
+
+/// Open files that are for other things than connections: ledger, sums, tree, answers from files, tools.
+const OTHER_FILES: usize = 256;
+
+/// A usual limit on open files, where the system does not say one.
+const USUAL_FILES: u64 = 1024;
+
+/// Has this process open as many files as the system lets it; how many that is.
+pub(crate) fn allow_many_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where that is refused the limit is what it was, and is read again.
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "the limit on open files stays as it is");
+    }
+    getrlimit(Resource::Nofile).current.or(limit.maximum).unwrap_or(USUAL_FILES)
+}
+
+impl Limits {
+    /// As much of it as fits beside `others` connections into so many open files. One address keeps its share.
+    pub(crate) fn within(self, files: u64, others: usize) -> Self {
+        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        let room = files.saturating_sub(OTHER_FILES).saturating_sub(others).max(1);
+        if self.connections <= room {
+            return self;
+        }
+        let share = self.per_address.saturating_mul(room) / self.connections;
+        Self { connections: room, per_address: share.clamp(1, room), ..self }
     }
 }
 
@@ -411,5 +446,15 @@ mod tests {
         let error = ours.write_all(&[7; 24]).await.expect_err("nobody reads");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(began.elapsed().as_secs(), TAKEN.as_secs());
+    }
+
+    #[test]
+    fn connections_leave_files_for_the_rest_and_one_address_keeps_its_share() {
+        let usual = Limits::default();
+        assert_eq!(usual.within(1 << 20, 512), usual);
+        let few = usual.within(1024, 256);
+        assert_eq!((few.connections, few.per_address), (512, 128));
+        let hardly = usual.within(64, 0);
+        assert_eq!((hardly.connections, hardly.per_address), (1, 1));
     }
 }
