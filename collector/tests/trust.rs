@@ -364,6 +364,49 @@ async fn an_agent_is_shut_out_and_let_in_though_the_sums_cannot_follow() {
 }
 
 #[tokio::test]
+async fn who_may_not_send_is_told_so_before_the_body_is_there() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let site = Site::new().await;
+    let clock = clock_at(start());
+    site.join(&clock).await.expect("joins");
+    let parsed =
+        Files::Own(site.folder.path().join("tls")).read().and_then(|read| read.parse()).expect("there");
+    let shown = (parsed.certificates, parsed.key);
+    let time = || Arc::new(HostTime(Arc::clone(&clock) as Arc<dyn Clock>));
+    let nobody = Arc::new(client_config(parsed.authorities.clone(), None, time()).expect("usable"));
+    let own = Arc::new(client_config(parsed.authorities, Some(shown), time()).expect("usable"));
+    let asked = async |config: &Arc<rustls::ClientConfig>, path: &str| {
+        let at = format!("127.0.0.1:{}", site.url.port().expect("a port"));
+        let tcp = tokio::net::TcpStream::connect(at).await.expect("listens");
+        let name = "127.0.0.1".try_into().expect("a name");
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
+        let mut stream = connector.connect(name, tcp).await.expect("agrees");
+        let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("open");
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
+        drop(read.expect("answers and closes without the body"));
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let refused = |answer: &str, title: &str| {
+        let fits = answer.starts_with("HTTP/1.1 403") && answer.contains("connection: close");
+        assert!(fits && answer.contains(&format!("\"title\":\"{title}\"")), "{answer}");
+    };
+    for path in ["/api/v1/batches", "/api/v1/status"] {
+        refused(&asked(&nobody, path).await, "no certificate");
+    }
+    site.app.act(Act::Deny { agent: agent(), reason: "stolen".into() }).await.expect("denies");
+    for path in ["/api/v1/batches", "/api/v1/status"] {
+        refused(&asked(&own, path).await, "denied");
+    }
+    site.app.act(Act::Allow { agent: agent() }).await.expect("allows");
+    site.sets(25 * HOUR);
+    for path in ["/api/v1/batches", "/api/v1/status"] {
+        refused(&asked(&own, path).await, "certificate expired");
+    }
+}
+
+#[tokio::test]
 async fn a_renewal_needs_the_enrolled_key_and_the_deny_list_counts_at_once() {
     let site = Site::new().await;
     let clock = clock_at(start());

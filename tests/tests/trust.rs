@@ -369,6 +369,7 @@ fn only_the_agents_own_batches_come_in_under_tls_1_3_and_a_certificate_of_this_a
     let renewal = nobody.request("POST", "/api/v1/enrolment/renew", &[], br#"{"request":"","proof":""}"#);
     assert_eq!(renewal.unwrap().status, 403);
 
+    let mut nobody = Connection::open_secure(at, trust::connecting_as_nobody(one)).unwrap();
     // Plain HTTP finds nobody who understands it.
     assert!(weighbridge_tests::http::request(at, "POST", "/api/v1/batches", &[], &batch(one)).is_err());
 
