@@ -345,9 +345,14 @@ impl App {
         Ok(Acted { said, token: Some(token.to_string()) })
     }
 
-    async fn token_event(&self, id: &str, event: TokenEvent, more: Vec<Fact>) -> Result<(), CommitError> {
-        let mut facts = vec![fact(record::JOIN_TOKEN, id, &event)];
-        facts.extend(more);
+    async fn token_event(
+        &self,
+        id: &str,
+        event: TokenEvent,
+        mut facts: Vec<Fact>,
+    ) -> Result<(), CommitError> {
+        // Last, as a power cut may keep the first of a group alone: a token that is used has let its agent in.
+        facts.push(fact(record::JOIN_TOKEN, id, &event));
         self.record(facts).await?;
         self.enrolment.token(id, event);
         Ok(())
@@ -453,7 +458,9 @@ impl App {
         }
         match &token.used {
             // The same host asks again because the answer was lost: it has the key that was recorded.
-            Some(used) if used.public_key == asked.public_key => {}
+            Some(used) if used.public_key == asked.public_key => {
+                self.still_enrolled(made, &asked.public_key, now).await?;
+            }
             Some(_) => {
                 tracing::error!(agent = %made.agent, token = name, "a join token was used twice, with two keys: someone must look");
                 let detail = "the token was used already, with another key: if that was not this host, \
@@ -476,6 +483,29 @@ impl App {
     }
 
     fn known_token(&self, name: &str, id: &[u8; 8], secret: &[u8; 32]) -> Result<Token, Refusal> {
+    /// Sees to it that the key that a token was used with is one that the agent may sign with.
+    async fn still_enrolled(&self, made: &TokenMade, key: &str, now: UtcMillis) -> Result<(), Refusal> {
+        let known = self.shared.with(|state| {
+            let facts = state.agents.get(&made.agent).into_iter().flatten();
+            facts.rev().find(|fact| fact.public_key == key).map(|fact| fact.valid_to)
+        });
+        match known {
+            Some(Some(end)) if end <= now => {
+                let detail =
+                    format!("the key that joined with this token ended at {end}: have another token made");
+                Err(refusal(RefusedCode::NotEnrolled, detail))
+            }
+            Some(_) => Ok(()),
+            // A ledger in which the use of the token is, and what followed from it is not.
+            None => {
+                let facts = self.enrolled_facts(made, key, now)?;
+                self.record(facts).await.map_err(|error| refusal(RefusedCode::NotAvailable, error))?;
+                self.learn_agents();
+                Ok(())
+            }
+        }
+    }
+
         let token = self.enrolment.find(name);
         let known = token.filter(|token| hex(&secret_hash(id, secret)) == token.made.secret_sha256);
         known.ok_or_else(|| refusal(RefusedCode::TokenUnknown, "this collector never made this token"))

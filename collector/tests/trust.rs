@@ -39,7 +39,11 @@ use weighbridge_collector::{
     tls::{Step, serve},
 };
 use weighbridge_meter::{AgentId, BootId, EpochId, Trust, UtcMillis};
-use weighbridge_wire::{Batch, enrol::RefusedCode, seal::seal};
+use weighbridge_wire::{
+    Batch,
+    enrol::{JoinToken, RefusedCode},
+    seal::seal,
+};
 
 const START: &str = "2026-03-02T08:00:00Z";
 const HOUR: i64 = UtcMillis::HOUR;
@@ -99,7 +103,7 @@ impl Site {
         self.now.store(start().0 + millis, Ordering::Relaxed);
     }
 
-    async fn token(&self) -> weighbridge_wire::enrol::JoinToken {
+    async fn token(&self) -> JoinToken {
         let act = Act::Token {
             agent: agent(),
             host: "node1".into(),
@@ -117,6 +121,10 @@ impl Site {
     }
 
     async fn join(&self, clock: &Arc<ManualClock>) -> Result<Joined, JoinError> {
+        self.join_with(&self.token().await, clock).await
+    }
+
+    async fn join_with(&self, token: &JoinToken, clock: &Arc<ManualClock>) -> Result<Joined, JoinError> {
         let joining = Joining {
             collector: self.url.clone(),
             agent: agent(),
@@ -125,8 +133,7 @@ impl Site {
             connect_timeout: WAIT,
             timeout: WAIT,
         };
-        let token = self.token().await;
-        join(&joining, &token, Arc::clone(clock) as Arc<dyn Clock>, &mut random).await
+        join(&joining, token, Arc::clone(clock) as Arc<dyn Clock>, &mut random).await
     }
 }
 
@@ -325,6 +332,27 @@ async fn steps_of_a_rollover_wait_for_agents_unless_they_are_forced() {
     site.sets((48 + 100) * HOUR);
     let acted = step(Step::Retire).await.expect("no agent can come back with an old certificate by now");
     assert_eq!(acted.said.len(), 1);
+}
+
+#[tokio::test]
+async fn a_join_that_is_repeated_gets_a_certificate_only_for_a_key_that_has_not_ended() {
+    let site = Site::new().await;
+    let clock = clock_at(start());
+    let first = site.token().await;
+    site.join_with(&first, &clock).await.expect("joins");
+    site.join_with(&first, &clock).await.expect("the answer was lost, it asks again");
+    // The same host is made anew, under another key.
+    let key = site.folder.path().join("agent.key");
+    std::fs::rename(&key, site.folder.path().join("before.key")).expect("renamed");
+    site.sets(1_000);
+    site.join(&clock).await.expect("joins anew");
+    std::fs::rename(site.folder.path().join("before.key"), &key).expect("renamed");
+    site.sets(2_000);
+    let JoinError::Refused(refused) = site.join_with(&first, &clock).await.expect_err("that key ended")
+    else {
+        panic!("refused")
+    };
+    assert_eq!(refused.code, RefusedCode::NotEnrolled, "{refused:?}");
 }
 
 #[tokio::test]
