@@ -448,7 +448,8 @@ impl App {
                 format!("the token is for agent {}, the host says it is {}", made.agent, asked.agent);
             return Err(refusal(RefusedCode::OtherAgent, detail));
         }
-        if made.expires <= now {
+        // What was over once stays over, also under a clock that was set back.
+        if token.expired || made.expires <= now {
             let detail = format!("the token ended at {}: have another one made", made.expires);
             return Err(refusal(RefusedCode::TokenExpired, detail));
         }
@@ -482,7 +483,6 @@ impl App {
         self.issue(&made.agent, &made.host, &request)
     }
 
-    fn known_token(&self, name: &str, id: &[u8; 8], secret: &[u8; 32]) -> Result<Token, Refusal> {
     /// Sees to it that the key that a token was used with is one that the agent may sign with.
     async fn still_enrolled(&self, made: &TokenMade, key: &str, now: UtcMillis) -> Result<(), Refusal> {
         let known = self.shared.with(|state| {
@@ -506,6 +506,7 @@ impl App {
         }
     }
 
+    fn known_token(&self, name: &str, id: &[u8; 8], secret: &[u8; 32]) -> Result<Token, Refusal> {
         let token = self.enrolment.find(name);
         let known = token.filter(|token| hex(&secret_hash(id, secret)) == token.made.secret_sha256);
         known.ok_or_else(|| refusal(RefusedCode::TokenUnknown, "this collector never made this token"))
@@ -602,16 +603,17 @@ impl App {
     /// Records tokens that nobody used in time.
     pub async fn expire_tokens(&self) -> Result<(), CommitError> {
         let now = self.now();
-        let over: Vec<String> = {
+        let over = || -> Vec<String> {
             let tokens = self.enrolment.tokens.read().unwrap_or_else(PoisonError::into_inner);
             let over = |token: &Token| token.used.is_none() && !token.expired && token.made.expires <= now;
             tokens.iter().filter(|(_, token)| over(token)).map(|(id, _)| id.clone()).collect()
         };
-        if over.is_empty() {
+        if over().is_empty() {
             return Ok(());
         }
         let _one_at_a_time = self.writing.lock().await;
-        for id in over {
+        // One of them may have been used while others wrote.
+        for id in over() {
             self.token_event(&id, TokenEvent::Expired {}, Vec::new()).await?;
         }
         Ok(())

@@ -245,8 +245,33 @@ async fn two_hours_either_way_on_either_side_do_no_harm() {
         site.sets(off);
         let again = Host::open(&site, &clock);
         assert_eq!(Host::said(again.post().await).0, 200);
-        again.renew().await.expect("renews");
+        let renewed = again.renew().await;
+        if off < 0 {
+            // Before its authority begins its clock is behind: what it signed now would end too early.
+            let RenewError::Refused(refused) = renewed.expect_err("not now") else { panic!("refused") };
+            assert_eq!(refused.code, RefusedCode::NotAvailable);
+            assert!(refused.detail.contains("set the clock"), "{}", refused.detail);
+        } else {
+            renewed.expect("renews");
+        }
     }
+}
+
+#[tokio::test]
+async fn a_collector_whose_clock_fell_behind_takes_no_good_certificate_away() {
+    let site = Site::new().await;
+    let clock = clock_at(start());
+    site.join(&clock).await.expect("joins");
+    let host = Host::open(&site, &clock);
+    site.sets(30 * HOUR);
+    host.renew().await.expect("renews");
+    site.sets(HOUR);
+    let error = host.renew().await.expect_err("it would end a day too early");
+    assert!(matches!(error, RenewError::Unusable(_)), "{error:?}");
+    let ready = host.identity.state().ready.as_ref().expect("ready").certificate.not_after;
+    assert_eq!(ready, start().plus(54 * HOUR));
+    site.sets(46 * HOUR);
+    assert_eq!(host.renew().await.expect("renews").not_after, start().plus(70 * HOUR));
 }
 
 #[tokio::test]
@@ -353,6 +378,18 @@ async fn a_join_that_is_repeated_gets_a_certificate_only_for_a_key_that_has_not_
         panic!("refused")
     };
     assert_eq!(refused.code, RefusedCode::NotEnrolled, "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_was_over_once_stays_over_under_a_clock_that_was_set_back() {
+    let site = Site::new().await;
+    let token = site.token().await;
+    site.sets(2 * HOUR);
+    site.app.expire_tokens().await.expect("records");
+    site.sets(0);
+    let error = site.join_with(&token, &clock_at(start())).await.expect_err("it is over");
+    let JoinError::Refused(refused) = error else { panic!("refused") };
+    assert_eq!(refused.code, RefusedCode::TokenExpired, "{refused:?}");
 }
 
 #[tokio::test]

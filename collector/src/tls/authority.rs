@@ -120,6 +120,17 @@ pub enum AuthorityError {
     /// A step that does not follow on the one before.
     #[error("{0}")]
     Step(&'static str),
+    /// The clock is wrong now, or was when the authority was made: what it would sign ends too early.
+    #[error(
+        "the collector's clock says {now}, and its authority begins at {begins}: set the clock, or, if it was \
+         ahead when the authority was made, introduce and activate another one"
+    )]
+    ClockBehind {
+        /// By the clock.
+        now: UtcMillis,
+        /// When the authority begins.
+        begins: UtcMillis,
+    },
     /// Too early: agents would be lost.
     #[error(
         "not before {earliest}: until then an agent that was off can come back with what this would end; \
@@ -285,6 +296,10 @@ impl Authorities {
         now: UtcMillis,
         random: RandomSource<'_>,
     ) -> Result<Signed, AuthorityError> {
+        let begins = Looked::at(&self.active().certificate).map_or(now, |looked| looked.not_before);
+        if now < begins {
+            return Err(AuthorityError::ClockBehind { now, begins });
+        }
         let request =
             CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))?;
         let mut params = CertificateParams::default();
@@ -635,5 +650,14 @@ mod tests {
         fs::remove_dir(&stands_in).expect("removes");
         authorities.retire(NOW, HOUR, HOUR, true).expect("retires");
         assert_eq!(authorities.infos().len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_signed_for_agents_before_the_authority_begins() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut authorities = opened(&key_store(folder.path()));
+        let error = sign(&mut authorities, HOUR, NOW.plus(-1_000)).expect_err("the clock is behind");
+        assert!(matches!(error, AuthorityError::ClockBehind { .. }), "{error:?}");
+        assert!(sign(&mut authorities, HOUR, NOW).is_ok());
     }
 }
