@@ -368,8 +368,11 @@ impl App {
         let _one_at_a_time = self.enrolment.denying.lock().await;
         // Again, as somebody may have let it in just now, and this is the later word.
         self.enrolment.denial(agent.clone(), event.clone(), since);
-        self.ledger.record(since, vec![fact(record::DENIAL, agent.as_str(), &event)]).await?;
-        Ok(())
+        let recorded = self.ledger.record(since, vec![fact(record::DENIAL, agent.as_str(), &event)]).await;
+        if recorded.is_err() {
+            tracing::error!(%agent, "an agent is shut out only until the collector ends: the ledger took no record of it");
+        }
+        recorded.map(drop)
     }
 
     /// Lets an agent in again, once that is in the ledger.
