@@ -202,11 +202,12 @@ impl App {
         folder(&config.data)?;
         let operator = operator_key(&config.operator_key)?;
         let keys = KeyStore::at(&config.key_store, operator)?;
-        let trust = Trust::open(&config.security, &keys, clock.clone())?;
-        let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
         let now = clock();
         let places = Places::of(config);
+        // It locks: of two that start, one makes the keys that are not there yet.
         let mut open = opening::ledger(config, now)?;
+        let trust = Trust::open(&config.security, &keys, clock.clone())?;
+        let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
         let estimator = Estimator::shipped();
         let Sums { store, follower, mended } = opening::sums(&places, &open, &estimator, now).await?;
         let shared = follower.shared();
@@ -422,32 +423,42 @@ fn operator_key(file: &Path) -> Result<OperatorKey, StartError> {
     Ok(OperatorKey::from_file(file)?)
 }
 
-/// The key that signs promises; made when missing.
+/// The key that signs promises, or a witness's; made when missing.
 pub(crate) fn signing_key(file: &Path) -> Result<SigningKey, StartError> {
-    use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let failed = |source| StartError::Folder { path: file.into(), source };
-    match std::fs::read(file) {
-        Ok(bytes) => {
-            let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "expected 32 bytes");
-            let bytes = bytes.try_into().map_err(|_| failed(invalid()))?;
-            Ok(SigningKey::from_bytes(&bytes))
-        }
+    let read = match std::fs::read(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let bytes = random::bytes();
-            // Whole or not there: a crash in between must not leave half a key.
-            let half = file.with_extension("new");
-            let mut options = std::fs::OpenOptions::new();
-            let mut new =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&half).map_err(failed)?;
-            fail::around("signing_key.write", || new.write_all(&bytes).and_then(|()| new.sync_all()))
-                .map_err(failed)?;
-            fail::around("signing_key.replace", || std::fs::rename(&half, file)).map_err(failed)?;
-            if let Some(folder) = file.parent() {
-                std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+            match make_signing_key(file) {
+                // Somebody else has made it just now: there is one key.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(failed)?,
             }
-            Ok(SigningKey::from_bytes(&bytes))
+            std::fs::read(file)
         }
-        Err(error) => Err(failed(error)),
+        read => read,
+    };
+    let invalid = |_| std::io::Error::new(std::io::ErrorKind::InvalidData, "expected 32 bytes");
+    let bytes = read.and_then(|bytes| bytes.try_into().map_err(invalid)).map_err(failed)?;
+    Ok(SigningKey::from_bytes(&bytes))
+}
+
+/// Whole or not there: a crash in between must not leave half a key. Never in the place of another.
+fn make_signing_key(file: &Path) -> std::io::Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let half = file.with_extension("new");
+    match std::fs::remove_file(&half) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut new = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half)?;
+    let bytes: [u8; 32] = random::bytes();
+    fail::around("signing_key.write", || new.write_all(&bytes).and_then(|()| new.sync_all()))?;
+    let linked = fail::around("signing_key.replace", || std::fs::hard_link(&half, file));
+    std::fs::remove_file(&half)?;
+    linked?;
+    match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => std::fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
     }
 }
 
@@ -494,4 +505,24 @@ async fn customers(store: &SqliteStore) -> Result<BTreeMap<String, SealedCustome
         customers.insert(row.key, customer);
     }
     Ok(customers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_start_at_once_never_hold_two_keys() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("collector-signing.key");
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| signing_key(&file))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("does not panic")).collect()
+        });
+        let kept = signing_key(&file).expect("made by now");
+        // One that was disturbed may say so, and starts again; none has a key that is not there.
+        for key in made.into_iter().flatten() {
+            assert_eq!(key.to_bytes(), kept.to_bytes());
+        }
+    }
 }

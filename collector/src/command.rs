@@ -331,6 +331,7 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     // A write beyond a limit on file sizes is an error of the ledger, and not the end of the collector.
     let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
         .map_err(|error| Failure { code: 3, text: format!("signals: {error}") })?;
+    let limits = affordable(config.limits, listen::allow_many_files());
     let app = App::start(config, Arc::new(random::now)).await.map_err(|error| Failure::missing(&error))?;
     let bind = async |address: SocketAddr| {
         let named = |error| Failure { code: 3, text: format!("{address}: {error}") };
@@ -344,7 +345,7 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     say(format_args!("ingest {scheme}://{ingest_at}"));
     say(format_args!("pages  http://{http_at}"));
     let stop = CancellationToken::new();
-    let servers = spawn_servers(&app, config.limits, ingest, http, &stop);
+    let servers = spawn_servers(&app, limits, ingest, http, &stop);
     let judge = tokio::spawn(judge_until(app.clone(), config.judge_every, stop.clone()));
     let prune = tokio::spawn(prune_until(app.clone(), config.keep_payloads, stop.clone()));
     let keeping = tokio::spawn(app.clone().keep_trust(stop.clone()));
@@ -367,6 +368,24 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
+/// For people and their tools on the port of pages and API.
+const PAGES: Limits = Limits { connections: 256, per_address: 256, head: Limits::HEAD };
+
+/// As many connections of agents as there are files for.
+fn affordable(configured: Limits, files: u64) -> Limits {
+    let limits = configured.within(files, PAGES.connections);
+    if limits != configured {
+        tracing::warn!(
+            files,
+            connections = limits.connections,
+            per_address = limits.per_address,
+            configured = configured.connections,
+            "the limit on open files leaves room for fewer connections than configured: raise it (ulimit -n, LimitNOFILE)"
+        );
+    }
+    limits
+}
+
 /// Serves both ports until told to stop.
 pub(crate) fn spawn_servers(
     app: &App,
@@ -378,7 +397,7 @@ pub(crate) fn spawn_servers(
     let serve = |listener: TcpListener, routes: axum::Router, limits| {
         tokio::spawn(listen::serve(listener, routes, limits, stop.clone()))
     };
-    let pages = serve(http, api::http_routes(app.clone()), Limits::default());
+    let pages = serve(http, api::http_routes(app.clone()), PAGES);
     if app.trust.is_secure() {
         return [tokio::spawn(tls::serve::serve(app.clone(), ingest, limits, stop.clone())), pages];
     }

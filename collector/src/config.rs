@@ -80,9 +80,10 @@ pub(crate) struct RawIngest {
     batches_per_minute: Option<u32>,
     /// The same in bytes of batches as sent. Default 64 MiB; at least 1 MiB, the largest batch.
     bytes_per_minute: Option<u32>,
-    /// Connections at a time. Default 8192; at least 1.
+    /// Connections at a time. Default 8192; at least 1. Fewer where the limit on open files leaves no room for them.
     connections: Option<usize>,
-    /// Connections from one address at a time. Default 2048; at least 1. Raise it where many agents share one.
+    /// Connections from one address at a time, of IPv6 from one /64. Default 2048; at least 1. Raise it where many
+    /// agents share one.
     connections_per_address: Option<usize>,
     /// Takes plain HTTP instead of TLS, which only works on a loopback address: for trying out, and behind a
     /// proxy of one's own on the same host. Default `false`.

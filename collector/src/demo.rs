@@ -28,6 +28,7 @@ use crate::{
     config::{self, Config, Flags},
     demo::fleet::{BATCH_MS, PER_HOST, SILENT_AFTER_MS, SILENT_HOST, SimulatedHost, TENANTS},
     import::Kind,
+    listen,
 };
 
 /// How the demo runs.
@@ -50,6 +51,9 @@ const START: &str = "2026-03-02T00:00:00Z";
 /// What is still written when everything is told may take so long.
 const LAST_WRITES: Duration = Duration::from_secs(10);
 
+/// Open files of all hosts, the collector and their connections.
+const FILES: u64 = 4096;
+
 /// Hosts that one task drives.
 const HOSTS_PER_TASK: usize = 16;
 
@@ -59,7 +63,12 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         "weighbridge demo: 256 simulated hosts with 2,048 accelerators, {} hours in fast time, no GPU needed",
         options.hours
     ));
-    allow_many_files();
+    // Each host has files of its own open, and a thousand is the usual limit for them all.
+    if listen::allow_many_files() < FILES {
+        say(format_args!(
+            "few files may be open: if the demo fails, raise the limit with `ulimit -n {FILES}`"
+        ));
+    }
     let folder = Folder::make(options.data.as_deref())?;
     let (http, at) = listener("127.0.0.1:19311").await?;
     let config = configuration(&folder.path, &at)?;
@@ -111,15 +120,6 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     drop(tokio::time::timeout(LAST_WRITES, written).await);
     folder.leave();
     Ok(())
-}
-
-/// Each host has files of its own open, and a thousand is the usual limit for them all.
-fn allow_many_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit }).is_err() {
-        say("the limit on open files could not be raised: if the demo fails, raise it with `ulimit -n 4096`");
-    }
 }
 
 /// Where the demo keeps its data, removed at the end unless the user chose it.

@@ -45,6 +45,9 @@ const LONGEST_TOKEN: Duration = Duration::from_secs(7 * 86_400);
 pub struct Enrolment {
     tokens: RwLock<BTreeMap<String, Token>>,
     denied: RwLock<BTreeMap<AgentId, Denied>>,
+    /// The deny list changes by one at a time: what is in memory and the ledger's last word are the same. Not the lock
+    /// of other writers, who wait for the sums.
+    denying: tokio::sync::Mutex<()>,
 }
 
 /// A token that was made.
@@ -261,9 +264,9 @@ impl App {
     }
 
     async fn act_whole(&self, act: Act) -> Result<Acted, ActError> {
-        let _one_at_a_time = self.writing.lock().await;
         match act {
             Act::Token { agent, host, site, fabric, max_trust, valid_s } => {
+                let _one_at_a_time = self.writing.lock().await;
                 self.make_token(agent, host, site, fabric, max_trust, valid_s).await
             }
             Act::Deny { agent, reason } => {
@@ -272,27 +275,24 @@ impl App {
                         "reason: blank, expected why the agent is shut out".into(),
                     ));
                 }
+                self.deny(&agent, reason).await?;
                 let known = self.shared.with(|state| state.agents.contains_key(&agent));
                 let mut said = vec![format!("agent {agent} is shut out")];
                 if !known {
                     said.push(format!("no agent {agent} was ever enrolled: check the name"));
                 }
-                self.deny(agent, DenialEvent::Denied { reason }).await?;
                 Ok(Acted { said, token: None })
             }
             Act::Allow { agent } => {
-                if self.enrolment.denied(&agent).is_none() {
-                    return Err(ActError::Unusable(format!("agent {agent} is not shut out")));
-                }
-                let said = vec![format!("agent {agent} is let in again")];
-                self.deny(agent, DenialEvent::Allowed {}).await?;
-                Ok(Acted { said, token: None })
+                self.allow(&agent).await?;
+                Ok(Acted { said: vec![format!("agent {agent} is let in again")], token: None })
             }
             Act::List {} => Ok(Acted { said: self.enrolment_lines(), token: None }),
             Act::Authorities {} => {
                 Ok(Acted { said: authority_lines(&self.trust.authorities()?), token: None })
             }
             Act::Step { step, force } => {
+                let _one_at_a_time = self.writing.lock().await;
                 self.trust.step(step, force, &self.keys)?;
                 let infos = self.trust.authorities()?;
                 let body = serde_json::json!({ "step": step, "forced": force, "authorities": infos });
@@ -345,18 +345,47 @@ impl App {
         Ok(Acted { said, token: Some(token.to_string()) })
     }
 
-    async fn token_event(&self, id: &str, event: TokenEvent, more: Vec<Fact>) -> Result<(), CommitError> {
-        let mut facts = vec![fact(record::JOIN_TOKEN, id, &event)];
-        facts.extend(more);
+    async fn token_event(
+        &self,
+        id: &str,
+        event: TokenEvent,
+        mut facts: Vec<Fact>,
+    ) -> Result<(), CommitError> {
+        // Last, as a power cut may keep the first of a group alone: a token that is used has let its agent in.
+        facts.push(fact(record::JOIN_TOKEN, id, &event));
         self.record(facts).await?;
         self.enrolment.token(id, event);
         Ok(())
     }
 
-    async fn deny(&self, agent: AgentId, event: DenialEvent) -> Result<(), CommitError> {
+    /// Shuts an agent out: at once, and in the ledger before anybody is told. Neither waits for the sums. Where the
+    /// ledger takes nothing the agent stays shut out until the collector ends, and whoever asked hears of it.
+    async fn deny(&self, agent: &AgentId, reason: String) -> Result<(), CommitError> {
+        let event = DenialEvent::Denied { reason };
+        let since = self.now();
+        self.enrolment.denial(agent.clone(), event.clone(), since);
         tracing::warn!(%agent, ?event, "the deny list has changed");
-        self.record(vec![fact(record::DENIAL, agent.as_str(), &event)]).await?;
-        self.enrolment.denial(agent, event, self.now());
+        let _one_at_a_time = self.enrolment.denying.lock().await;
+        // Again, as somebody may have let it in just now, and this is the later word.
+        self.enrolment.denial(agent.clone(), event.clone(), since);
+        let recorded = self.ledger.record(since, vec![fact(record::DENIAL, agent.as_str(), &event)]).await;
+        if recorded.is_err() {
+            tracing::error!(%agent, "an agent is shut out only until the collector ends: the ledger took no record of it");
+        }
+        recorded.map(drop)
+    }
+
+    /// Lets an agent in again, once that is in the ledger.
+    async fn allow(&self, agent: &AgentId) -> Result<(), ActError> {
+        let _one_at_a_time = self.enrolment.denying.lock().await;
+        if self.enrolment.denied(agent).is_none() {
+            return Err(ActError::Unusable(format!("agent {agent} is not shut out")));
+        }
+        let event = DenialEvent::Allowed {};
+        let now = self.now();
+        self.ledger.record(now, vec![fact(record::DENIAL, agent.as_str(), &event)]).await?;
+        tracing::warn!(%agent, ?event, "the deny list has changed");
+        self.enrolment.denial(agent.clone(), event, now);
         Ok(())
     }
 
@@ -422,7 +451,8 @@ impl App {
                 format!("the token is for agent {}, the host says it is {}", made.agent, asked.agent);
             return Err(refusal(RefusedCode::OtherAgent, detail));
         }
-        if made.expires <= now {
+        // What was over once stays over, also under a clock that was set back.
+        if token.expired || made.expires <= now {
             let detail = format!("the token ended at {}: have another one made", made.expires);
             return Err(refusal(RefusedCode::TokenExpired, detail));
         }
@@ -432,7 +462,9 @@ impl App {
         }
         match &token.used {
             // The same host asks again because the answer was lost: it has the key that was recorded.
-            Some(used) if used.public_key == asked.public_key => {}
+            Some(used) if used.public_key == asked.public_key => {
+                self.still_enrolled(made, &asked.public_key, now).await?;
+            }
             Some(_) => {
                 tracing::error!(agent = %made.agent, token = name, "a join token was used twice, with two keys: someone must look");
                 let detail = "the token was used already, with another key: if that was not this host, \
@@ -452,6 +484,29 @@ impl App {
             }
         }
         self.issue(&made.agent, &made.host, &request)
+    }
+
+    /// Sees to it that the key that a token was used with is one that the agent may sign with.
+    async fn still_enrolled(&self, made: &TokenMade, key: &str, now: UtcMillis) -> Result<(), Refusal> {
+        let known = self.shared.with(|state| {
+            let facts = state.agents.get(&made.agent).into_iter().flatten();
+            facts.rev().find(|fact| fact.public_key == key).map(|fact| fact.valid_to)
+        });
+        match known {
+            Some(Some(end)) if end <= now => {
+                let detail =
+                    format!("the key that joined with this token ended at {end}: have another token made");
+                Err(refusal(RefusedCode::NotEnrolled, detail))
+            }
+            Some(_) => Ok(()),
+            // A ledger in which the use of the token is, and what followed from it is not.
+            None => {
+                let facts = self.enrolled_facts(made, key, now)?;
+                self.record(facts).await.map_err(|error| refusal(RefusedCode::NotAvailable, error))?;
+                self.learn_agents();
+                Ok(())
+            }
+        }
     }
 
     fn known_token(&self, name: &str, id: &[u8; 8], secret: &[u8; 32]) -> Result<Token, Refusal> {
@@ -551,16 +606,17 @@ impl App {
     /// Records tokens that nobody used in time.
     pub async fn expire_tokens(&self) -> Result<(), CommitError> {
         let now = self.now();
-        let over: Vec<String> = {
+        let over = || -> Vec<String> {
             let tokens = self.enrolment.tokens.read().unwrap_or_else(PoisonError::into_inner);
             let over = |token: &Token| token.used.is_none() && !token.expired && token.made.expires <= now;
             tokens.iter().filter(|(_, token)| over(token)).map(|(id, _)| id.clone()).collect()
         };
-        if over.is_empty() {
+        if over().is_empty() {
             return Ok(());
         }
         let _one_at_a_time = self.writing.lock().await;
-        for id in over {
+        // One of them may have been used while others wrote.
+        for id in over() {
             self.token_event(&id, TokenEvent::Expired {}, Vec::new()).await?;
         }
         Ok(())

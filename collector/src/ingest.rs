@@ -29,7 +29,7 @@ use crate::{
     alarm::Alarm,
     app::App,
     random,
-    tls::peer::{NotAdmitted, PeerAgent, admit},
+    tls::peer::{NotAdmitted, PeerAgent, admit, admit_any},
 };
 
 pub mod delays;
@@ -38,7 +38,7 @@ pub mod quota;
 pub mod status;
 
 /// For the whole body of a request, from its head on: a megabyte over a line of a few hundred kilobits.
-const BODY: Duration = Duration::from_secs(60);
+pub(crate) const BODY: Duration = Duration::from_secs(60);
 
 /// Hours of accelerators that one batch may touch: 72 devices that were away for eleven days. Beyond it somebody is
 /// marking hours, each of which costs the collector something.
@@ -104,11 +104,13 @@ struct Refusal {
     title: &'static str,
     detail: String,
     retry_after: Option<Duration>,
+    /// Nothing more is taken on this connection.
+    closes: bool,
 }
 
 impl Refusal {
     fn new(status: StatusCode, title: &'static str, detail: impl ToString) -> Self {
-        Self { status, title, detail: detail.to_string(), retry_after: None }
+        Self { status, title, detail: detail.to_string(), retry_after: None, closes: false }
     }
 
     /// Not now: the sender keeps it and comes again.
@@ -129,6 +131,9 @@ impl IntoResponse for Refusal {
                 header::RETRY_AFTER,
                 after.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(60_u64).into(),
             );
+        }
+        if self.closes {
+            headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         }
         response
     }
@@ -154,8 +159,9 @@ async fn take(State(app): State<App>, request: Request) -> Response {
 }
 
 async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
-    writable(app)?;
     let (parts, body) = request.into_parts();
+    let body = of_admitted(app, &parts, body, limits::ENCODED_BYTES).await?;
+    writable(app)?;
     let body = whole(&parts.headers, body, limits::ENCODED_BYTES).await?;
     let envelope = Envelope::decode(&body).map_err(|error| unreadable(&error))?;
     let (agent, key) = app.agent(envelope.key_id()).ok_or_else(|| unknown(envelope.key_id()))?;
@@ -275,8 +281,8 @@ async fn whole(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, R
     }
 }
 
-/// Reads on and keeps nothing, for a sender that is only a little over: one whose connection ends in the middle of
-/// its request never reads the answer.
+/// Reads on for a moment and keeps nothing: a sender whose connection ends in the middle of its request may never
+/// read the answer, which says what it has to do.
 async fn discard(body: Body, limit: usize) {
     let mut body = Limited::new(body, 2 * limit);
     let read = async { while let Some(Ok(_)) = body.frame().await {} };
@@ -334,6 +340,17 @@ async fn is_known(app: &App, asked: &Asked) -> Result<bool, Refusal> {
         Ok(Ok(found)) => Ok(found == Some(asked.hash)),
         Ok(Err(error)) => Err(unavailable(&error, BUSY)),
         Err(error) => Err(unavailable(&error, BUSY)),
+    }
+}
+
+/// The body, still to be read, if anything may come in on this connection. Of a body that may not, nothing is kept.
+async fn of_admitted(app: &App, parts: &Parts, body: Body, limit: usize) -> Result<Body, Refusal> {
+    match admit_any(app, parts.extensions.get::<Option<PeerAgent>>()) {
+        Ok(()) => Ok(body),
+        Err(no) => {
+            discard(body, limit).await;
+            Err(Refusal { closes: true, ..Refusal::new(StatusCode::FORBIDDEN, no.title, no.detail) })
+        }
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Trust {
     kind: Kind,
     clock: Wall,
     current: RwLock<Arc<Current>>,
+    /// Held while `current` is made anew, so that what is older never replaces what is newer.
+    renewing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -138,7 +140,7 @@ impl Trust {
 
     fn with(kind: Kind, clock: Wall) -> Result<Self, TrustError> {
         let current = RwLock::new(Arc::new(Current { version: 0, accept: None }));
-        let trust = Self { kind, clock, current };
+        let trust = Self { kind, clock, current, renewing: Mutex::default() };
         trust.renew()?;
         Ok(trust)
     }
@@ -199,6 +201,7 @@ impl Trust {
 
     /// Makes the server's certificate anew, or reads it; also after any change of the authorities.
     fn renew(&self) -> Result<(), TrustError> {
+        let _one_at_a_time = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = (self.clock.0)();
         let (roots, chain, key, grace) = match &self.kind {
             Kind::Plain => return Ok(()),
@@ -267,7 +270,7 @@ impl Trust {
     /// Signs a certificate for an agent.
     pub fn sign(&self, agent: &AgentId, request: &[u8]) -> Result<Signed, TrustError> {
         let (own, authorities) = self.own()?;
-        let authorities = authorities.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut authorities = authorities.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(authorities.agent(agent, request, own.agent_lasts, (self.clock.0)(), &mut random::fill)?)
     }
 
@@ -293,15 +296,18 @@ impl Trust {
     pub fn step(&self, step: Step, force: bool, keys: &KeyStore) -> Result<(), TrustError> {
         let now = (self.clock.0)();
         let (own, authorities) = self.own()?;
-        {
+        let stepped = {
             let mut authorities = authorities.lock().unwrap_or_else(PoisonError::into_inner);
             match step {
-                Step::Introduce => authorities.introduce(keys, now, &mut random::fill)?,
-                Step::Activate => authorities.activate(now, own.agent_lasts, force)?,
-                Step::Retire => authorities.retire(now, own.agent_lasts, force)?,
+                Step::Introduce => authorities.introduce(keys, now, &mut random::fill),
+                Step::Activate => authorities.activate(now, own.agent_lasts, force),
+                Step::Retire => authorities.retire(now, own.agent_lasts, own.grace, force),
             }
-        }
-        self.renew()
+        };
+        // Whatever came of it: connections are accepted with what is there now.
+        let renewed = self.renew();
+        stepped?;
+        renewed
     }
 }
 

@@ -9,18 +9,20 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, FromRequest, Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use sha2::{Digest, Sha256};
-use tokio::{net::TcpListener, sync::Mutex};
+use tokio::{net::TcpListener, sync::Mutex, time::timeout};
+use tokio_util::sync::CancellationToken;
 use weighbridge_store::{
     fold::hex,
     tree::{TreeError, keep, read_note},
@@ -37,11 +39,18 @@ use weighbridge_wire::SigningKey;
 use crate::{
     app::{Clock, signing_key},
     command::{Failure, say, start_log, wait_for_signal},
+    listen::{self, Limits},
     random,
 };
 
 /// The largest request: a proof of 63 hashes and a note.
 const BODY_BYTES: usize = 80 << 10;
+
+/// Collectors come once in a while, and each is done in a second.
+const LIMITS: Limits = Limits { connections: 128, per_address: 16, head: Duration::from_secs(10) };
+
+/// For the whole of a request's body.
+const BODY: Duration = Duration::from_secs(10);
 
 /// What a witness is told.
 #[derive(Debug, clap::Args)]
@@ -203,7 +212,12 @@ pub fn routes(witness: Arc<Witness>) -> Router {
         .with_state(witness)
 }
 
-async fn add(State(witness): State<Arc<Witness>>, body: Bytes) -> Response {
+async fn add(State(witness): State<Arc<Witness>>, request: Request) -> Response {
+    let body = match timeout(BODY, Bytes::from_request(request, &())).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(refused)) => return refused.into_response(),
+        Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response(),
+    };
     match witness.add(&body).await {
         Ok(line) => ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], line).into_response(),
         Err(refused) => refused,
@@ -213,6 +227,7 @@ async fn add(State(witness): State<Arc<Witness>>, body: Bytes) -> Response {
 /// Runs a witness until it is told to stop.
 pub async fn run(options: Options) -> Result<(), Failure> {
     start_log(tracing::Level::INFO);
+    let stopped = wait_for_signal();
     let key = signing_key(&options.key).map_err(|error| Failure::missing(&error))?;
     let clock: Clock = Arc::new(random::now);
     let witness = Witness::open(&options.name, key, &options.state, options.log_key, clock)
@@ -224,6 +239,11 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         say(format_args!("key {key}"));
     }
     say(format_args!("witness http://{at}"));
-    let serve = axum::serve(listener, routes(Arc::new(witness)));
-    serve.with_graceful_shutdown(wait_for_signal()).await.map_err(|error| Failure::missing(&error))
+    let stop = CancellationToken::new();
+    let serving = listen::serve(listener, routes(Arc::new(witness)), LIMITS, stop.clone());
+    tokio::join!(serving, async {
+        stopped.await;
+        stop.cancel();
+    });
+    Ok(())
 }

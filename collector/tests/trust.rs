@@ -39,7 +39,11 @@ use weighbridge_collector::{
     tls::{Step, serve},
 };
 use weighbridge_meter::{AgentId, BootId, EpochId, Trust, UtcMillis};
-use weighbridge_wire::{Batch, enrol::RefusedCode, seal::seal};
+use weighbridge_wire::{
+    Batch,
+    enrol::{JoinToken, RefusedCode},
+    seal::seal,
+};
 
 const START: &str = "2026-03-02T08:00:00Z";
 const HOUR: i64 = UtcMillis::HOUR;
@@ -99,7 +103,7 @@ impl Site {
         self.now.store(start().0 + millis, Ordering::Relaxed);
     }
 
-    async fn token(&self) -> weighbridge_wire::enrol::JoinToken {
+    async fn token(&self) -> JoinToken {
         let act = Act::Token {
             agent: agent(),
             host: "node1".into(),
@@ -117,6 +121,10 @@ impl Site {
     }
 
     async fn join(&self, clock: &Arc<ManualClock>) -> Result<Joined, JoinError> {
+        self.join_with(&self.token().await, clock).await
+    }
+
+    async fn join_with(&self, token: &JoinToken, clock: &Arc<ManualClock>) -> Result<Joined, JoinError> {
         let joining = Joining {
             collector: self.url.clone(),
             agent: agent(),
@@ -125,8 +133,7 @@ impl Site {
             connect_timeout: WAIT,
             timeout: WAIT,
         };
-        let token = self.token().await;
-        join(&joining, &token, Arc::clone(clock) as Arc<dyn Clock>, &mut random).await
+        join(&joining, token, Arc::clone(clock) as Arc<dyn Clock>, &mut random).await
     }
 }
 
@@ -238,8 +245,33 @@ async fn two_hours_either_way_on_either_side_do_no_harm() {
         site.sets(off);
         let again = Host::open(&site, &clock);
         assert_eq!(Host::said(again.post().await).0, 200);
-        again.renew().await.expect("renews");
+        let renewed = again.renew().await;
+        if off < 0 {
+            // Before its authority begins its clock is behind: what it signed now would end too early.
+            let RenewError::Refused(refused) = renewed.expect_err("not now") else { panic!("refused") };
+            assert_eq!(refused.code, RefusedCode::NotAvailable);
+            assert!(refused.detail.contains("set the clock"), "{}", refused.detail);
+        } else {
+            renewed.expect("renews");
+        }
     }
+}
+
+#[tokio::test]
+async fn a_collector_whose_clock_fell_behind_takes_no_good_certificate_away() {
+    let site = Site::new().await;
+    let clock = clock_at(start());
+    site.join(&clock).await.expect("joins");
+    let host = Host::open(&site, &clock);
+    site.sets(30 * HOUR);
+    host.renew().await.expect("renews");
+    site.sets(HOUR);
+    let error = host.renew().await.expect_err("it would end a day too early");
+    assert!(matches!(error, RenewError::Unusable(_)), "{error:?}");
+    let ready = host.identity.state().ready.as_ref().expect("ready").certificate.not_after;
+    assert_eq!(ready, start().plus(54 * HOUR));
+    site.sets(46 * HOUR);
+    assert_eq!(host.renew().await.expect("renews").not_after, start().plus(70 * HOUR));
 }
 
 #[tokio::test]
@@ -319,9 +351,127 @@ async fn steps_of_a_rollover_wait_for_agents_unless_they_are_forced() {
     site.sets(24 * HOUR);
     step(Step::Activate).await.expect("every agent has renewed by now");
     assert!(step(Step::Retire).await.is_err());
-    site.sets(48 * HOUR);
-    let acted = step(Step::Retire).await.expect("no agent has an old certificate by now");
+    // The last certificate of the old one ends a day after it signed last; for a hundred hours more it renews.
+    site.sets((48 + 100) * HOUR - 1);
+    assert!(step(Step::Retire).await.is_err());
+    site.sets((48 + 100) * HOUR);
+    let acted = step(Step::Retire).await.expect("no agent can come back with an old certificate by now");
     assert_eq!(acted.said.len(), 1);
+}
+
+#[tokio::test]
+async fn a_join_that_is_repeated_gets_a_certificate_only_for_a_key_that_has_not_ended() {
+    let site = Site::new().await;
+    let clock = clock_at(start());
+    let first = site.token().await;
+    site.join_with(&first, &clock).await.expect("joins");
+    site.join_with(&first, &clock).await.expect("the answer was lost, it asks again");
+    // The same host is made anew, under another key.
+    let key = site.folder.path().join("agent.key");
+    std::fs::rename(&key, site.folder.path().join("before.key")).expect("renamed");
+    site.sets(1_000);
+    site.join(&clock).await.expect("joins anew");
+    std::fs::rename(site.folder.path().join("before.key"), &key).expect("renamed");
+    site.sets(2_000);
+    let JoinError::Refused(refused) = site.join_with(&first, &clock).await.expect_err("that key ended")
+    else {
+        panic!("refused")
+    };
+    assert_eq!(refused.code, RefusedCode::NotEnrolled, "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_was_over_once_stays_over_under_a_clock_that_was_set_back() {
+    let site = Site::new().await;
+    let token = site.token().await;
+    site.sets(2 * HOUR);
+    site.app.expire_tokens().await.expect("records");
+    site.sets(0);
+    let error = site.join_with(&token, &clock_at(start())).await.expect_err("it is over");
+    let JoinError::Refused(refused) = error else { panic!("refused") };
+    assert_eq!(refused.code, RefusedCode::TokenExpired, "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_agent_is_shut_out_and_let_in_though_the_sums_cannot_follow() {
+    use sqlx::Connection;
+    let site = Site::new().await;
+    let file = site.folder.path().join("data/usage.sqlite");
+    let mut held =
+        sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.expect("opens");
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut held).await.expect("nobody else may write now");
+    // Who makes a token waits for the sums, and holds up the other writers.
+    let mut durable = site.app.ledger.durable();
+    let before = *durable.borrow_and_update();
+    let waits = {
+        let app = site.app.clone();
+        tokio::spawn(async move {
+            let act = Act::Token {
+                agent: "node2".parse().expect("a name"),
+                host: "h".into(),
+                site: "s".into(),
+                fabric: "f".into(),
+                max_trust: Trust::Host,
+                valid_s: 60,
+            };
+            app.act(act).await
+        })
+    };
+    durable.wait_for(|durable| *durable > before).await.expect("writes");
+    let act = async |act| {
+        let acted = tokio::time::timeout(Duration::from_secs(20), site.app.act(act)).await;
+        acted.expect("waits for no sums").expect("acts");
+    };
+    act(Act::Deny { agent: agent(), reason: "stolen".into() }).await;
+    assert!(site.app.enrolment.denied(&agent()).is_some());
+    act(Act::Allow { agent: agent() }).await;
+    assert!(site.app.enrolment.denied(&agent()).is_none());
+    assert_eq!(site.app.stands(), before, "the sums are behind");
+    sqlx::query("ROLLBACK").execute(&mut held).await.expect("others may write again");
+    waits.await.expect("does not panic").expect("a token");
+}
+
+#[tokio::test]
+async fn who_may_not_send_is_told_so_before_the_body_is_there() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let site = Site::new().await;
+    let clock = clock_at(start());
+    site.join(&clock).await.expect("joins");
+    let parsed =
+        Files::Own(site.folder.path().join("tls")).read().and_then(|read| read.parse()).expect("there");
+    let shown = (parsed.certificates, parsed.key);
+    let time = || Arc::new(HostTime(Arc::clone(&clock) as Arc<dyn Clock>));
+    let nobody = Arc::new(client_config(parsed.authorities.clone(), None, time()).expect("usable"));
+    let own = Arc::new(client_config(parsed.authorities, Some(shown), time()).expect("usable"));
+    let asked = async |config: &Arc<rustls::ClientConfig>, path: &str| {
+        let at = format!("127.0.0.1:{}", site.url.port().expect("a port"));
+        let tcp = tokio::net::TcpStream::connect(at).await.expect("listens");
+        let name = "127.0.0.1".try_into().expect("a name");
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
+        let mut stream = connector.connect(name, tcp).await.expect("agrees");
+        let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("open");
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
+        drop(read.expect("answers and closes without the body"));
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let refused = |answer: &str, title: &str| {
+        let fits = answer.starts_with("HTTP/1.1 403") && answer.contains("connection: close");
+        assert!(fits && answer.contains(&format!("\"title\":\"{title}\"")), "{answer}");
+    };
+    for path in ["/api/v1/batches", "/api/v1/status"] {
+        refused(&asked(&nobody, path).await, "no certificate");
+    }
+    site.app.act(Act::Deny { agent: agent(), reason: "stolen".into() }).await.expect("denies");
+    for path in ["/api/v1/batches", "/api/v1/status"] {
+        refused(&asked(&own, path).await, "denied");
+    }
+    site.app.act(Act::Allow { agent: agent() }).await.expect("allows");
+    site.sets(25 * HOUR);
+    for path in ["/api/v1/batches", "/api/v1/status"] {
+        refused(&asked(&own, path).await, "certificate expired");
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,9 @@ use weighbridge_wire::{Batch, seal::seal};
 /// Certificates that live for seconds.
 const SHORT: &str = "[authority]\nagent_certificate = \"6s\"\nserver_certificate = \"9s\"\n";
 
+/// The same, and an authority that is leaving need not stay for long.
+const BRIEF: &str = "[authority]\nagent_certificate = \"6s\"\nserver_certificate = \"9s\"\ngrace = \"2s\"\n";
+
 /// A collector under TLS that serves, and agents that nobody enrolled yet. Dropping it ends all programs.
 struct Secured {
     collector: Collector,
@@ -126,7 +129,7 @@ fn whole(collector: &Collector, agent: &Agent) -> usize {
 
 #[test]
 fn enrolment_renewal_revocation_and_rollover_need_no_restart_and_lose_no_window() {
-    let mut site = Secured::new(SHORT, &["steady", "suspect"]);
+    let mut site = Secured::new(BRIEF, &["steady", "suspect"]);
     let began = wait::instant();
     for agent in &mut site.agents {
         agent.start();
@@ -366,6 +369,7 @@ fn only_the_agents_own_batches_come_in_under_tls_1_3_and_a_certificate_of_this_a
     let refused = post(&mut nobody, &batch(one)).unwrap();
     assert_eq!(refused.status, 403, "{refused:?}");
     assert!(refused.body.contains("no certificate"), "{}", refused.body);
+    let mut nobody = Connection::open_secure(at, trust::connecting_as_nobody(one)).unwrap();
     let renewal = nobody.request("POST", "/api/v1/enrolment/renew", &[], br#"{"request":"","proof":""}"#);
     assert_eq!(renewal.unwrap().status, 403);
 

@@ -202,10 +202,26 @@ impl Keeper<'_> {
         let body = serde_json::to_vec(&asked).expect("plain data with string keys");
         let answered = self.sender.post_json(RENEW_PATH, body).await?;
         let issued = issued(answered.status, &answered.body, &self.agent)?;
+        if let (Ok(present), Ok(next)) = (&self.identity.state().ready, Looked::at(&issued.certificates[0]))
+            && is_of_a_clock_behind(&present.certificate, &next)
+        {
+            return Err(RenewError::Unusable(
+                "the collector's clock is behind: it ends before the present one",
+            ));
+        }
         files::install(folder, &requested.key, &issued.certificates, &issued.authorities)?;
         self.identity.reload();
         Ok(issued.issued)
     }
+}
+
+/// Whether `next` was signed by a clock that is behind the one that signed `present`, and would end no later: what
+/// is good would be replaced by what is over once that clock is right. A shorter life alone is the operator's
+/// choice, and another authority begins anew.
+fn is_of_a_clock_behind(present: &Looked, next: &Looked) -> bool {
+    present.issuer == next.issuer
+        && next.not_before < present.not_before
+        && next.not_after <= present.not_after
 }
 
 /// What was issued, in bytes.
@@ -250,4 +266,36 @@ pub fn issued(status: u16, body: &[u8], agent: &AgentId) -> Result<Taken, RenewE
 
 fn millis(wait: Duration) -> u64 {
     u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
+
+    use super::*;
+
+    /// Signed by that authority on one day of 2026, until another.
+    fn signed(authority: &str, from: u8, until: u8) -> Looked {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, authority);
+        let issuer = Issuer::new(params, KeyPair::generate().expect("a key"));
+        let mut params = CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(2026, 3, from);
+        params.not_after = rcgen::date_time_ymd(2026, 3, until);
+        let key = KeyPair::generate().expect("a key");
+        Looked::at(params.signed_by(&key, &issuer).expect("signs").der()).expect("a certificate")
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_takes_no_good_certificate_away() {
+        let present = signed("first", 10, 20);
+        let behind = |next| is_of_a_clock_behind(&present, &next);
+        assert!(behind(signed("first", 9, 19)));
+        assert!(behind(signed("first", 2, 12)));
+        assert!(!behind(signed("first", 16, 26)), "a renewal as it should be");
+        assert!(!behind(signed("first", 12, 14)), "certificates last shorter now");
+        assert!(!behind(signed("first", 9, 22)), "it ends later all the same");
+        assert!(!behind(signed("second", 9, 19)), "another authority");
+        assert!(!behind(signed("first", 10, 20)), "asked again within a second");
+    }
 }

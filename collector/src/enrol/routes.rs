@@ -3,18 +3,20 @@
 use axum::{
     Extension, Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, FromRequest, Request, State, rejection::BytesRejection},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 use weighbridge_wire::enrol::{Issued, JOIN_PATH, LONGEST, RENEW_PATH, Refused, RefusedCode};
 
 use super::{Act, ActError, Acted, Refusal};
 use crate::{
     api::problem::{Admin, Problem},
     app::App,
+    ingest::BODY,
     tls::{TrustError, authority::AuthorityError, peer::PeerAgent},
 };
 
@@ -32,20 +34,25 @@ pub(crate) fn on_api() -> Router<App> {
     Router::new().route("/api/v1/trust", post(act))
 }
 
-async fn join(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<Issued>, Refusal> {
-    Ok(Json(app.join(parsed(body)?).await?))
+async fn join(State(app): State<App>, request: Request) -> Result<Json<Issued>, Refusal> {
+    Ok(Json(app.join(read(request).await?).await?))
 }
 
 async fn renew(
     State(app): State<App>,
     Extension(peer): Extension<Option<PeerAgent>>,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Result<Json<Issued>, Refusal> {
-    Ok(Json(app.renew(peer.as_ref(), &parsed(body)?)?))
+    Ok(Json(app.renew(peer.as_ref(), &read(request).await?)?))
 }
 
-fn parsed<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
+/// What is asked, if all of it comes in time: whoever joins has shown nothing yet.
+async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
     let bad = |detail: String| Refusal { code: RefusedCode::BadRequest, detail };
+    let body = timeout(BODY, Bytes::from_request(request, &())).await.map_err(|_| Refusal {
+        code: RefusedCode::NotAvailable,
+        detail: format!("the body did not come within {} s", BODY.as_secs()),
+    })?;
     let body = body.map_err(|error| bad(error.body_text()))?;
     serde_json::from_slice(&body).map_err(|error| bad(format!("the body is no such request: {error}")))
 }
@@ -97,5 +104,47 @@ impl From<ActError> for Problem {
             ActError::Trust(error) => Self::failed(&error),
             ActError::Commit(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use axum::body::Body;
+    use hyper::body::Frame;
+    use tokio::time::{Duration, Instant};
+    use weighbridge_wire::enrol::JoinRequest;
+
+    use super::*;
+
+    /// A body that drips for ever.
+    struct Drips(Pin<Box<tokio::time::Sleep>>);
+
+    impl hyper::body::Body for Drips {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+            std::task::ready!(self.0.as_mut().poll(context));
+            let next = Instant::now() + Duration::from_secs(1);
+            self.0.as_mut().reset(next);
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b" ")))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_to_join_that_drips_is_given_up_in_time() {
+        let began = Instant::now();
+        let dripping = Body::new(Drips(Box::pin(tokio::time::sleep(Duration::ZERO))));
+        let refused = read::<JoinRequest>(Request::new(dripping)).await.expect_err("it never ends");
+        assert_eq!(refused.code, RefusedCode::NotAvailable, "{refused:?}");
+        assert_eq!(began.elapsed().as_secs(), BODY.as_secs());
     }
 }

@@ -63,6 +63,7 @@ pub(super) async fn take(State(app): State<App>, request: Request) -> Response {
 
 async fn accept(app: &App, request: Request) -> Result<(), Refusal> {
     let (parts, body) = request.into_parts();
+    let body = super::of_admitted(app, &parts, body, limits::REPORT_BYTES).await?;
     let body = whole(&parts.headers, body, limits::REPORT_BYTES).await?;
     let envelope = report::decode(&body).map_err(|error| unreadable(&error))?;
     let (agent, key) = app.agent(envelope.key_id()).ok_or_else(|| super::unknown(envelope.key_id()))?;

@@ -5,7 +5,8 @@
 //! Another authority comes in three steps. *Introduced*, it is beside the active one: agents learn it when they
 //! renew. *Active*, it signs, and the one before is *leaving*: what that one signed still counts, and it has
 //! signed its successor too, so that an agent that was away and knows only the old one still believes the
-//! server. *Retired*, the old one is gone, and what it signed with it.
+//! server. *Retired*, the old one is gone, and what it signed with it: not before the last of that can no longer
+//! be renewed, for which the file says how far ahead each has signed.
 //!
 //! Deliberately absent: revocation lists and serial numbers that mean something. Who is shut out is a fact in
 //! the ledger, asked at each request.
@@ -36,6 +37,9 @@ const AUTHORITY_LASTS_MS: i64 = 10 * 365 * UtcMillis::DAY;
 /// No certificate ends later: what encodes times ends with the year 9999.
 const LATEST_MS: i64 = 250_000_000_000_000;
 
+/// How far ahead has been signed is kept rounded up by this part of a certificate's life.
+const AHEAD: u32 = 8;
+
 /// What stands before 32 bytes to make an Ed25519 key of them: version 0, the algorithm, two lengths (RFC 8410).
 const ED25519_PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
@@ -59,6 +63,8 @@ struct Authority {
     crossed: Option<CertificateDer<'static>>,
     stage: Stage,
     since: UtcMillis,
+    /// No certificate that it signed for an agent ends later; as in the file.
+    signed_until: Option<UtcMillis>,
     key: SealedField,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -114,8 +120,22 @@ pub enum AuthorityError {
     /// A step that does not follow on the one before.
     #[error("{0}")]
     Step(&'static str),
+    /// The clock is wrong now, or was when the authority was made: what it would sign ends too early.
+    #[error(
+        "the collector's clock says {now}, and its authority begins at {begins}: set the clock, or, if it was \
+         ahead when the authority was made, introduce and activate another one"
+    )]
+    ClockBehind {
+        /// By the clock.
+        now: UtcMillis,
+        /// When the authority begins.
+        begins: UtcMillis,
+    },
     /// Too early: agents would be lost.
-    #[error("not before {earliest}: until then an agent can hold what this would end; --force does it now")]
+    #[error(
+        "not before {earliest}: until then an agent that was off can come back with what this would end; \
+         --force does it now"
+    )]
     TooEarly {
         /// From when on it is safe.
         earliest: UtcMillis,
@@ -137,6 +157,9 @@ struct StoredAuthority {
     stage: Stage,
     since: UtcMillis,
     crossed: Option<String>,
+    /// Missing in files of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signed_until: Option<UtcMillis>,
 }
 
 const VERSION: &str = "authorities-v1";
@@ -198,6 +221,7 @@ impl Authorities {
                 crossed: one.crossed.as_deref().map(der).transpose()?,
                 stage: one.stage,
                 since: one.since,
+                signed_until: one.signed_until,
                 key: one.key,
                 certificate,
             });
@@ -265,13 +289,17 @@ impl Authorities {
 
     /// A certificate for an agent, of the key in its request. Nothing else of the request counts.
     pub fn agent(
-        &self,
+        &mut self,
         agent: &AgentId,
         request: &[u8],
         lasts: Duration,
         now: UtcMillis,
         random: RandomSource<'_>,
     ) -> Result<Signed, AuthorityError> {
+        let begins = Looked::at(&self.active().certificate).map_or(now, |looked| looked.not_before);
+        if now < begins {
+            return Err(AuthorityError::ClockBehind { now, begins });
+        }
         let request =
             CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))?;
         let mut params = CertificateParams::default();
@@ -279,7 +307,28 @@ impl Authorities {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let uri = Ia5String::try_from(IdentityPattern::default().uri(agent))?;
         params.subject_alt_names = vec![SanType::URI(uri)];
-        self.sign(params, &request.public_key, lasts, now, random)
+        let signed = self.sign(params, &request.public_key, lasts, now, random)?;
+        self.reaches(signed.looked.not_after, lasts)?;
+        Ok(signed)
+    }
+
+    /// Keeps how far ahead the active authority has signed, before anybody has what it signed; somewhat further, so
+    /// that the file is written a few times in the life of a certificate and not for each.
+    fn reaches(&mut self, until: UtcMillis, lasts: Duration) -> Result<(), AuthorityError> {
+        let active = self.list.iter_mut().find(|one| one.stage == Stage::Active);
+        let active = active.expect("checked when read, and kept by every step");
+        let before = active.signed_until;
+        if before.is_some_and(|before| until <= before) {
+            return Ok(());
+        }
+        active.signed_until = Some(until.plus(millis(lasts / AHEAD)));
+        let saved = self.save(&self.list);
+        if saved.is_err() {
+            for one in self.list.iter_mut().filter(|one| one.stage == Stage::Active) {
+                one.signed_until = before;
+            }
+        }
+        saved
     }
 
     fn sign(
@@ -290,9 +339,8 @@ impl Authorities {
         now: UtcMillis,
         random: RandomSource<'_>,
     ) -> Result<Signed, AuthorityError> {
-        let lasts = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        dated(&mut params, now, now.plus(lasts));
+        dated(&mut params, now, now.plus(millis(lasts)));
         params.serial_number = Some(serial(random));
         let certificate = params.signed_by(key, &self.active().issuer)?.der().clone();
         let looked = Looked::at(&certificate).map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
@@ -330,23 +378,35 @@ impl Authorities {
         })
     }
 
-    /// Drops the authorities that are leaving. What they signed needs `outlived` to have been replaced.
-    pub fn retire(&mut self, now: UtcMillis, outlived: Duration, force: bool) -> Result<(), AuthorityError> {
-        let leaving = self.list.iter().filter(|one| one.stage == Stage::Leaving).map(|one| one.since).max();
-        let since = leaving.ok_or(AuthorityError::Step("no authority is leaving"))?;
-        not_before(since, outlived, now, force)?;
-        let (gone, stay): (Vec<_>, Vec<_>) =
+    /// Drops the authorities that are leaving. What they signed lasts for `lasts` and longer where that is in the
+    /// file, and counts for `grace` more, in which an agent that was off renews under it.
+    pub fn retire(
+        &mut self,
+        now: UtcMillis,
+        lasts: Duration,
+        grace: Duration,
+        force: bool,
+    ) -> Result<(), AuthorityError> {
+        let leaving = self.list.iter().filter(|one| one.stage == Stage::Leaving);
+        let ends =
+            leaving.map(|one| one.since.plus(millis(lasts)).max(one.signed_until.unwrap_or(one.since)));
+        let ends = ends.max().ok_or(AuthorityError::Step("no authority is leaving"))?;
+        not_before(ends, grace, now, force)?;
+        let (gone, mut stay): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.list).into_iter().partition(|one| one.stage == Stage::Leaving);
+        // Nobody is left who would need it to believe the active one. What the active one signed for its successor
+        // stays.
+        let active = stay.iter_mut().find(|one| one.stage == Stage::Active);
+        let crossed = active.and_then(|active| active.crossed.take());
         if let Err(error) = self.save(&stay) {
+            for one in stay.iter_mut().filter(|one| one.stage == Stage::Active) {
+                one.crossed = crossed.clone();
+            }
             self.list = gone.into_iter().chain(stay).collect();
             return Err(error);
         }
         self.list = stay;
-        for one in &mut self.list {
-            // Nobody is left who would need it to believe.
-            one.crossed = None;
-        }
-        self.save(&self.list)
+        Ok(())
     }
 
     fn change(&mut self, now: UtcMillis, next: impl Fn(Stage) -> Stage) -> Result<(), AuthorityError> {
@@ -374,6 +434,7 @@ impl Authorities {
             key: one.key.clone(),
             stage: one.stage,
             since: one.since,
+            signed_until: one.signed_until,
             crossed: one.crossed.as_ref().map(|der| BASE64_STANDARD.encode(der)),
         };
         let stored = Stored { version: VERSION.into(), authorities: list.iter().map(stored).collect() };
@@ -387,8 +448,12 @@ impl Authorities {
 }
 
 fn not_before(since: UtcMillis, wait: Duration, now: UtcMillis, force: bool) -> Result<(), AuthorityError> {
-    let earliest = since.plus(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+    let earliest = since.plus(millis(wait));
     if force || earliest <= now { Ok(()) } else { Err(AuthorityError::TooEarly { earliest }) }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn replace_private(file: &Path, content: &[u8]) -> io::Result<()> {
@@ -444,6 +509,7 @@ fn made(
         certificate,
         stage,
         since: now,
+        signed_until: None,
     })
 }
 
@@ -481,4 +547,117 @@ fn dated(params: &mut CertificateParams, from: UtcMillis, to: UtcMillis) {
     };
     params.not_before = after(from);
     params.not_after = after(to);
+}
+
+#[cfg(test)]
+mod tests {
+    use weighbridge_registry::OperatorKey;
+
+    use super::*;
+    use crate::random::fill;
+
+    const NOW: UtcMillis = UtcMillis(1_772_438_400_000);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn hours(hours: u32) -> UtcMillis {
+        NOW.plus(millis(HOUR * hours))
+    }
+
+    fn key_store(folder: &Path) -> KeyStore {
+        KeyStore::at(folder, OperatorKey::generate([7; 32])).expect("a key store")
+    }
+
+    fn sign(
+        authorities: &mut Authorities,
+        lasts: Duration,
+        now: UtcMillis,
+    ) -> Result<Signed, AuthorityError> {
+        let key = new_key(&mut fill);
+        let pair = KeyPair::try_from(&key).expect("a key");
+        let request = CertificateParams::default().serialize_request(&pair).expect("a request");
+        authorities.agent(&"node1".parse().expect("a name"), request.der(), lasts, now, &mut fill)
+    }
+
+    fn opened(keys: &KeyStore) -> Authorities {
+        Authorities::open_or_make(keys, NOW, &mut fill).expect("opens").0
+    }
+
+    #[test]
+    fn what_leaves_stays_until_the_last_certificate_that_it_signed_can_no_longer_be_renewed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let keys = key_store(folder.path());
+        let mut authorities = opened(&keys);
+        // Certificates lasted for a hundred hours once, and a restart later last for one.
+        sign(&mut authorities, HOUR * 100, NOW).expect("signs");
+        let mut authorities = opened(&keys);
+        sign(&mut authorities, HOUR, NOW).expect("signs");
+        authorities.introduce(&keys, NOW, &mut fill).expect("introduces");
+        authorities.activate(hours(1), HOUR, false).expect("activates");
+        let until = |authorities: &mut Authorities| match authorities
+            .retire(hours(3), HOUR, HOUR * 10, false)
+            .expect_err("too early")
+        {
+            AuthorityError::TooEarly { earliest } => earliest,
+            error => panic!("{error:?}"),
+        };
+        let earliest = until(&mut authorities);
+        assert!(hours(110) <= earliest && earliest <= hours(110 + 13), "{earliest}");
+        assert_eq!(until(&mut opened(&keys)), earliest, "it is in the file");
+
+        // A file of before does not say how far was signed.
+        let file = folder.path().join("authorities.json");
+        let mut stored: serde_json::Value =
+            serde_json::from_slice(&fs::read(&file).expect("there")).expect("JSON");
+        for one in stored["authorities"].as_array_mut().expect("a list") {
+            one.as_object_mut().expect("an authority").remove("signed_until");
+        }
+        fs::write(&file, stored.to_string()).expect("writable");
+        let mut before = opened(&keys);
+        assert_eq!(until(&mut before), hours(1 + 1 + 10));
+        before.retire(hours(12), HOUR, HOUR * 10, false).expect("retires");
+        assert_eq!(opened(&keys).infos().len(), 1);
+    }
+
+    #[test]
+    fn an_authority_that_goes_takes_along_what_led_to_its_successor_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let keys = key_store(folder.path());
+        let mut authorities = opened(&keys);
+        authorities.introduce(&keys, NOW, &mut fill).expect("introduces");
+        authorities.activate(NOW, HOUR, true).expect("activates");
+        authorities.introduce(&keys, NOW, &mut fill).expect("introduces");
+        authorities.retire(NOW, HOUR, HOUR, true).expect("retires");
+        for authorities in [authorities, opened(&keys)] {
+            let crossed: Vec<(Stage, bool)> =
+                authorities.list.iter().map(|one| (one.stage, one.crossed.is_some())).collect();
+            assert_eq!(crossed, [(Stage::Active, false), (Stage::Introduced, true)]);
+        }
+    }
+
+    #[test]
+    fn a_retirement_that_cannot_be_kept_changes_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let keys = key_store(folder.path());
+        let mut authorities = opened(&keys);
+        authorities.introduce(&keys, NOW, &mut fill).expect("introduces");
+        authorities.activate(NOW, HOUR, true).expect("activates");
+        // Something lies where the new file would be written.
+        let stands_in = folder.path().join("authorities.new");
+        fs::create_dir(&stands_in).expect("makes");
+        authorities.retire(NOW, HOUR, HOUR, true).expect_err("cannot be written");
+        let crossed = authorities.list.iter().filter(|one| one.crossed.is_some()).count();
+        assert_eq!((authorities.infos(), crossed), (opened(&keys).infos(), 1));
+        fs::remove_dir(&stands_in).expect("removes");
+        authorities.retire(NOW, HOUR, HOUR, true).expect("retires");
+        assert_eq!(authorities.infos().len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_signed_for_agents_before_the_authority_begins() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut authorities = opened(&key_store(folder.path()));
+        let error = sign(&mut authorities, HOUR, NOW.plus(-1_000)).expect_err("the clock is behind");
+        assert!(matches!(error, AuthorityError::ClockBehind { .. }), "{error:?}");
+        assert!(sign(&mut authorities, HOUR, NOW).is_ok());
+    }
 }

@@ -16,7 +16,8 @@ pub(crate) struct RawAuthority {
     /// How long the collector's own lasts, `2s` to `8760h`. Default `720h`; it is renewed at two thirds.
     server_certificate: Option<String>,
     /// How long after its end a certificate can still be renewed, up to `8760h`: for hosts that were off, and
-    /// for a collector that was. Default `720h`; later than that a host needs another join token.
+    /// for a collector that was. Default `720h`; later than that a host needs another join token. An authority is
+    /// retired so much later, too.
     grace: Option<String>,
 }
 

@@ -57,7 +57,26 @@ impl NotAdmitted {
 /// Decides whether what this agent signed may come in on this connection: `None` is plain HTTP, `Some(None)`
 /// a secure connection without a certificate.
 pub fn admit(app: &App, peer: Option<&Option<PeerAgent>>, agent: &AgentId) -> Result<(), NotAdmitted> {
-    let admitted = decide(app, peer, agent);
+    counted(app, decide(app, peer, agent))
+}
+
+/// Decides whether anything at all may come in on this connection, before it is known what does.
+pub fn admit_any(app: &App, peer: Option<&Option<PeerAgent>>) -> Result<(), NotAdmitted> {
+    counted(
+        app,
+        match peer {
+            None => Ok(()),
+            Some(None) => Err(NotAdmitted {
+                title: "no certificate",
+                detail: "this connection is under no certificate that names an agent: enrol it".into(),
+                reason: "no_certificate",
+            }),
+            Some(Some(own)) => decide(app, peer, &own.agent),
+        },
+    )
+}
+
+fn counted(app: &App, admitted: Result<(), NotAdmitted>) -> Result<(), NotAdmitted> {
     if let Err(refused) = &admitted {
         app.metrics.not_admitted(refused.reason);
     }

@@ -1,11 +1,11 @@
 //! The serving loop of the ingest port under TLS.
 //!
-//! As [`crate::listen`], with the same limits, and a handshake before each connection. Each connection takes the certificates that are there when it begins. A handshake that fails is answered by
-//! an alert, and the connection kept for a moment, so that the other side can read why.
+//! As [`crate::listen`], with the same limits, and a handshake before each connection. Each connection takes the certificates that
+//! are there when it begins. A handshake that fails is answered by an alert, and the connection kept for a moment, so that the other side can read why.
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, body::Body, middleware};
+use axum::{Router, middleware};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -26,7 +26,7 @@ use super::peer::{self, Connection};
 use crate::{
     app::App,
     enrol, ingest,
-    listen::{self, Addresses, Limits},
+    listen::{self, Addresses, Limits, Taken},
 };
 
 /// Whoever has not agreed on TLS by then goes.
@@ -84,7 +84,7 @@ pub async fn serve(app: App, listener: TcpListener, limits: Limits, stop: Cancel
             let routes = TowerToHyperService::new(routes);
             let connection = Arc::new(connection);
             let service = service_fn(move |request: Request<Incoming>| {
-                let mut request = request.map(Body::new);
+                let mut request = request.map(listen::impatient);
                 request.extensions_mut().insert(Arc::clone(&connection));
                 hyper::service::Service::call(&routes, request)
             });
@@ -104,12 +104,13 @@ pub async fn serve(app: App, listener: TcpListener, limits: Limits, stop: Cancel
 }
 
 /// Agrees on TLS; `None` if that did not work.
-async fn handshake(app: &App, stream: TcpStream) -> Option<(TlsStream<TcpStream>, Connection)> {
+async fn handshake(app: &App, stream: TcpStream) -> Option<(TlsStream<Taken<TcpStream>>, Connection)> {
     // Before the certificate is looked at, so that a change in between makes it looked at again.
     let version = app.trust.version();
     let config = app.trust.server_config()?;
     // An error says that nobody is there any more, which the handshake will find.
     let _ = stream.set_nodelay(true);
+    let stream = Taken::by(stream);
     let accepted = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream).into_fallible()).await;
     match accepted {
         Ok(Ok(stream)) => {
@@ -133,7 +134,7 @@ async fn handshake(app: &App, stream: TcpStream) -> Option<(TlsStream<TcpStream>
 }
 
 /// Closing with something unread would reset the connection and take the alert with it.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: Taken<TcpStream>) {
     let (time, most) = LINGER;
     let drained = async {
         stream.shutdown().await?;
