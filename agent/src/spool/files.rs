@@ -28,12 +28,19 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, SpoolError> {
 /// Replaces the file: after a crash there is the old content or the new, never a part.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), SpoolError> {
     let new = path.with_extension("new");
-    let file = fail::around("spool.create", || File::create(&new));
-    let mut file = file.map_err(failed("create", &new))?;
-    fail::around("spool.write", || file.write_all(content)).map_err(failed("write", &new))?;
-    fail::around("spool.sync", || file.sync_all()).map_err(failed("sync", &new))?;
-    fail::around("spool.replace", || fs::rename(&new, path)).map_err(failed("replace", path))?;
+    replace(path, &new, content).inspect_err(|_| {
+        // Half a file would take space from a disk that has none.
+        let _ = fs::remove_file(&new);
+    })?;
     sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+fn replace(path: &Path, new: &Path, content: &[u8]) -> Result<(), SpoolError> {
+    let file = fail::around("spool.create", || File::create(new));
+    let mut file = file.map_err(failed("create", new))?;
+    fail::around("spool.write", || file.write_all(content)).map_err(failed("write", new))?;
+    fail::around("spool.sync", || file.sync_all()).map_err(failed("sync", new))?;
+    fail::around("spool.replace", || fs::rename(new, path)).map_err(failed("replace", path))
 }
 
 /// Replaces a short text of always the same length. It is written over in place: that needs no space, which a
@@ -83,6 +90,25 @@ pub(super) fn create_dir(dir: &Path) -> Result<(), SpoolError> {
     }
     fail::around("spool.create_folder", || fs::create_dir_all(dir)).map_err(failed("create", dir))?;
     dir.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_dir)
+}
+
+/// Removes what is in a folder, and leaves the folder.
+pub(super) fn empty(dir: &Path) -> Result<(), SpoolError> {
+    for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
+        let entry = entry.map_err(failed("list", dir))?;
+        let path = entry.path();
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        fail::around("spool.remove_epoch", || {
+            if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+        })
+        .map_err(failed("remove", &path))?;
+    }
+    sync_dir(dir)
+}
+
+/// Removes a folder with nothing in it.
+pub(super) fn remove_empty(dir: &Path) -> Result<(), SpoolError> {
+    fail::around("spool.remove_epoch_folder", || fs::remove_dir(dir)).map_err(failed("remove", dir))
 }
 
 pub(super) fn sync_dir(dir: &Path) -> Result<(), SpoolError> {

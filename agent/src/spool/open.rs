@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fs::{self, File, TryLockError},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use weighbridge_journal::{OpenError, Torn, fail};
@@ -148,10 +148,7 @@ impl Spool {
                 Err(_) => {}
             }
         }
-        for folder in gone {
-            // Everything in it was acknowledged, and a crash came while it was removed.
-            fs::remove_dir_all(&folder).map_err(files::failed("remove", &folder))?;
-        }
+        self.finish_removing(&gone, text.as_deref())?;
         let lost = text.is_none() && !unlisted.is_empty();
         if nonsense > 0 || lost {
             let what =
@@ -167,6 +164,35 @@ impl Spool {
         unlisted.sort();
         let names = unlisted.into_iter().map(|(_, id)| id).chain(names).collect();
         Ok((names, nonsense > 0 || lost))
+    }
+
+    /// Everything in these folders was acknowledged, and a crash came while they were removed. Their names go
+    /// last: an epoch in the list that has no folder is one that was lost.
+    fn finish_removing(&mut self, gone: &[PathBuf], listed: Option<&str>) -> Result<(), SpoolError> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for folder in gone {
+            files::empty(folder)?;
+        }
+        let ids: Vec<EpochId> = gone
+            .iter()
+            .filter_map(|folder| folder.file_stem()?.to_str()?.parse().ok())
+            .inspect(|id| self.marks.forget(*id))
+            .collect();
+        let stays = |line: &&str| line.parse().map_or(true, |id| !ids.contains(&id));
+        let listed = listed.unwrap_or_default();
+        // Nonsense in it stays: it says that the list cannot be believed until there is a new one.
+        let text: String = listed.lines().filter(stays).map(|line| format!("{line}\n")).collect();
+        let unlisted = match text.lines().eq(listed.lines()) {
+            true => Ok(()),
+            false => files::write(&self.options.dir.join(EPOCHS), text.as_bytes()),
+        };
+        match unlisted.and_then(|()| self.marks.save()) {
+            Ok(()) => gone.iter().try_for_each(|folder| files::remove_empty(folder)),
+            Err(SpoolError::File { source, .. }) if is_full(&source) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens an epoch in whatever state. `false` if nothing should be written to it.

@@ -426,3 +426,25 @@ fn the_small_files_of_a_spool_look_as_written_down() {
         )
     );
 }
+
+#[test]
+fn an_epoch_whose_removal_was_cut_short_is_forgotten_at_the_next_start_and_not_lost_at_the_one_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 3);
+    let first = spool.epoch();
+    spool.start_epoch().unwrap();
+    filled(&mut spool, 1);
+    for _ in 0..3 {
+        acknowledge_next(&mut spool);
+    }
+    spool.save().unwrap();
+    drop(spool);
+    let folder = dir.path().join(first.to_string());
+    fs::rename(&folder, folder.with_extension("gone")).unwrap();
+    for _ in 0..2 {
+        let mut spool = opened(small(dir.path()));
+        assert_eq!((spool.losses_to_tell(), spool.events()), (vec![], vec![]));
+        assert_eq!((spool.epochs.len(), spool.unacknowledged()), (1, 1));
+    }
+}

@@ -8,7 +8,11 @@ use std::{
 use weighbridge_journal::fail;
 use weighbridge_meter::UtcMillis;
 
-use super::{EPOCHS, Kept, Spool, SpoolError, files, open::GONE};
+use super::{
+    EPOCHS, Kept, Spool, SpoolError,
+    files::{self, is_full},
+    open::GONE,
+};
 
 impl Spool {
     /// Removes acknowledged segments that are no longer to be kept. `wall` is the time by which they are old.
@@ -66,12 +70,17 @@ impl Spool {
             .map_err(files::failed("rename", &folder))?;
         files::sync_dir(&self.options.dir)?;
         self.epochs.retain(|kept| kept.id() != id);
-        let names: String = self.epochs.iter().map(|kept| format!("{}\n", kept.id())).collect();
-        files::write(&self.options.dir.join(EPOCHS), names.as_bytes())?;
         self.marks.forget(id);
-        self.marks.save()?;
-        fail::around("spool.remove_epoch", || fs::remove_dir_all(&gone))
-            .map_err(files::failed("remove", &gone))
+        // What takes space first: without it a full disk takes no list either.
+        files::empty(&gone)?;
+        let names: String = self.epochs.iter().map(|kept| format!("{}\n", kept.id())).collect();
+        let listed = files::write(&self.options.dir.join(EPOCHS), names.as_bytes());
+        match listed.and_then(|()| self.marks.save()) {
+            Ok(()) => files::remove_empty(&gone),
+            // As long as the list names it the empty folder says what became of it; the next start removes both.
+            Err(SpoolError::File { source, .. }) if is_full(&source) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn acknowledged_bytes(&mut self) -> u64 {

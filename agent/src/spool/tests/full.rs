@@ -173,3 +173,52 @@ fn gaps_of_a_full_spool_are_sealed_while_it_is_full_and_when_the_agent_stops() {
     }
     assert_eq!(covered, 150 * 60_000, "not a minute is silent");
 }
+
+#[test]
+fn a_full_disk_gets_the_space_of_acknowledged_batches_although_it_takes_no_file() {
+    if outside("a_full_disk_gets_the_space_of_acknowledged_batches_although_it_takes_no_file") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 9); // Two to a segment.
+    while let Some(pending) = spool.peek().unwrap() {
+        spool.promised(&pending, "g1", serde_json::json!({ "leaf_hash": "x" }));
+        spool.acknowledge(&pending).unwrap();
+    }
+    spool.save().unwrap();
+    limit(Some(64)); // A cursor, which is written over, has as many.
+    spool.give_up_acknowledged().unwrap();
+    assert_eq!(segments(&spool), 1);
+    let new = dir.path().join(spool.epoch().to_string()).join("PROMISES.new");
+    assert!(!new.exists(), "half a file takes space");
+}
+
+#[test]
+fn an_epoch_that_a_full_disk_let_nobody_strike_off_the_list_is_not_told_as_lost() {
+    if outside("an_epoch_that_a_full_disk_let_nobody_strike_off_the_list_is_not_told_as_lost") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    let first = spool.epoch();
+    for _ in 0..2 {
+        filled(&mut spool, 3);
+        spool.start_epoch().unwrap();
+    }
+    for _ in 0..3 {
+        acknowledge_next(&mut spool);
+    }
+    spool.save().unwrap();
+    limit(Some(64)); // The names of two epochs are longer.
+    spool.give_up_acknowledged().unwrap();
+    assert!(!dir.path().join(first.to_string()).exists());
+    drop(spool);
+    limit(None);
+    for _ in 0..2 {
+        let mut spool = opened(small(dir.path()));
+        assert_eq!((spool.losses_to_tell(), spool.events()), (vec![], vec![]));
+        assert_eq!((spool.epochs.len(), spool.unacknowledged()), (2, 3));
+    }
+    assert!(!dir.path().join(format!("{first}.gone")).exists());
+}
