@@ -21,7 +21,11 @@ fn large(dir: &Path) -> SpoolOptions {
     SpoolOptions { fill_bytes: 0, ..SpoolOptions::in_dir(dir) }
 }
 
+/// A process that is being started holds the locks of all spools for a moment: none is opened meanwhile.
+static STARTING: std::sync::RwLock<()> = std::sync::RwLock::new(());
+
 fn opened(options: SpoolOptions) -> Spool {
+    let _none = STARTING.read().unwrap_or_else(std::sync::PoisonError::into_inner);
     Spool::open(options, &mut |bytes| bytes.fill(7)).expect("opens")
 }
 

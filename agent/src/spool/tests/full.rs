@@ -3,7 +3,7 @@
 //! A limit on file sizes stands for the full disk: the same test runs again in a process that has one, where
 //! the signal for it is ignored as in the agent.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use weighbridge_meter::{
@@ -31,7 +31,11 @@ fn outside(name: &str) -> bool {
     let name = format!("spool::tests::full::{name}");
     let mut command = Command::new("sh");
     command.args(["-c", script]).arg(program).arg(name).env(INSIDE, "1");
-    let output = command.output().expect("a shell");
+    let child = {
+        let _alone = STARTING.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a shell")
+    };
+    let output = child.wait_with_output().expect("it ends");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("1 passed"), "{text}");
