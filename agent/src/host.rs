@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use weighbridge_journal::AppendError;
 use weighbridge_meter::{AgentId, BootId, Holding, meter::Now};
-use weighbridge_wire::{Batch, Hash, Report, SigningKey, Status, limits, report, seal};
+use weighbridge_wire::{Batch, Hash, KeyId, Report, SigningKey, Status, limits, report, seal};
 
 use crate::{
     alarm,
@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     source::Look,
     spool::{Spool, SpoolError, SpoolOptions, is_full},
-    uplink::{SendOutcome, Sender, SharedSpool, Uplink, chain, locked},
+    uplink::{Own, SendOutcome, Sender, SharedSpool, Uplink, chain, locked},
 };
 
 /// What makes a host.
@@ -77,7 +77,8 @@ impl Host {
         let mut spool = Spool::open(options.spool, random)?;
         alarm::tell(&mut spool, options.metrics.as_deref());
         let spool: SharedSpool = Arc::new(Mutex::new(spool));
-        let uplink = Uplink::new(Arc::clone(&spool), options.metrics.clone());
+        let own = Own { agent: options.agent.clone(), key: KeyId::of(&options.key.verifying_key()) };
+        let uplink = Uplink::new(Arc::clone(&spool), own, options.metrics.clone());
         let weigher = Weigher {
             agent: options.agent,
             boot: options.boot,

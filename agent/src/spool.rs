@@ -492,6 +492,12 @@ impl Spool {
 
     fn park_with(&mut self, pending: &Pending, cause: Option<LossCause>) -> Result<(), SpoolError> {
         let dir = self.options.dir.join(PARKED);
+    /// The same for one whose number stays without a batch, and whose records are to be sealed once more.
+    pub fn park_and_reseal(&mut self, pending: &Pending) -> Result<(), SpoolError> {
+        self.keep_to_reseal(pending)?;
+        self.park(pending)
+    }
+
         files::create_dir(&dir)?;
         let path = dir.join(format!("{}-{}.batch", pending.epoch, pending.sequence));
         if !path.exists() {
