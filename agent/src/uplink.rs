@@ -248,8 +248,8 @@ impl Uplink {
         }
         // Another copy of this spool is at work, or was: what follows must not collide with it.
         if pending.epoch == spool.epoch() {
-            self.conflicts += 1;
             spool.start_epoch()?;
+            self.conflicts += 1;
             tracing::error!(epoch = %spool.epoch(), "going on under a new epoch");
         }
         spool.park_conflict(pending, self.conflicts <= MOST_CONFLICTS)
