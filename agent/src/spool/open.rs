@@ -31,10 +31,16 @@ pub(super) fn is_damage(error: &SpoolError) -> bool {
         SpoolError::File { doing, path, source } => {
             matches!(*doing, "read" | "open")
                 && path.extension().is_some_and(|e| e == "seg")
-                && !is_full(source)
+                && !files::passes(source)
         }
         _ => false,
     }
+}
+
+/// Whether the disk does not give back what is on it.
+pub(super) fn is_unreadable(error: &SpoolError) -> bool {
+    matches!(error, SpoolError::File { doing, source, .. }
+        if matches!(*doing, "read" | "open") && !files::passes(source))
 }
 
 /// What a repair did.
@@ -341,8 +347,11 @@ impl Spool {
                         origin: Origin::Returned(path),
                     }));
                 }
+                (Err(error), _) if files::passes(&error) => return Err(files::failed("read", &path)(error)),
                 (Err(error), _) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(files::failed("read", &path)(error));
+                    // It stays where it is, and the next start tries it again.
+                    tracing::warn!(file = %path.display(), %error, "a batch to be sent again cannot be read");
+                    self.returned.pop_front();
                 }
                 // Taken away by somebody, or no batch at all.
                 _ => drop(self.returned.pop_front()),

@@ -398,3 +398,44 @@ fn an_export_holds_every_batch_that_can_be_read_and_says_what_it_is() {
     assert_eq!(promise["batch_hash"], crate::uplink::hex(&hashes[0]));
     assert!(export(dir.path(), &to).is_err(), "nothing is written over");
 }
+
+/// What the disk does not give back: a folder stands for it, which cannot be read as a file either.
+fn unreadable(path: &Path) {
+    let _ = fs::remove_file(path);
+    fs::create_dir(path).expect("a folder");
+}
+
+#[test]
+fn small_files_that_cannot_be_read_are_made_anew_and_cost_no_batch() {
+    for name in ["EPOCHS", "MARKS", "LOSSES", "GENERATION", "ACK", "SALVAGED"] {
+        let dir = fast_dir();
+        let (epoch, hashes) = written(dir.path(), 5);
+        let folder = if matches!(name, "ACK" | "SALVAGED") { epoch.to_string() } else { ".".into() };
+        unreadable(&dir.path().join(folder).join(name));
+        let mut spool = opened(options(dir.path()));
+        spool.generation("g").unwrap();
+        spool.save().unwrap();
+        drop(spool);
+        assert_eq!(check(dir.path(), epoch, &hashes, name), BTreeSet::new());
+    }
+}
+
+#[test]
+fn a_salvaged_segment_that_cannot_be_read_any_more_or_has_vanished_holds_nothing_up() {
+    for scanned in [true, false] {
+        let dir = fast_dir();
+        let (epoch, _) = written(dir.path(), 6);
+        fs::write(dir.path().join(epoch.to_string()).join("SALVAGED"), "").unwrap();
+        let mut spool = opened(options(dir.path()));
+        let first = &segments_of(dir.path(), epoch)[0];
+        if scanned {
+            while spool.scan().unwrap() {}
+            unreadable(first);
+        } else {
+            fs::remove_file(first).unwrap();
+        }
+        let numbers: Vec<u64> = sent(&mut spool).into_iter().map(|(_, sequence, _)| sequence).collect();
+        assert_eq!(numbers, [3, 4, 5, 6]);
+        assert_eq!(told(&spool, epoch), BTreeSet::from([1, 2]));
+    }
+}
