@@ -16,7 +16,8 @@
 //! <epoch>/SALVAGED       the epoch is damaged; "first last" of what was told as lost
 //! parked/<epoch>-<sequence>.batch     refused for good, for a person to look at
 //! returned/<epoch>-<sequence>.batch   parked before, to be sent again
-//! reseal/<epoch>-<sequence>.batch     its number is taken; its records are to be sealed under another
+//! reseal/<epoch>-<sequence>.batch     refused; its records are to be sealed under another number
+//! reseal/<epoch>-<sequence>.done      they are; empty
 //! quarantine/<epoch>-<file>           segments with damage in them, and ends that were cut off
 //! ```
 //!

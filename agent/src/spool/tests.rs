@@ -452,3 +452,39 @@ fn an_epoch_whose_removal_was_cut_short_is_forgotten_at_the_next_start_and_not_l
         assert_eq!((spool.epochs.len(), spool.unacknowledged()), (1, 1));
     }
 }
+
+#[test]
+fn what_was_sealed_again_is_remembered_as_long_as_its_batch_is_held_or_parked() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(SpoolOptions { keep_acknowledged_bytes: 0, ..small(dir.path()) });
+    filled(&mut spool, 1);
+    let pending = spool.peek().unwrap().unwrap();
+    spool.start_epoch().unwrap();
+    spool.park_conflict(&pending, true).unwrap();
+    assert!(spool.reseal().unwrap().is_none(), "there are no records in it");
+    let name = format!("{}-1", pending.epoch);
+    let done = dir.path().join(RESEAL).join(format!("{name}.done"));
+    spool.forget_resealed().unwrap();
+    assert_eq!(fs::metadata(&done).unwrap().len(), 0);
+    spool.tidy(UtcMillis(0)).unwrap();
+    assert!(!dir.path().join(pending.epoch.to_string()).exists());
+    assert!(done.exists(), "a person may have it sent again");
+    fs::remove_file(dir.path().join(PARKED).join(format!("{name}.batch"))).unwrap();
+    spool.forget_resealed().unwrap();
+    assert!(!done.exists());
+}
+
+#[test]
+fn losses_that_a_refused_batch_told_are_told_by_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 1);
+    let epoch = spool.epoch();
+    let parked = |number| Loss { epoch, first: number, last: number, cause: LossCause::Parked };
+    let refused = spool.peek().unwrap().unwrap();
+    spool.park(&refused).unwrap();
+    assert_eq!(append_telling(&mut spool, &[parked(1)]), 2);
+    let refused = spool.peek().unwrap().unwrap();
+    spool.park(&refused).unwrap();
+    assert_eq!(spool.losses_to_tell(), [Loss { last: 2, ..parked(1) }]);
+}

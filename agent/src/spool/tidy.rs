@@ -59,7 +59,7 @@ impl Spool {
         for id in done {
             self.remove_epoch(id)?;
         }
-        Ok(())
+        self.forget_resealed()
     }
 
     fn remove_epoch(&mut self, id: weighbridge_meter::EpochId) -> Result<(), SpoolError> {
