@@ -406,8 +406,8 @@ impl Spool {
     }
 
     /// A durable batch says so.
-    pub fn losses_told(&mut self, losses: &[Loss], link: &Link) -> Result<(), SpoolError> {
-        self.losses.told(losses, link.epoch, link.sequence)
+    pub fn losses_told(&mut self, losses: &[Loss], link: &Link) {
+        self.losses.told(losses, link.epoch, link.sequence);
     }
 
     /// Ranges of batches that no batch told as lost yet.
@@ -426,10 +426,11 @@ impl Spool {
 
     /// The collector has this batch. Unless it is the oldest not acknowledged, nothing changes.
     pub fn acknowledge(&mut self, pending: &Pending) -> Result<(), SpoolError> {
-        self.losses.settled(pending.epoch, pending.sequence);
         if let Origin::Returned(path) = &pending.origin {
+            self.losses.settled_alone(pending.epoch, pending.sequence);
             return self.returned_is_done(path);
         }
+        self.losses.settled(pending.epoch, pending.sequence);
         let epoch = self.epochs.iter_mut().find(|epoch| epoch.id() == pending.epoch);
         let moved = match (epoch, &pending.origin) {
             (Some(Kept::Whole(epoch)), Origin::Journal(next)) => epoch.acknowledge(pending.sequence, *next),
@@ -471,7 +472,7 @@ impl Spool {
             epoch.save()?;
         }
         self.unsaved = 0;
-        match self.marks.save_if_due() {
+        match self.losses.save().and_then(|()| self.marks.save_if_due()) {
             Err(SpoolError::File { source, .. }) if is_full(&source) => Ok(()),
             result => result,
         }
@@ -491,14 +492,14 @@ impl Spool {
         self.park_with(pending, None)
     }
 
-    fn park_with(&mut self, pending: &Pending, cause: Option<LossCause>) -> Result<(), SpoolError> {
-        let dir = self.options.dir.join(PARKED);
     /// The same for one whose number stays without a batch, and whose records are to be sealed once more.
     pub fn park_and_reseal(&mut self, pending: &Pending) -> Result<(), SpoolError> {
         self.keep_to_reseal(pending)?;
         self.park(pending)
     }
 
+    fn park_with(&mut self, pending: &Pending, cause: Option<LossCause>) -> Result<(), SpoolError> {
+        let dir = self.options.dir.join(PARKED);
         files::create_dir(&dir)?;
         let path = dir.join(format!("{}-{}.batch", pending.epoch, pending.sequence));
         if !path.exists() {
@@ -507,6 +508,8 @@ impl Spool {
             self.parked.bytes += pending.bytes.len() as u64;
         }
         let (epoch, first) = (pending.epoch, pending.sequence);
+        // What it told was not heard.
+        self.losses.untold(epoch, first, first);
         let told = cause.map_or(Ok(()), |cause| self.lose(&[Loss { epoch, first, last: first, cause }]));
         self.acknowledge(pending)?;
         self.save()?;
