@@ -208,8 +208,9 @@ impl Weigher {
                 }
                 if is_disk_full(error) {
                     // What the collector has need not be kept at the price of what it has not.
-                    let freed = spool.ready().and_then(|()| spool.give_up_acknowledged());
-                    if let Err(error) = freed {
+                    let opened = spool.ready();
+                    let freed = spool.give_up_acknowledged();
+                    if let Err(error) = opened.and(freed) {
                         tracing::debug!(error = chain(&error), "cannot free space in the spool");
                     }
                 }

@@ -124,6 +124,8 @@ pub struct Spool {
     lock: Option<File>,
     /// Those before the last only wait for their acknowledgements. Empty while the disk let nothing be opened.
     epochs: Vec<Kept>,
+    /// Not all of them are open: what is can be sent, and the rest is tried again.
+    incomplete: bool,
     generation: Option<String>,
     /// From this and the epoch before, new ones are made.
     seed: [u8; 32],
@@ -322,7 +324,7 @@ impl Spool {
 
     fn current(&mut self) -> Result<&mut Epoch, SpoolError> {
         match self.epochs.last_mut() {
-            Some(Kept::Whole(epoch)) => Ok(epoch),
+            Some(Kept::Whole(epoch)) if !self.incomplete => Ok(epoch),
             _ => Err(SpoolError::NotWritten(None)),
         }
     }

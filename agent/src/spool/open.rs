@@ -70,6 +70,7 @@ impl Spool {
             losses: Losses::empty(&options.dir),
             marks: Marks::empty(&options.dir),
             events: Vec::new(),
+            incomplete: true,
             unsaved: 0,
             asked: std::collections::HashMap::new(),
             promised: 0,
@@ -88,7 +89,7 @@ impl Spool {
 
     /// Opens again what failed. To be called before the next batch after an error.
     pub fn ready(&mut self) -> Result<(), SpoolError> {
-        if self.epochs.is_empty() {
+        if self.epochs.is_empty() || self.incomplete {
             return self.open_all();
         }
         let keeping = self.options.keeping();
@@ -115,6 +116,7 @@ impl Spool {
         self.losses = Losses::open(&dir)?;
         self.marks = Marks::open(&dir)?;
         self.parked = stored(&dir.join(PARKED))?;
+        self.incomplete = true;
         self.quarantined = stored(&dir.join(QUARANTINE))?;
         self.returned = files::list(&dir.join(RETURNED))?.into_iter().map(|(path, _)| path).collect();
         self.generation = files::read(&dir.join(GENERATION))?.map(|text| text.trim().to_owned());
@@ -124,7 +126,7 @@ impl Spool {
             unsure |= position + 1 == names.len() && !ended_well;
         }
         if self.epochs.is_empty() || unsure {
-            self.start_epoch()?;
+            self.begin_epoch()?;
         }
         Ok(())
     }
@@ -134,6 +136,7 @@ impl Spool {
         let dir = self.options.dir.clone();
         let path = dir.join(EPOCHS);
         let text = files::read(&path)?;
+        self.incomplete = false;
         let lines = text.as_deref().unwrap_or_default().lines();
         let (mut names, mut nonsense): (Vec<EpochId>, u32) = (Vec::new(), 0);
         for line in lines {
@@ -293,6 +296,11 @@ impl Spool {
             let names = self.epochs.iter().map(Kept::id).chain([EpochId(id)]);
             let text: String = names.map(|id| format!("{id}\n")).collect();
             files::write(&self.options.dir.join(EPOCHS), text.as_bytes())?;
+        // The list would leave out those that could not be opened.
+        if self.incomplete { Err(SpoolError::NotWritten(None)) } else { self.begin_epoch() }
+    }
+
+    fn begin_epoch(&mut self) -> Result<(), SpoolError> {
             Ok(found.epoch)
         });
         let epoch = made.inspect_err(|_| {

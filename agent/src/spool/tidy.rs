@@ -49,7 +49,11 @@ impl Spool {
                 Kept::Whole(epoch) => epoch.last_written(),
                 Kept::Salvaged(epoch) => epoch.last_written(),
             };
-            if index < last && kept.is_done() && (over > 0 || last_written.is_some_and(is_old)) {
+            if index < last
+                && !self.incomplete
+                && kept.is_done()
+                && (over > 0 || last_written.is_some_and(is_old))
+            {
                 over = over.saturating_sub(kept.bytes());
                 done.push(kept.id());
             } else if let Kept::Whole(epoch) = kept {
@@ -59,7 +63,7 @@ impl Spool {
         for id in done {
             self.remove_epoch(id)?;
         }
-        self.forget_resealed()
+        if self.incomplete { Ok(()) } else { self.forget_resealed() }
     }
 
     fn remove_epoch(&mut self, id: weighbridge_meter::EpochId) -> Result<(), SpoolError> {

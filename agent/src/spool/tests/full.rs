@@ -234,3 +234,30 @@ fn an_epoch_that_a_full_disk_let_nobody_strike_off_the_list_is_not_told_as_lost(
     }
     assert!(!dir.path().join(format!("{first}.gone")).exists());
 }
+
+#[test]
+fn epochs_that_a_full_disk_kept_from_being_opened_are_opened_once_there_is_room() {
+    if outside("epochs_that_a_full_disk_kept_from_being_opened_are_opened_once_there_is_room") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    let first = spool.epoch();
+    filled(&mut spool, 2);
+    spool.start_epoch().unwrap();
+    filled(&mut spool, 3);
+    let link = spool.link();
+    drop(spool);
+    fs::remove_file(dir.path().join(link.epoch.to_string()).join("ACK")).unwrap();
+    limit(Some(0));
+    let mut spool = opened(small(dir.path()));
+    assert!(matches!(spool.append(&sealed(b"here?")), Err(SpoolError::NotWritten(_))));
+    assert_eq!(spool.peek().unwrap().unwrap().epoch, first, "what is open is sent");
+    spool.ready().unwrap_err();
+    assert_eq!(spool.missing(&[Missing { epoch: link.epoch, first: 1, last: 3 }]).unwrap(), 0);
+    assert_eq!(spool.losses_to_tell(), [], "what is not open is not lost");
+    limit(None);
+    spool.ready().unwrap();
+    assert_eq!((spool.link(), spool.unacknowledged()), (link, 5));
+    spool.append(&sealed(b"here")).unwrap();
+}
