@@ -13,7 +13,7 @@ use weighbridge_wire::{Loss, LossCause};
 use super::{
     EPOCHS, GENERATION, Kept, Origin, PARKED, Pending, QUARANTINE, RETURNED, Spool, SpoolError, SpoolEvent,
     SpoolOptions, Stored,
-    epoch::{Epoch, is_oversized},
+    epoch::{ACK, Epoch, ack_text, is_oversized},
     files::{self, is_full},
     losses::Losses,
     marks::Marks,
@@ -43,6 +43,14 @@ pub(super) fn is_unreadable(error: &SpoolError) -> bool {
         if matches!(*doing, "read" | "open") && !files::passes(source))
 }
 
+/// `false` where only a full disk is why something could not be written: it is done without.
+fn unless_full(error: SpoolError) -> Result<bool, SpoolError> {
+    match error {
+        SpoolError::File { source, .. } if is_full(&source) => Ok(false),
+        error => Err(error),
+    }
+}
+
 /// What a repair did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repaired {
@@ -62,6 +70,7 @@ impl Spool {
         let mut spool = Self {
             lock: None,
             epochs: Vec::new(),
+            incomplete: true,
             generation: None,
             seed,
             parked: Stored::default(),
@@ -70,7 +79,6 @@ impl Spool {
             losses: Losses::empty(&options.dir),
             marks: Marks::empty(&options.dir),
             events: Vec::new(),
-            incomplete: true,
             unsaved: 0,
             asked: std::collections::HashMap::new(),
             promised: 0,
@@ -108,6 +116,7 @@ impl Spool {
     }
 
     fn open_all(&mut self) -> Result<(), SpoolError> {
+        self.incomplete = true;
         self.epochs.clear();
         let dir = self.options.dir.clone();
         files::create_dir(&dir)?;
@@ -116,7 +125,6 @@ impl Spool {
         self.losses = Losses::open(&dir)?;
         self.marks = Marks::open(&dir)?;
         self.parked = stored(&dir.join(PARKED))?;
-        self.incomplete = true;
         self.quarantined = stored(&dir.join(QUARANTINE))?;
         self.returned = files::list(&dir.join(RETURNED))?.into_iter().map(|(path, _)| path).collect();
         self.generation = files::read(&dir.join(GENERATION))?.map(|text| text.trim().to_owned());
@@ -128,6 +136,7 @@ impl Spool {
         if self.epochs.is_empty() || unsure {
             self.begin_epoch()?;
         }
+        self.incomplete = false;
         Ok(())
     }
 
@@ -136,7 +145,6 @@ impl Spool {
         let dir = self.options.dir.clone();
         let path = dir.join(EPOCHS);
         let text = files::read(&path)?;
-        self.incomplete = false;
         let lines = text.as_deref().unwrap_or_default().lines();
         let (mut names, mut nonsense): (Vec<EpochId>, u32) = (Vec::new(), 0);
         for line in lines {
@@ -197,11 +205,10 @@ impl Spool {
             true => Ok(()),
             false => files::write(&self.options.dir.join(EPOCHS), text.as_bytes()),
         };
-        match unlisted.and_then(|()| self.marks.save()) {
-            Ok(()) => gone.iter().try_for_each(|folder| files::remove_empty(folder)),
-            Err(SpoolError::File { source, .. }) if is_full(&source) => Ok(()),
-            Err(error) => Err(error),
+        if unlisted.and_then(|()| self.marks.save()).map(|()| true).or_else(unless_full)? {
+            gone.iter().try_for_each(|folder| files::remove_empty(folder))?;
         }
+        Ok(())
     }
 
     /// Opens an epoch in whatever state. `false` if nothing should be written to it.
@@ -209,6 +216,7 @@ impl Spool {
         let dir = self.options.dir.join(id.to_string());
         let mark = self.marks.get(id);
         let keeping = self.options.keeping();
+        let mut again = None;
         let problem = if Salvaged::is_marked(&dir) {
             None
         } else if !dir.is_dir() {
@@ -231,6 +239,15 @@ impl Spool {
                         let last = oldest - 1;
                         Some(format!("batches {} to {last} are not there any more", found.acknowledged))
                     } else if known > next {
+                        if found.acknowledged > next {
+                            // Its end is gone, or the cursor is nonsense: what is here is sent again, and is a
+                            // duplicate at worst. How far the epoch was is known from the marks from here on.
+                            self.marks.set(id, known);
+                            if self.marks.save().map(|()| true).or_else(unless_full)? {
+                                files::overwrite(&dir.join(ACK), &ack_text(oldest, 0, 0))?;
+                            }
+                            again = Some(oldest);
+                        }
                         Some(format!("batches {next} to {} are not there any more", known - 1))
                     } else {
                         self.marks.set(id, next);
@@ -250,11 +267,12 @@ impl Spool {
             }
         };
         let saved = super::epoch::saved_cursor(&dir)?.unwrap_or(1);
+        let mark = mark.max(self.marks.get(id));
         if let Some(problem) = problem {
             self.event(SpoolEvent::Damaged { epoch: id, problem });
         }
         let quarantine = self.options.dir.join(QUARANTINE);
-        self.epochs.push(Kept::Salvaged(Salvaged::open(&dir, id, &quarantine, mark.max(saved), None)?));
+        self.epochs.push(Kept::Salvaged(Salvaged::open(&dir, id, &quarantine, mark.max(saved), again)?));
         Ok(false)
     }
 
@@ -278,6 +296,11 @@ impl Spool {
 
     /// Begins a new epoch, to which batches go from here on; those of epochs before are still sent.
     pub fn start_epoch(&mut self) -> Result<(), SpoolError> {
+        // The list would leave out those that could not be opened.
+        if self.incomplete { Err(SpoolError::NotWritten(None)) } else { self.begin_epoch() }
+    }
+
+    fn begin_epoch(&mut self) -> Result<(), SpoolError> {
         // From the seed of this run and the epoch before: never the same twice.
         let before = self.epochs.last().map_or([0; 16], |epoch| epoch.id().0);
         let mut digest = weighbridge_wire::hash(&[&self.seed[..], &before].concat());
@@ -296,11 +319,6 @@ impl Spool {
             let names = self.epochs.iter().map(Kept::id).chain([EpochId(id)]);
             let text: String = names.map(|id| format!("{id}\n")).collect();
             files::write(&self.options.dir.join(EPOCHS), text.as_bytes())?;
-        // The list would leave out those that could not be opened.
-        if self.incomplete { Err(SpoolError::NotWritten(None)) } else { self.begin_epoch() }
-    }
-
-    fn begin_epoch(&mut self) -> Result<(), SpoolError> {
             Ok(found.epoch)
         });
         let epoch = made.inspect_err(|_| {

@@ -439,3 +439,15 @@ fn a_salvaged_segment_that_cannot_be_read_any_more_or_has_vanished_holds_nothing
         assert_eq!(told(&spool, epoch), BTreeSet::from([1, 2]));
     }
 }
+
+#[test]
+fn a_cursor_beyond_the_end_of_its_epoch_sends_what_is_there_again() {
+    let dir = fast_dir();
+    let (epoch, _) = written(dir.path(), 5);
+    fs::write(dir.path().join(epoch.to_string()).join("ACK"), format!("{:<63}\n", "9 1 60")).unwrap();
+    drop(opened(options(dir.path()))); // It is the same after another start.
+    let mut spool = opened(options(dir.path()));
+    let numbers: Vec<u64> = sent(&mut spool).into_iter().map(|(_, sequence, _)| sequence).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5]);
+    assert_eq!(told(&spool, epoch), BTreeSet::from([6, 7, 8]));
+}
