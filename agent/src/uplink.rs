@@ -70,6 +70,8 @@ pub struct Uplink {
     reports: bool,
     /// Times that this run went on under a new epoch because another copy of the spool was at work.
     conflicts: u32,
+    /// When the collector's store was another than before, by the boot clock, in the last hour.
+    stores: Vec<u64>,
 }
 
 /// Who seals the batches of this run.
@@ -84,6 +86,11 @@ pub struct Own {
 /// New epochs for that reason in one run after which the records of refused batches are no longer put into new
 /// ones: a collector that refuses everything must not make an agent write the same again and again.
 const MOST_CONFLICTS: u32 = 3;
+
+/// Changes of the collector's store in an hour beyond which each waits as a failure does. After each, all that is
+/// still held is sent again: with stores that take turns that would never end, and never pause.
+const MOST_STORES: usize = 3;
+const STORES_WITHIN_MS: u64 = 3_600_000;
 
 /// What came of one attempt to empty the spool.
 #[derive(Debug)]
@@ -112,7 +119,7 @@ pub enum Stopped {
 impl Uplink {
     /// Empties this spool.
     pub fn new(spool: SharedSpool, own: Own, metrics: Option<Arc<Metrics>>) -> Self {
-        Self { spool, own, metrics, reports: true, conflicts: 0 }
+        Self { spool, own, metrics, reports: true, conflicts: 0, stores: Vec::new() }
     }
 
     /// Sends what waits, in order, until nothing does or something fails. Does not wait in between.
@@ -167,7 +174,9 @@ impl Uplink {
                 if let Some(metrics) = &self.metrics {
                     metrics.acknowledged(duplicate, clock.now().wall);
                 }
-                self.acknowledged(&pending, acknowledged).map_err(Stopped::Spool)?;
+                if self.acknowledged(&pending, acknowledged).map_err(Stopped::Spool)? {
+                    self.another_store(clock.now().boot_ms).map_err(Stopped::Retry)?;
+                }
             }
             Answer::Refused(refusal) => {
                 self.refused(&pending, &refusal).map_err(Stopped::Spool)?;
@@ -196,14 +205,16 @@ impl Uplink {
         }
     }
 
-    fn acknowledged(&self, pending: &Pending, answer: Acknowledged) -> Result<(), SpoolError> {
+    /// Whether the collector has another store than before.
+    fn acknowledged(&self, pending: &Pending, answer: Acknowledged) -> Result<bool, SpoolError> {
         let Acknowledged { generation, promise, missing, .. } = answer;
         let mut spool = locked(&self.spool);
         if let Some(promise) = promise {
             spool.promised(pending, &generation, promise);
         }
         spool.acknowledge(pending)?;
-        if spool.generation(&generation)? {
+        let another = spool.generation(&generation)?;
+        if another {
             tracing::warn!(
                 generation,
                 waiting = spool.unacknowledged(),
@@ -211,7 +222,7 @@ impl Uplink {
             );
         }
         if missing.is_empty() {
-            return Ok(());
+            return Ok(another);
         }
         match spool.missing(&missing) {
             Ok(0) => {}
@@ -228,7 +239,16 @@ impl Uplink {
             Err(SpoolError::File { source, .. }) if is_full(&source) => {}
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(another)
+    }
+
+    fn another_store(&mut self, boot_ms: u64) -> Result<(), Retry> {
+        self.stores.retain(|at| boot_ms.saturating_sub(*at) < STORES_WITHIN_MS);
+        if self.stores.len() < MOST_STORES {
+            self.stores.push(boot_ms);
+            return Ok(());
+        }
+        Err(Retry::NotACollector("its store is another one again and again".into()))
     }
 
     fn refused(&mut self, pending: &Pending, refusal: &Refusal) -> Result<(), SpoolError> {
@@ -323,7 +343,9 @@ pub async fn keep_sending(
                 None
             }
             Stopped::Retry(retry) => {
-                if outcome.accepted + outcome.duplicates > 0 {
+                // What acknowledges and is no collector all the same has not earned a quick second attempt.
+                let trusted = !matches!(retry, Retry::NotACollector(_));
+                if trusted && outcome.accepted + outcome.duplicates > 0 {
                     backoff.succeeded();
                 }
                 let wait = backoff.wait(retry);
@@ -465,5 +487,31 @@ mod tests {
             assert_eq!(locked(&uplink.spool).parked().files, 1);
             assert_eq!(peek(&uplink), None);
         }
+    }
+
+    #[test]
+    fn a_collector_whose_store_is_another_one_with_each_answer_is_asked_as_slowly_as_one_that_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut uplink = uplink(dir.path());
+        (0..3).for_each(|_| keep(&uplink, "node1", &key(1)));
+        let mut answered = |store: u32, boot_ms: u64| {
+            let pending = peek(&uplink).expect("it is sent again");
+            let answer = Acknowledged {
+                duplicate: false,
+                generation: format!("g{store}"),
+                promise: None,
+                missing: Vec::new(),
+            };
+            match uplink.acknowledged(&pending, answer).expect("noted") {
+                true => uplink.another_store(boot_ms),
+                false => Ok(()),
+            }
+        };
+        for store in 0..4 {
+            assert_eq!(answered(store, 0), Ok(()), "a store may be restored");
+        }
+        assert!(matches!(answered(4, 0), Err(Retry::NotACollector(_))));
+        assert!(answered(5, STORES_WITHIN_MS - 1).is_err());
+        assert_eq!(answered(6, STORES_WITHIN_MS), Ok(()));
     }
 }

@@ -299,6 +299,7 @@ impl Epoch {
             return Ok(false);
         }
         self.cursor = self.place_of(sequence)?;
+        self.promises.sent_again();
         self.cursor_saved = false;
         self.reader = None;
         Ok(true)
@@ -347,6 +348,7 @@ impl Epoch {
     }
 
     pub(super) fn forget_acknowledgements(&mut self) {
+        self.promises.sent_again();
         self.cursor = self.oldest();
         self.cursor_saved = false;
         self.reader = None;

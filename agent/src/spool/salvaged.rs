@@ -170,6 +170,7 @@ impl Salvaged {
             return false;
         };
         self.cursor = to;
+        self.promises.sent_again();
         self.cursor_saved = false;
         self.reading = None;
         true
@@ -239,6 +240,7 @@ impl Salvaged {
     }
 
     pub(super) fn forget_acknowledgements(&mut self) {
+        self.promises.sent_again();
         self.cursor = 1;
         self.cursor_saved = false;
         self.reading = None;

@@ -504,3 +504,25 @@ fn losses_that_a_refused_batch_told_are_told_by_another() {
     spool.park(&refused).unwrap();
     assert_eq!(spool.losses_to_tell(), [Loss { last: 2, ..parked(1) }]);
 }
+
+#[test]
+fn a_store_that_comes_back_promises_nothing_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 1);
+    for generation in ["a", "b", "a", "b", "a"] {
+        let pending = spool.peek().unwrap().unwrap();
+        spool.promised(&pending, generation, serde_json::json!({}));
+        spool.acknowledge(&pending).unwrap();
+        spool.generation(generation).unwrap();
+        if generation == "b" {
+            spool.save().unwrap();
+        }
+        spool.generation("between").unwrap();
+    }
+    spool.save().unwrap();
+    let path = dir.path().join(spool.epoch().to_string()).join("PROMISES");
+    let mut kept = Vec::new();
+    promises::each(&path, |_, promise| kept.push(promise.store_generation)).unwrap();
+    assert_eq!(kept, ["a", "b"]);
+}
