@@ -225,6 +225,7 @@ fn an_epoch_that_a_full_disk_let_nobody_strike_off_the_list_is_not_told_as_lost(
     limit(Some(64)); // The names of two epochs are longer.
     spool.give_up_acknowledged().unwrap();
     assert!(!dir.path().join(first.to_string()).exists());
+    assert_eq!(inspect(dir.path()).unwrap().epochs.len(), 2);
     drop(spool);
     limit(None);
     for _ in 0..2 {
