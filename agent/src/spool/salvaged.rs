@@ -241,7 +241,9 @@ impl Salvaged {
 
     pub(super) fn forget_acknowledgements(&mut self) {
         self.promises.sent_again();
-        self.cursor = 1;
+        // What was removed before the oldest that is here had been acknowledged, and is no loss.
+        let oldest = self.scan.runs.first().map_or(self.cursor, |run| run.first.min(self.cursor));
+        self.cursor = if self.scanned { oldest } else { 1 };
         self.cursor_saved = false;
         self.reading = None;
     }

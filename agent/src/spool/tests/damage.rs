@@ -451,3 +451,26 @@ fn a_cursor_beyond_the_end_of_its_epoch_sends_what_is_there_again() {
     assert_eq!(numbers, [1, 2, 3, 4, 5]);
     assert_eq!(told(&spool, epoch), BTreeSet::from([6, 7, 8]));
 }
+
+#[test]
+fn what_was_removed_of_a_damaged_epoch_is_not_lost_because_there_is_another_store() {
+    let dir = fast_dir();
+    let options = SpoolOptions { keep_acknowledged_bytes: 0, ..options(dir.path()) };
+    let mut spool = opened(options.clone());
+    let epoch = spool.epoch();
+    for _ in 0..5 {
+        append(&mut spool);
+    }
+    spool.generation("a").unwrap();
+    sent(&mut spool);
+    spool.tidy(weighbridge_meter::UtcMillis(0)).unwrap();
+    drop(spool);
+    fs::write(dir.path().join(epoch.to_string()).join("SALVAGED"), "").unwrap();
+    let mut spool = opened(options.clone());
+    while spool.scan().unwrap() {}
+    assert!(spool.generation("b").unwrap());
+    drop(spool);
+    let mut spool = opened(options);
+    let numbers: Vec<u64> = sent(&mut spool).into_iter().map(|(_, sequence, _)| sequence).collect();
+    assert_eq!((numbers, told(&spool, epoch)), (vec![5], BTreeSet::new()));
+}
