@@ -526,3 +526,17 @@ fn a_store_that_comes_back_promises_nothing_twice() {
     promises::each(&path, |_, promise| kept.push(promise.store_generation)).unwrap();
     assert_eq!(kept, ["a", "b"]);
 }
+
+#[test]
+fn losses_under_way_stay_in_the_list_when_others_are_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    let loss =
+        |number| Loss { epoch: EpochId([1; 16]), first: number, last: number, cause: LossCause::Removed };
+    spool.lose(&[loss(1)]).unwrap();
+    append_telling(&mut spool, &[loss(1)]);
+    spool.lose(&[loss(5)]).unwrap();
+    assert_eq!(spool.losses_to_tell(), [loss(5)]);
+    drop(spool);
+    assert_eq!(opened(small(dir.path())).losses_to_tell(), [loss(5), loss(1)], "nobody acknowledged it");
+}
