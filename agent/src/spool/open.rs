@@ -197,7 +197,7 @@ impl Spool {
             .filter_map(|folder| folder.file_stem()?.to_str()?.parse().ok())
             .inspect(|id| self.marks.forget(*id))
             .collect();
-        let stays = |line: &&str| line.parse().map_or(true, |id| !ids.contains(&id));
+        let stays = |line: &&str| !line.parse().is_ok_and(|id| ids.contains(&id));
         let listed = listed.unwrap_or_default();
         // Nonsense in it stays: it says that the list cannot be believed until there is a new one.
         let text: String = listed.lines().filter(stays).map(|line| format!("{line}\n")).collect();
