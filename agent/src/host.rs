@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use weighbridge_journal::AppendError;
 use weighbridge_meter::{AgentId, BootId, Holding, meter::Now};
-use weighbridge_wire::{Batch, Hash, Report, SigningKey, Status, limits, report, seal};
+use weighbridge_wire::{Batch, Hash, KeyId, Report, SigningKey, Status, limits, report, seal};
 
 use crate::{
     alarm,
@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     source::Look,
     spool::{Spool, SpoolError, SpoolOptions, is_full},
-    uplink::{SendOutcome, Sender, SharedSpool, Uplink, chain, locked},
+    uplink::{Own, SendOutcome, Sender, SharedSpool, Uplink, chain, locked},
 };
 
 /// What makes a host.
@@ -77,7 +77,8 @@ impl Host {
         let mut spool = Spool::open(options.spool, random)?;
         alarm::tell(&mut spool, options.metrics.as_deref());
         let spool: SharedSpool = Arc::new(Mutex::new(spool));
-        let uplink = Uplink::new(Arc::clone(&spool), options.metrics.clone());
+        let own = Own { agent: options.agent.clone(), key: KeyId::of(&options.key.verifying_key()) };
+        let uplink = Uplink::new(Arc::clone(&spool), own, options.metrics.clone());
         let weigher = Weigher {
             agent: options.agent,
             boot: options.boot,
@@ -207,8 +208,9 @@ impl Weigher {
                 }
                 if is_disk_full(error) {
                     // What the collector has need not be kept at the price of what it has not.
-                    let freed = spool.ready().and_then(|()| spool.give_up_acknowledged());
-                    if let Err(error) = freed {
+                    let opened = spool.ready();
+                    let freed = spool.give_up_acknowledged();
+                    if let Err(error) = opened.and(freed) {
                         tracing::debug!(error = chain(&error), "cannot free space in the spool");
                     }
                 }
@@ -300,6 +302,7 @@ impl Weigher {
             // Their times count from the boot in which they were measured.
             let boot = again.batch.boot;
             match self.seal_one(spool, now, boot, contents(again.batch.clone()), Room::Any) {
+                // They were recorded when they were measured.
                 Sealed::Kept { .. } => spool.resealed(&again)?,
                 Sealed::TooLarge(_) => {
                     // With the status and the losses of today it is larger than it was; it stays parked.
@@ -322,7 +325,8 @@ impl Weigher {
             }
             let records = next.len();
             match self.seal_one(spool, now, self.boot, next, Room::Any) {
-                Sealed::Kept { sequence, bytes } => {
+                Sealed::Kept { sequence, bytes, batch } => {
+                    self.recorded(&batch);
                     info.sequence = sequence;
                     info.batches += 1;
                     info.records += records;
@@ -370,7 +374,10 @@ impl Weigher {
             return;
         }
         match self.seal_one(spool, now, self.boot, lost, Room::Reserve) {
-            Sealed::Kept { .. } => self.gaps_sealed_at = Some(now.boot_ms),
+            Sealed::Kept { batch, .. } => {
+                self.recorded(&batch);
+                self.gaps_sealed_at = Some(now.boot_ms);
+            }
             Sealed::TooLarge(contents) => self.engine.give_back(contents),
             Sealed::Failed(error, contents) => {
                 tracing::debug!(error = chain(&error), "no room for gaps either: they wait in memory");
@@ -415,11 +422,9 @@ impl Weigher {
         };
         match appended {
             Ok(()) => {
-                if let Err(error) = spool.losses_told(&batch.losses, &link) {
-                    tracing::debug!(error = chain(&error), "losses are told once more after a restart");
-                }
-                self.recorded(&batch);
-                Sealed::Kept { sequence: link.sequence, bytes: sealed.bytes.len() }
+                spool.losses_told(&batch.losses, &link);
+                let bytes = sealed.bytes.len();
+                Sealed::Kept { sequence: link.sequence, bytes, batch: Box::new(batch) }
             }
             Err(error @ SpoolError::NotWritten(_)) => {
                 self.in_doubt = Some((sealed.hash, Box::new(batch)));
@@ -467,6 +472,7 @@ enum Sealed {
     Kept {
         sequence: u64,
         bytes: usize,
+        batch: Box<Batch>,
     },
     TooLarge(Contents),
     /// With what is to wait in memory.
@@ -583,6 +589,39 @@ mod tests {
             spool.acknowledge(&pending).unwrap();
         }
         assert_eq!(sealed, [(before, vec![gap()]), (after, vec![another])]);
+    }
+
+    #[test]
+    fn a_refused_batch_that_comes_up_again_is_not_sealed_again_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut measuring = weigher(dir.path(), BootId([1; 16]), 10);
+        measuring.engine.give_back(Contents { gaps: vec![gap()], ..Contents::default() });
+        measuring.seal(NOW).unwrap();
+        locked(&measuring.spool).start_epoch().unwrap();
+        // At first, then as after a crash that forgot where sending was, then because a person wants it.
+        for attempt in 0..3 {
+            let mut spool = locked(&measuring.spool);
+            if attempt == 2 {
+                spool.repair(true).unwrap();
+            }
+            let refused = spool.peek().unwrap().expect("one waits");
+            if attempt == 0 {
+                spool.keep_to_reseal(&refused).unwrap();
+            } else {
+                spool.park_conflict(&refused, true).unwrap();
+            }
+            drop(spool);
+            // Something else comes between, so that the last batch does not tell what is in it.
+            measuring.seal(NOW).unwrap();
+            measuring.seal(NOW).unwrap();
+        }
+        let mut spool = locked(&measuring.spool);
+        let mut gaps = Vec::new();
+        while let Some(pending) = spool.peek().unwrap() {
+            gaps.extend(Envelope::decode(&pending.bytes).unwrap().read().unwrap().gaps);
+            spool.acknowledge(&pending).unwrap();
+        }
+        assert_eq!(gaps, [gap()]);
     }
 
     const NOW: Now = Now { boot_ms: 0, wall: UtcMillis(1_769_846_400_000) };

@@ -16,7 +16,8 @@
 //! <epoch>/SALVAGED       the epoch is damaged; "first last" of what was told as lost
 //! parked/<epoch>-<sequence>.batch     refused for good, for a person to look at
 //! returned/<epoch>-<sequence>.batch   parked before, to be sent again
-//! reseal/<epoch>-<sequence>.batch     its number is taken; its records are to be sealed under another
+//! reseal/<epoch>-<sequence>.batch     refused; its records are to be sealed under another number
+//! reseal/<epoch>-<sequence>.done      they are; empty
 //! quarantine/<epoch>-<file>           segments with damage in them, and ends that were cut off
 //! ```
 //!
@@ -123,6 +124,8 @@ pub struct Spool {
     lock: Option<File>,
     /// Those before the last only wait for their acknowledgements. Empty while the disk let nothing be opened.
     epochs: Vec<Kept>,
+    /// Not all of them are open: what is can be sent, and the rest is tried again.
+    incomplete: bool,
     generation: Option<String>,
     /// From this and the epoch before, new ones are made.
     seed: [u8; 32],
@@ -321,7 +324,7 @@ impl Spool {
 
     fn current(&mut self) -> Result<&mut Epoch, SpoolError> {
         match self.epochs.last_mut() {
-            Some(Kept::Whole(epoch)) => Ok(epoch),
+            Some(Kept::Whole(epoch)) if !self.incomplete => Ok(epoch),
             _ => Err(SpoolError::NotWritten(None)),
         }
     }
@@ -405,8 +408,8 @@ impl Spool {
     }
 
     /// A durable batch says so.
-    pub fn losses_told(&mut self, losses: &[Loss], link: &Link) -> Result<(), SpoolError> {
-        self.losses.told(losses, link.epoch, link.sequence)
+    pub fn losses_told(&mut self, losses: &[Loss], link: &Link) {
+        self.losses.told(losses, link.epoch, link.sequence);
     }
 
     /// Ranges of batches that no batch told as lost yet.
@@ -425,10 +428,11 @@ impl Spool {
 
     /// The collector has this batch. Unless it is the oldest not acknowledged, nothing changes.
     pub fn acknowledge(&mut self, pending: &Pending) -> Result<(), SpoolError> {
-        self.losses.settled(pending.epoch, pending.sequence);
         if let Origin::Returned(path) = &pending.origin {
+            self.losses.settled_alone(pending.epoch, pending.sequence);
             return self.returned_is_done(path);
         }
+        self.losses.settled(pending.epoch, pending.sequence);
         let epoch = self.epochs.iter_mut().find(|epoch| epoch.id() == pending.epoch);
         let moved = match (epoch, &pending.origin) {
             (Some(Kept::Whole(epoch)), Origin::Journal(next)) => epoch.acknowledge(pending.sequence, *next),
@@ -470,7 +474,7 @@ impl Spool {
             epoch.save()?;
         }
         self.unsaved = 0;
-        match self.marks.save_if_due() {
+        match self.losses.save().and_then(|()| self.marks.save_if_due()) {
             Err(SpoolError::File { source, .. }) if is_full(&source) => Ok(()),
             result => result,
         }
@@ -490,6 +494,12 @@ impl Spool {
         self.park_with(pending, None)
     }
 
+    /// The same for one whose number stays without a batch, and whose records are to be sealed once more.
+    pub fn park_and_reseal(&mut self, pending: &Pending) -> Result<(), SpoolError> {
+        self.keep_to_reseal(pending)?;
+        self.park(pending)
+    }
+
     fn park_with(&mut self, pending: &Pending, cause: Option<LossCause>) -> Result<(), SpoolError> {
         let dir = self.options.dir.join(PARKED);
         files::create_dir(&dir)?;
@@ -500,6 +510,8 @@ impl Spool {
             self.parked.bytes += pending.bytes.len() as u64;
         }
         let (epoch, first) = (pending.epoch, pending.sequence);
+        // What it told was not heard.
+        self.losses.untold(epoch, first, first);
         let told = cause.map_or(Ok(()), |cause| self.lose(&[Loss { epoch, first, last: first, cause }]));
         self.acknowledge(pending)?;
         self.save()?;

@@ -299,6 +299,7 @@ impl Epoch {
             return Ok(false);
         }
         self.cursor = self.place_of(sequence)?;
+        self.promises.sent_again();
         self.cursor_saved = false;
         self.reader = None;
         Ok(true)
@@ -347,6 +348,7 @@ impl Epoch {
     }
 
     pub(super) fn forget_acknowledgements(&mut self) {
+        self.promises.sent_again();
         self.cursor = self.oldest();
         self.cursor_saved = false;
         self.reader = None;
@@ -399,10 +401,6 @@ impl Epoch {
             before = Some(following.number);
         }
         if let Some(before) = before {
-            let first = self.segments.iter().find(|segment| segment.number == before);
-            if let Some(first) = first.map(|segment| segment.first_index) {
-                self.promises.drop_before(first)?;
-            }
             // A cursor at the very end of a segment names that segment; the next one begins at the same place.
             if self.cursor.segment < before
                 && let Some(following) = self.segments.iter().find(|segment| segment.number == before)
@@ -413,6 +411,14 @@ impl Epoch {
                 self.save()?;
             }
             self.journal_remove(before)?;
+            // Last, for that needs space itself: on a full disk it is the segments that give some.
+            if let Err(error) = self.promises.drop_before(self.held().0) {
+                tracing::debug!(
+                    epoch = %self.id,
+                    error = crate::uplink::chain(&error),
+                    "promises of batches that were removed are kept a while longer"
+                );
+            }
         }
         Ok(over)
     }

@@ -10,6 +10,7 @@ use super::{
     epoch::saved_cursor,
     files,
     losses::Losses,
+    open::GONE,
     promises::{self, PROMISES},
     salvaged::Salvaged,
     scan::Scan,
@@ -109,7 +110,9 @@ pub fn inspect(dir: &Path) -> Result<Inspection, SpoolError> {
 /// All epochs, those that are not listed first.
 pub(super) fn names(dir: &Path) -> Result<Vec<EpochId>, SpoolError> {
     let text = files::read(&dir.join(EPOCHS))?.unwrap_or_default();
-    let listed: Vec<EpochId> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    let mut listed: Vec<EpochId> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    // Everything in these was acknowledged; a full disk may keep them in the list.
+    listed.retain(|id| !dir.join(format!("{id}.{GONE}")).exists());
     if !dir.is_dir() {
         return Ok(listed);
     }

@@ -30,6 +30,9 @@ const MOST_COUNTED: usize = 1_000;
 impl Spool {
     /// Answers what an acknowledgement asks for. Gives back how many ranges are sent again.
     pub fn missing(&mut self, ranges: &[Missing]) -> Result<u32, SpoolError> {
+        if self.incomplete {
+            return Ok(0); // What is asked for may be in what could not be opened: it is asked for again.
+        }
         let mut again = 0;
         for range in ranges.iter().filter(|range| 1 <= range.first && range.first <= range.last) {
             again += u32::from(self.missing_range(*range)?);

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fs::{self, File, TryLockError},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use weighbridge_journal::{OpenError, Torn, fail};
@@ -13,7 +13,7 @@ use weighbridge_wire::{Loss, LossCause};
 use super::{
     EPOCHS, GENERATION, Kept, Origin, PARKED, Pending, QUARANTINE, RETURNED, Spool, SpoolError, SpoolEvent,
     SpoolOptions, Stored,
-    epoch::{Epoch, is_oversized},
+    epoch::{ACK, Epoch, ack_text, is_oversized},
     files::{self, is_full},
     losses::Losses,
     marks::Marks,
@@ -31,9 +31,23 @@ pub(super) fn is_damage(error: &SpoolError) -> bool {
         SpoolError::File { doing, path, source } => {
             matches!(*doing, "read" | "open")
                 && path.extension().is_some_and(|e| e == "seg")
-                && !is_full(source)
+                && !files::passes(source)
         }
         _ => false,
+    }
+}
+
+/// Whether the disk does not give back what is on it.
+pub(super) fn is_unreadable(error: &SpoolError) -> bool {
+    matches!(error, SpoolError::File { doing, source, .. }
+        if matches!(*doing, "read" | "open") && !files::passes(source))
+}
+
+/// `false` where only a full disk is why something could not be written: it is done without.
+fn unless_full(error: SpoolError) -> Result<bool, SpoolError> {
+    match error {
+        SpoolError::File { source, .. } if is_full(&source) => Ok(false),
+        error => Err(error),
     }
 }
 
@@ -56,6 +70,7 @@ impl Spool {
         let mut spool = Self {
             lock: None,
             epochs: Vec::new(),
+            incomplete: true,
             generation: None,
             seed,
             parked: Stored::default(),
@@ -82,7 +97,7 @@ impl Spool {
 
     /// Opens again what failed. To be called before the next batch after an error.
     pub fn ready(&mut self) -> Result<(), SpoolError> {
-        if self.epochs.is_empty() {
+        if self.epochs.is_empty() || self.incomplete {
             return self.open_all();
         }
         let keeping = self.options.keeping();
@@ -101,6 +116,7 @@ impl Spool {
     }
 
     fn open_all(&mut self) -> Result<(), SpoolError> {
+        self.incomplete = true;
         self.epochs.clear();
         let dir = self.options.dir.clone();
         files::create_dir(&dir)?;
@@ -118,8 +134,9 @@ impl Spool {
             unsure |= position + 1 == names.len() && !ended_well;
         }
         if self.epochs.is_empty() || unsure {
-            self.start_epoch()?;
+            self.begin_epoch()?;
         }
+        self.incomplete = false;
         Ok(())
     }
 
@@ -148,10 +165,7 @@ impl Spool {
                 Err(_) => {}
             }
         }
-        for folder in gone {
-            // Everything in it was acknowledged, and a crash came while it was removed.
-            fs::remove_dir_all(&folder).map_err(files::failed("remove", &folder))?;
-        }
+        self.finish_removing(&gone, text.as_deref())?;
         let lost = text.is_none() && !unlisted.is_empty();
         if nonsense > 0 || lost {
             let what =
@@ -169,11 +183,40 @@ impl Spool {
         Ok((names, nonsense > 0 || lost))
     }
 
+    /// Everything in these folders was acknowledged, and a crash came while they were removed. Their names go
+    /// last: an epoch in the list that has no folder is one that was lost.
+    fn finish_removing(&mut self, gone: &[PathBuf], listed: Option<&str>) -> Result<(), SpoolError> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for folder in gone {
+            files::empty(folder)?;
+        }
+        let ids: Vec<EpochId> = gone
+            .iter()
+            .filter_map(|folder| folder.file_stem()?.to_str()?.parse().ok())
+            .inspect(|id| self.marks.forget(*id))
+            .collect();
+        let stays = |line: &&str| !line.parse().is_ok_and(|id| ids.contains(&id));
+        let listed = listed.unwrap_or_default();
+        // Nonsense in it stays: it says that the list cannot be believed until there is a new one.
+        let text: String = listed.lines().filter(stays).map(|line| format!("{line}\n")).collect();
+        let unlisted = match text.lines().eq(listed.lines()) {
+            true => Ok(()),
+            false => files::write(&self.options.dir.join(EPOCHS), text.as_bytes()),
+        };
+        if unlisted.and_then(|()| self.marks.save()).map(|()| true).or_else(unless_full)? {
+            gone.iter().try_for_each(|folder| files::remove_empty(folder))?;
+        }
+        Ok(())
+    }
+
     /// Opens an epoch in whatever state. `false` if nothing should be written to it.
     fn open_epoch(&mut self, id: EpochId) -> Result<bool, SpoolError> {
         let dir = self.options.dir.join(id.to_string());
         let mark = self.marks.get(id);
         let keeping = self.options.keeping();
+        let mut again = None;
         let problem = if Salvaged::is_marked(&dir) {
             None
         } else if !dir.is_dir() {
@@ -196,6 +239,15 @@ impl Spool {
                         let last = oldest - 1;
                         Some(format!("batches {} to {last} are not there any more", found.acknowledged))
                     } else if known > next {
+                        if found.acknowledged > next {
+                            // Its end is gone, or the cursor is nonsense: what is here is sent again, and is a
+                            // duplicate at worst. How far the epoch was is known from the marks from here on.
+                            self.marks.set(id, known);
+                            if self.marks.save().map(|()| true).or_else(unless_full)? {
+                                files::overwrite(&dir.join(ACK), &ack_text(oldest, 0, 0))?;
+                            }
+                            again = Some(oldest);
+                        }
                         Some(format!("batches {next} to {} are not there any more", known - 1))
                     } else {
                         self.marks.set(id, next);
@@ -215,11 +267,12 @@ impl Spool {
             }
         };
         let saved = super::epoch::saved_cursor(&dir)?.unwrap_or(1);
+        let mark = mark.max(self.marks.get(id));
         if let Some(problem) = problem {
             self.event(SpoolEvent::Damaged { epoch: id, problem });
         }
         let quarantine = self.options.dir.join(QUARANTINE);
-        self.epochs.push(Kept::Salvaged(Salvaged::open(&dir, id, &quarantine, mark.max(saved), None)?));
+        self.epochs.push(Kept::Salvaged(Salvaged::open(&dir, id, &quarantine, mark.max(saved), again)?));
         Ok(false)
     }
 
@@ -243,6 +296,11 @@ impl Spool {
 
     /// Begins a new epoch, to which batches go from here on; those of epochs before are still sent.
     pub fn start_epoch(&mut self) -> Result<(), SpoolError> {
+        // The list would leave out those that could not be opened.
+        if self.incomplete { Err(SpoolError::NotWritten(None)) } else { self.begin_epoch() }
+    }
+
+    fn begin_epoch(&mut self) -> Result<(), SpoolError> {
         // From the seed of this run and the epoch before: never the same twice.
         let before = self.epochs.last().map_or([0; 16], |epoch| epoch.id().0);
         let mut digest = weighbridge_wire::hash(&[&self.seed[..], &before].concat());
@@ -315,8 +373,11 @@ impl Spool {
                         origin: Origin::Returned(path),
                     }));
                 }
+                (Err(error), _) if files::passes(&error) => return Err(files::failed("read", &path)(error)),
                 (Err(error), _) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(files::failed("read", &path)(error));
+                    // It stays where it is, and the next start tries it again.
+                    tracing::warn!(file = %path.display(), %error, "a batch to be sent again cannot be read");
+                    self.returned.pop_front();
                 }
                 // Taken away by somebody, or no batch at all.
                 _ => drop(self.returned.pop_front()),

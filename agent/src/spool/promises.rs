@@ -4,6 +4,7 @@
 //! and checking it is for whoever has its key.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -42,6 +43,18 @@ pub(super) struct Promises {
     path: PathBuf,
     waiting: Vec<u8>,
     bytes: u64,
+    again: Again,
+}
+
+/// Whether promises may come that are there already.
+#[derive(Debug)]
+enum Again {
+    /// Batches are sent once each, but for a few after a crash.
+    No,
+    /// They are sent again: what is there has to be looked up.
+    Asked,
+    /// Numbers with a promise, by store generation.
+    Known(BTreeMap<String, BTreeSet<u64>>),
 }
 
 impl Promises {
@@ -54,10 +67,37 @@ impl Promises {
         };
         // A line that a crash cut short must not swallow the next one; empty lines are no promises.
         let waiting = if bytes > 0 { vec![b'\n'] } else { Vec::new() };
-        Ok(Self { path, waiting, bytes })
+        Ok(Self { path, waiting, bytes, again: Again::No })
+    }
+
+    /// Batches are sent again from here on: of the same store one promise for each is enough.
+    pub(super) fn sent_again(&mut self) {
+        if matches!(self.again, Again::No) {
+            self.again = Again::Asked;
+        }
+    }
+
+    fn is_known(&mut self, sequence: u64, generation: &str) -> bool {
+        if matches!(self.again, Again::Asked) {
+            let mut known = BTreeMap::<String, BTreeSet<u64>>::new();
+            let mut note = |promise: Promise| {
+                known.entry(promise.store_generation).or_default().insert(promise.sequence);
+            };
+            if let Err(error) = each(&self.path, |_, promise| note(promise)) {
+                tracing::debug!(error = crate::uplink::chain(&error), "some promises may be kept twice");
+            }
+            let waiting = self.waiting.split(|byte| *byte == b'\n');
+            waiting.filter_map(|line| serde_json::from_slice(line).ok()).for_each(note);
+            self.again = Again::Known(known);
+        }
+        let Again::Known(known) = &mut self.again else { return false };
+        known.get(generation).is_some_and(|numbers| numbers.contains(&sequence))
     }
 
     pub(super) fn add(&mut self, sequence: u64, hash: &Hash, generation: &str, promise: Value) {
+        if self.is_known(sequence, generation) {
+            return;
+        }
         let line = Promise {
             sequence,
             batch_hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -70,6 +110,9 @@ impl Promises {
         {
             self.waiting.extend_from_slice(text.as_bytes());
             self.waiting.push(b'\n');
+            if let Again::Known(known) = &mut self.again {
+                known.entry(generation.to_owned()).or_default().insert(sequence);
+            }
         }
     }
 
@@ -105,6 +148,12 @@ impl Promises {
 
     /// Drops promises of batches before `sequence`, once that makes the file a good deal smaller.
     pub(super) fn drop_before(&mut self, sequence: u64) -> Result<(), SpoolError> {
+        if let Again::Known(known) = &mut self.again {
+            known.retain(|_, numbers| {
+                *numbers = numbers.split_off(&sequence);
+                !numbers.is_empty()
+            });
+        }
         let (mut kept, mut dropped) = (Vec::new(), 0_u64);
         each(&self.path, |line, promise| {
             if promise.sequence < sequence {

@@ -14,6 +14,7 @@ use super::{
     Origin, Pending, SpoolError,
     epoch::{ACK, ack_text, saved_cursor},
     files,
+    open::is_unreadable,
     promises::Promises,
     scan::{LONGEST_FILE, Scan},
 };
@@ -33,6 +34,8 @@ pub(super) struct Salvaged {
     /// Numbers below this were given to batches.
     end: u64,
     told: Vec<(u64, u64)>,
+    /// Found once, and not there any more when they were to be sent.
+    gone: Vec<(u64, u64)>,
     /// Something became known that may have to be told.
     news: bool,
     reading: Option<Reading>,
@@ -87,6 +90,7 @@ impl Salvaged {
             scanned: false,
             end,
             told,
+            gone: Vec::new(),
             news: false,
             reading: None,
             bytes,
@@ -130,6 +134,13 @@ impl Salvaged {
     /// Numbers that cannot be delivered and were not told yet.
     pub(super) fn untold(&self) -> Vec<(u64, u64)> {
         let mut holes = self.scan.holes(self.cursor, self.end);
+        // The cursor may be behind these.
+        for gone in &self.gone {
+            let rest = holes.iter().fold(vec![*gone], |rest, hole| {
+                rest.into_iter().flat_map(|range| without(range, *hole)).collect()
+            });
+            holes.extend(rest);
+        }
         for (first, last) in &self.told {
             holes = holes.into_iter().flat_map(|hole| without(hole, (*first, *last))).collect();
         }
@@ -159,6 +170,7 @@ impl Salvaged {
             return false;
         };
         self.cursor = to;
+        self.promises.sent_again();
         self.cursor_saved = false;
         self.reading = None;
         true
@@ -178,16 +190,22 @@ impl Salvaged {
                 Some(reading) if reading.run == run && reading.sequence <= self.cursor => reading,
                 _ => match Salvage::open(&self.scan.files[at.file], limits::ENCODED_BYTES, LONGEST_FILE) {
                     Ok(salvage) => Reading { run, salvage, sequence: at.first, offset: at.offset },
-                    // Taken away by somebody: it holds nothing up.
-                    Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
+                    Err(error) if files::passes(&error.source) => return Err(error.into()),
+                    // Taken away by somebody, or the disk does not give it back: it holds nothing up.
+                    Err(error) => {
+                        tracing::warn!(epoch = %self.id, %error, "a salvaged segment cannot be read any more");
                         self.news = true;
                         self.scan.runs.remove(run);
+                        self.gone.extend(self.scan.holes(self.cursor, at.last.saturating_add(1)));
                         continue;
                     }
-                    Err(error) => return Err(error.into()),
                 },
             };
-            match reading.read_to(self.cursor)? {
+            let read = reading.read_to(self.cursor).or_else(|error| match is_unreadable(&error) {
+                true => Ok(None),
+                false => Err(error),
+            });
+            match read? {
                 Some(bytes) => {
                     self.reading = Some(reading);
                     return Ok(Some(Pending {
@@ -206,6 +224,7 @@ impl Salvaged {
                     } else {
                         self.scan.runs[run].last = self.cursor - 1;
                     }
+                    self.gone.extend(self.scan.holes(self.cursor, at.last.saturating_add(1)));
                 }
             }
         }
@@ -221,7 +240,10 @@ impl Salvaged {
     }
 
     pub(super) fn forget_acknowledgements(&mut self) {
-        self.cursor = 1;
+        self.promises.sent_again();
+        // What was removed before the oldest that is here had been acknowledged, and is no loss.
+        let oldest = self.scan.runs.first().map_or(self.cursor, |run| run.first.min(self.cursor));
+        self.cursor = if self.scanned { oldest } else { 1 };
         self.cursor_saved = false;
         self.reading = None;
     }
@@ -275,13 +297,16 @@ impl Salvaged {
         else {
             return Ok(None);
         };
-        let mut reading = Reading {
-            run: 0,
-            salvage: Salvage::open(&self.scan.files[run.file], limits::ENCODED_BYTES, LONGEST_FILE)?,
-            sequence: run.first,
-            offset: run.offset,
-        };
-        Ok(reading.read_to(sequence)?.map(|bytes| hash(&bytes)))
+        let (first, offset) = (run.first, run.offset);
+        let read = Salvage::open(&self.scan.files[run.file], limits::ENCODED_BYTES, LONGEST_FILE)
+            .map_err(SpoolError::from)
+            .and_then(|salvage| Reading { run: 0, salvage, sequence: first, offset }.read_to(sequence));
+        match read {
+            Ok(bytes) => Ok(bytes.map(|bytes| hash(&bytes))),
+            // What cannot be read is not sent either.
+            Err(error) if is_unreadable(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

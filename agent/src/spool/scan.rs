@@ -106,14 +106,13 @@ impl Scan {
         let before = self.runs.len();
         let damaged = match self.look_at(&path) {
             Ok(damaged) => damaged,
-            // The disk gives some of it back no more: what was read before that counts.
-            // Removed since it was listed, by the agent that has the spool.
-            Err(SpoolError::File { source, .. })
-                if self.looks && source.kind() == std::io::ErrorKind::NotFound =>
-            {
+            // Removed since it was listed, by whoever has the spool or by a person.
+            Err(SpoolError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                self.runs.truncate(before);
                 0
             }
-            Err(SpoolError::File { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
+            // The disk gives some of it back no more: what was read before that counts.
+            Err(SpoolError::File { source, .. }) if !files::passes(&source) => {
                 tracing::warn!(file = %path.display(), error = %source, "a segment of the spool cannot be read");
                 fs::metadata(&path).map_or(1, |metadata| metadata.len().max(1))
             }

@@ -21,7 +21,11 @@ fn large(dir: &Path) -> SpoolOptions {
     SpoolOptions { fill_bytes: 0, ..SpoolOptions::in_dir(dir) }
 }
 
+/// A process that is being started holds the locks of all spools for a moment: none is opened meanwhile.
+static STARTING: std::sync::RwLock<()> = std::sync::RwLock::new(());
+
 fn opened(options: SpoolOptions) -> Spool {
+    let _none = STARTING.read().unwrap_or_else(std::sync::PoisonError::into_inner);
     Spool::open(options, &mut |bytes| bytes.fill(7)).expect("opens")
 }
 
@@ -45,6 +49,14 @@ fn acknowledge_next(spool: &mut Spool) -> Option<u64> {
     let pending = spool.peek().expect("readable")?;
     spool.acknowledge(&pending).expect("acknowledged");
     Some(pending.sequence)
+}
+
+/// Appends a batch that tells of these, and gives back its number.
+fn append_telling(spool: &mut Spool, losses: &[Loss]) -> u64 {
+    let link = spool.link();
+    spool.append(&sealed(&[9; 50])).expect("kept");
+    spool.losses_told(losses, &link);
+    link.sequence
 }
 
 #[derive(Clone, Debug)]
@@ -209,7 +221,15 @@ fn a_batch_that_was_cut_short_is_kept_apart_and_told_and_its_number_is_not_given
     filled(&mut spool, 1);
     let sent: Vec<_> = std::iter::from_fn(|| acknowledge_next(&mut spool)).collect();
     assert_eq!(sent, [1, 2, 1], "what is whole is still sent first");
-    spool.losses_told(&[loss], &link).unwrap();
+    assert_eq!(append_telling(&mut spool, &[loss]), 2);
+    assert_eq!(spool.losses_to_tell(), [], "a batch that waits says so");
+    spool.save().unwrap();
+    drop(spool);
+    let mut spool = opened(large(dir.path()));
+    assert_eq!(spool.losses_to_tell(), [loss], "until it is acknowledged nobody heard it");
+    append_telling(&mut spool, &[loss]);
+    while acknowledge_next(&mut spool).is_some() {}
+    spool.save().unwrap();
     drop(spool);
     assert_eq!(opened(large(dir.path())).losses_to_tell(), [], "once is enough");
 }
@@ -425,4 +445,98 @@ fn the_small_files_of_a_spool_look_as_written_down() {
              \"promise\":{{\"leaf_hash\":\"x\"}}}}\n"
         )
     );
+}
+
+#[test]
+fn an_epoch_whose_removal_was_cut_short_is_forgotten_at_the_next_start_and_not_lost_at_the_one_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 3);
+    let first = spool.epoch();
+    spool.start_epoch().unwrap();
+    filled(&mut spool, 1);
+    for _ in 0..3 {
+        acknowledge_next(&mut spool);
+    }
+    spool.save().unwrap();
+    drop(spool);
+    let folder = dir.path().join(first.to_string());
+    fs::rename(&folder, folder.with_extension("gone")).unwrap();
+    for _ in 0..2 {
+        let mut spool = opened(small(dir.path()));
+        assert_eq!((spool.losses_to_tell(), spool.events()), (vec![], vec![]));
+        assert_eq!((spool.epochs.len(), spool.unacknowledged()), (1, 1));
+    }
+}
+
+#[test]
+fn what_was_sealed_again_is_remembered_as_long_as_its_batch_is_held_or_parked() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(SpoolOptions { keep_acknowledged_bytes: 0, ..small(dir.path()) });
+    filled(&mut spool, 1);
+    let pending = spool.peek().unwrap().unwrap();
+    spool.start_epoch().unwrap();
+    spool.park_conflict(&pending, true).unwrap();
+    assert!(spool.reseal().unwrap().is_none(), "there are no records in it");
+    let name = format!("{}-1", pending.epoch);
+    let done = dir.path().join(RESEAL).join(format!("{name}.done"));
+    spool.forget_resealed().unwrap();
+    assert_eq!(fs::metadata(&done).unwrap().len(), 0);
+    spool.tidy(UtcMillis(0)).unwrap();
+    assert!(!dir.path().join(pending.epoch.to_string()).exists());
+    assert!(done.exists(), "a person may have it sent again");
+    fs::remove_file(dir.path().join(PARKED).join(format!("{name}.batch"))).unwrap();
+    spool.forget_resealed().unwrap();
+    assert!(!done.exists());
+}
+
+#[test]
+fn losses_that_a_refused_batch_told_are_told_by_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 1);
+    let epoch = spool.epoch();
+    let parked = |number| Loss { epoch, first: number, last: number, cause: LossCause::Parked };
+    let refused = spool.peek().unwrap().unwrap();
+    spool.park(&refused).unwrap();
+    assert_eq!(append_telling(&mut spool, &[parked(1)]), 2);
+    let refused = spool.peek().unwrap().unwrap();
+    spool.park(&refused).unwrap();
+    assert_eq!(spool.losses_to_tell(), [Loss { last: 2, ..parked(1) }]);
+}
+
+#[test]
+fn a_store_that_comes_back_promises_nothing_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 1);
+    for generation in ["a", "b", "a", "b", "a"] {
+        let pending = spool.peek().unwrap().unwrap();
+        spool.promised(&pending, generation, serde_json::json!({}));
+        spool.acknowledge(&pending).unwrap();
+        spool.generation(generation).unwrap();
+        if generation == "b" {
+            spool.save().unwrap();
+        }
+        spool.generation("between").unwrap();
+    }
+    spool.save().unwrap();
+    let path = dir.path().join(spool.epoch().to_string()).join("PROMISES");
+    let mut kept = Vec::new();
+    promises::each(&path, |_, promise| kept.push(promise.store_generation)).unwrap();
+    assert_eq!(kept, ["a", "b"]);
+}
+
+#[test]
+fn losses_under_way_stay_in_the_list_when_others_are_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    let loss =
+        |number| Loss { epoch: EpochId([1; 16]), first: number, last: number, cause: LossCause::Removed };
+    spool.lose(&[loss(1)]).unwrap();
+    append_telling(&mut spool, &[loss(1)]);
+    spool.lose(&[loss(5)]).unwrap();
+    assert_eq!(spool.losses_to_tell(), [loss(5)]);
+    drop(spool);
+    assert_eq!(opened(small(dir.path())).losses_to_tell(), [loss(5), loss(1)], "nobody acknowledged it");
 }

@@ -8,7 +8,11 @@ use std::{
 use weighbridge_journal::fail;
 use weighbridge_meter::UtcMillis;
 
-use super::{EPOCHS, Kept, Spool, SpoolError, files, open::GONE};
+use super::{
+    EPOCHS, Kept, Spool, SpoolError,
+    files::{self, is_full},
+    open::GONE,
+};
 
 impl Spool {
     /// Removes acknowledged segments that are no longer to be kept. `wall` is the time by which they are old.
@@ -45,7 +49,11 @@ impl Spool {
                 Kept::Whole(epoch) => epoch.last_written(),
                 Kept::Salvaged(epoch) => epoch.last_written(),
             };
-            if index < last && kept.is_done() && (over > 0 || last_written.is_some_and(is_old)) {
+            if index < last
+                && !self.incomplete
+                && kept.is_done()
+                && (over > 0 || last_written.is_some_and(is_old))
+            {
                 over = over.saturating_sub(kept.bytes());
                 done.push(kept.id());
             } else if let Kept::Whole(epoch) = kept {
@@ -55,7 +63,7 @@ impl Spool {
         for id in done {
             self.remove_epoch(id)?;
         }
-        Ok(())
+        if self.incomplete { Ok(()) } else { self.forget_resealed() }
     }
 
     fn remove_epoch(&mut self, id: weighbridge_meter::EpochId) -> Result<(), SpoolError> {
@@ -66,12 +74,17 @@ impl Spool {
             .map_err(files::failed("rename", &folder))?;
         files::sync_dir(&self.options.dir)?;
         self.epochs.retain(|kept| kept.id() != id);
-        let names: String = self.epochs.iter().map(|kept| format!("{}\n", kept.id())).collect();
-        files::write(&self.options.dir.join(EPOCHS), names.as_bytes())?;
         self.marks.forget(id);
-        self.marks.save()?;
-        fail::around("spool.remove_epoch", || fs::remove_dir_all(&gone))
-            .map_err(files::failed("remove", &gone))
+        // What takes space first: without it a full disk takes no list either.
+        files::empty(&gone)?;
+        let names: String = self.epochs.iter().map(|kept| format!("{}\n", kept.id())).collect();
+        let listed = files::write(&self.options.dir.join(EPOCHS), names.as_bytes());
+        match listed.and_then(|()| self.marks.save()) {
+            Ok(()) => files::remove_empty(&gone),
+            // As long as the list names it the empty folder says what became of it; the next start removes both.
+            Err(SpoolError::File { source, .. }) if is_full(&source) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn acknowledged_bytes(&mut self) -> u64 {

@@ -15,6 +15,8 @@ pub enum Answer {
     Acknowledged(Acknowledged),
     /// It will never take it.
     Refused(Refusal),
+    /// It does not take the key that the batch was sealed with, or not for this batch.
+    KeyRefused(KeyTrouble, Refusal),
     /// Send it again later.
     Retry(Retry),
 }
@@ -35,7 +37,7 @@ pub struct Acknowledged {
 /// A refusal that no repetition changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// 400, 409, 413, 415 or 422.
+    /// 400, 409, 413, 415 or 422; 403 for its key.
     pub status: u16,
     /// The beginning of what was said.
     pub body: String,
@@ -45,6 +47,29 @@ impl Refusal {
     /// Something else is stored under this epoch and sequence number.
     pub fn is_conflict(&self) -> bool {
         self.status == 409
+    }
+}
+
+/// Why a collector does not take the key of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyTrouble {
+    /// It belongs to no agent that is enrolled now.
+    Unknown,
+    /// The batch was not signed with the key that it names.
+    BadSignature,
+    /// It belongs to another agent than the one in the batch.
+    SomebodyElses,
+}
+
+impl KeyTrouble {
+    /// By the title of the problem. Wire format.
+    fn titled(title: &str) -> Option<Self> {
+        match title {
+            "unknown key" => Some(Self::Unknown),
+            "bad signature" => Some(Self::BadSignature),
+            "somebody else's key" => Some(Self::SomebodyElses),
+            _ => None,
+        }
     }
 }
 
@@ -171,7 +196,7 @@ pub(super) fn answer(status: u16, retry_after: Option<&str>, body: &[u8], hash: 
     match status {
         200 => acknowledgement(body, hash),
         400 | 409 | 413 | 415 | 422 => Answer::Refused(Refusal { status, body: beginning(body) }),
-        403 => Answer::Retry(forbidden(body)),
+        403 => forbidden(body),
         300..=399 => Answer::Retry(Retry::Redirected { status }),
         429 | 500..=599 => {
             let after = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
@@ -185,19 +210,24 @@ pub(super) fn answer(status: u16, retry_after: Option<&str>, body: &[u8], hash: 
 const DENIED: &str = "denied";
 const CERTIFICATE: &str = "certificate expired";
 
-fn forbidden(body: &[u8]) -> Retry {
+fn forbidden(body: &[u8]) -> Answer {
     #[derive(Deserialize)]
     struct Problem {
         title: String,
         #[serde(default)]
         detail: String,
     }
-    match serde_json::from_slice::<Problem>(body) {
-        Ok(problem) if problem.title == DENIED => Retry::Denied(beginning(problem.detail.as_bytes())),
-        Ok(problem) if problem.title == CERTIFICATE => {
-            Retry::CertificateRefused(beginning(problem.detail.as_bytes()))
-        }
-        _ => Retry::NotEnrolled,
+    let Ok(Problem { title, detail }) = serde_json::from_slice(body) else {
+        return Answer::Retry(Retry::NotEnrolled);
+    };
+    let detail = beginning(detail.as_bytes());
+    match title.as_str() {
+        DENIED => Answer::Retry(Retry::Denied(detail)),
+        CERTIFICATE => Answer::Retry(Retry::CertificateRefused(detail)),
+        title => match KeyTrouble::titled(title) {
+            Some(trouble) => Answer::KeyRefused(trouble, Refusal { status: 403, body: beginning(body) }),
+            None => Answer::Retry(Retry::NotEnrolled),
+        },
     }
 }
 
@@ -346,7 +376,16 @@ mod tests {
             decide(r#"{"title":"certificate expired","status":403,"detail":"yesterday"}"#),
             Answer::Retry(Retry::CertificateRefused("yesterday".into()))
         );
-        assert_eq!(decide(r#"{"title":"unknown key"}"#), Answer::Retry(Retry::NotEnrolled));
+        for (title, trouble) in [
+            ("unknown key", KeyTrouble::Unknown),
+            ("bad signature", KeyTrouble::BadSignature),
+            ("somebody else's key", KeyTrouble::SomebodyElses),
+        ] {
+            let body = format!(r#"{{"title":"{title}"}}"#);
+            let refusal = Refusal { status: 403, body: body.clone() };
+            assert_eq!(decide(&body), Answer::KeyRefused(trouble, refusal));
+        }
+        assert_eq!(decide(r#"{"title":"forbidden by a proxy"}"#), Answer::Retry(Retry::NotEnrolled));
     }
 
     #[test]

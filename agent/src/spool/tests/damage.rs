@@ -398,3 +398,79 @@ fn an_export_holds_every_batch_that_can_be_read_and_says_what_it_is() {
     assert_eq!(promise["batch_hash"], crate::uplink::hex(&hashes[0]));
     assert!(export(dir.path(), &to).is_err(), "nothing is written over");
 }
+
+/// What the disk does not give back: a folder stands for it, which cannot be read as a file either.
+fn unreadable(path: &Path) {
+    let _ = fs::remove_file(path);
+    fs::create_dir(path).expect("a folder");
+}
+
+#[test]
+fn small_files_that_cannot_be_read_are_made_anew_and_cost_no_batch() {
+    for name in ["EPOCHS", "MARKS", "LOSSES", "GENERATION", "ACK", "SALVAGED"] {
+        let dir = fast_dir();
+        let (epoch, hashes) = written(dir.path(), 5);
+        let folder = if matches!(name, "ACK" | "SALVAGED") { epoch.to_string() } else { ".".into() };
+        unreadable(&dir.path().join(folder).join(name));
+        let mut spool = opened(options(dir.path()));
+        spool.generation("g").unwrap();
+        spool.save().unwrap();
+        drop(spool);
+        assert_eq!(check(dir.path(), epoch, &hashes, name), BTreeSet::new());
+    }
+}
+
+#[test]
+fn a_salvaged_segment_that_cannot_be_read_any_more_or_has_vanished_holds_nothing_up() {
+    for scanned in [true, false] {
+        let dir = fast_dir();
+        let (epoch, _) = written(dir.path(), 6);
+        fs::write(dir.path().join(epoch.to_string()).join("SALVAGED"), "").unwrap();
+        let mut spool = opened(options(dir.path()));
+        let first = &segments_of(dir.path(), epoch)[0];
+        if scanned {
+            while spool.scan().unwrap() {}
+            unreadable(first);
+        } else {
+            fs::remove_file(first).unwrap();
+        }
+        let numbers: Vec<u64> = sent(&mut spool).into_iter().map(|(_, sequence, _)| sequence).collect();
+        assert_eq!(numbers, [3, 4, 5, 6]);
+        assert_eq!(told(&spool, epoch), BTreeSet::from([1, 2]));
+    }
+}
+
+#[test]
+fn a_cursor_beyond_the_end_of_its_epoch_sends_what_is_there_again() {
+    let dir = fast_dir();
+    let (epoch, _) = written(dir.path(), 5);
+    fs::write(dir.path().join(epoch.to_string()).join("ACK"), format!("{:<63}\n", "9 1 60")).unwrap();
+    drop(opened(options(dir.path()))); // It is the same after another start.
+    let mut spool = opened(options(dir.path()));
+    let numbers: Vec<u64> = sent(&mut spool).into_iter().map(|(_, sequence, _)| sequence).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5]);
+    assert_eq!(told(&spool, epoch), BTreeSet::from([6, 7, 8]));
+}
+
+#[test]
+fn what_was_removed_of_a_damaged_epoch_is_not_lost_because_there_is_another_store() {
+    let dir = fast_dir();
+    let options = SpoolOptions { keep_acknowledged_bytes: 0, ..options(dir.path()) };
+    let mut spool = opened(options.clone());
+    let epoch = spool.epoch();
+    for _ in 0..5 {
+        append(&mut spool);
+    }
+    spool.generation("a").unwrap();
+    sent(&mut spool);
+    spool.tidy(weighbridge_meter::UtcMillis(0)).unwrap();
+    drop(spool);
+    fs::write(dir.path().join(epoch.to_string()).join("SALVAGED"), "").unwrap();
+    let mut spool = opened(options.clone());
+    while spool.scan().unwrap() {}
+    assert!(spool.generation("b").unwrap());
+    drop(spool);
+    let mut spool = opened(options);
+    let numbers: Vec<u64> = sent(&mut spool).into_iter().map(|(_, sequence, _)| sequence).collect();
+    assert_eq!((numbers, told(&spool, epoch)), (vec![5], BTreeSet::new()));
+}

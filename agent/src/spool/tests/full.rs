@@ -3,7 +3,10 @@
 //! A limit on file sizes stands for the full disk: the same test runs again in a process that has one, where
 //! the signal for it is ignored as in the agent.
 
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Command, Stdio},
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use weighbridge_meter::{
@@ -26,14 +29,23 @@ fn outside(name: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return false;
     }
-    let script = "trap '' XFSZ; ulimit -S -f 512; exec \"$0\" --exact \"$1\" --nocapture";
+    let script =
+        "echo started; exec 2>&1; trap '' XFSZ; ulimit -S -f 512; exec \"$0\" --exact \"$1\" --nocapture";
     let program = std::env::current_exe().expect("this program");
     let name = format!("spool::tests::full::{name}");
     let mut command = Command::new("sh");
-    command.args(["-c", script]).arg(program).arg(name).env(INSIDE, "1");
-    let output = command.output().expect("a shell");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    command.args(["-c", script]).arg(program).arg(name).env(INSIDE, "1").stdout(Stdio::piped());
+    let (mut child, mut output) = {
+        let _alone = STARTING.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut child = command.spawn().expect("a shell");
+        let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+        // Once it says something, it has none of our files any more.
+        output.read_line(&mut String::new()).expect("a line");
+        (child, output)
+    };
+    let mut text = String::new();
+    output.read_to_string(&mut text).expect("text");
+    assert!(child.wait().expect("it ends").success(), "{text}");
     assert!(text.contains("1 passed"), "{text}");
     true
 }
@@ -172,4 +184,81 @@ fn gaps_of_a_full_spool_are_sealed_while_it_is_full_and_when_the_agent_stops() {
         spool.acknowledge(&pending).unwrap();
     }
     assert_eq!(covered, 150 * 60_000, "not a minute is silent");
+}
+
+#[test]
+fn a_full_disk_gets_the_space_of_acknowledged_batches_although_it_takes_no_file() {
+    if outside("a_full_disk_gets_the_space_of_acknowledged_batches_although_it_takes_no_file") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    filled(&mut spool, 9); // Two to a segment.
+    while let Some(pending) = spool.peek().unwrap() {
+        spool.promised(&pending, "g1", serde_json::json!({ "leaf_hash": "x" }));
+        spool.acknowledge(&pending).unwrap();
+    }
+    spool.save().unwrap();
+    limit(Some(64)); // A cursor, which is written over, has as many.
+    spool.give_up_acknowledged().unwrap();
+    assert_eq!(segments(&spool), 1);
+    let new = dir.path().join(spool.epoch().to_string()).join("PROMISES.new");
+    assert!(!new.exists(), "half a file takes space");
+}
+
+#[test]
+fn an_epoch_that_a_full_disk_let_nobody_strike_off_the_list_is_not_told_as_lost() {
+    if outside("an_epoch_that_a_full_disk_let_nobody_strike_off_the_list_is_not_told_as_lost") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    let first = spool.epoch();
+    for _ in 0..2 {
+        filled(&mut spool, 3);
+        spool.start_epoch().unwrap();
+    }
+    for _ in 0..3 {
+        acknowledge_next(&mut spool);
+    }
+    spool.save().unwrap();
+    limit(Some(64)); // The names of two epochs are longer.
+    spool.give_up_acknowledged().unwrap();
+    assert!(!dir.path().join(first.to_string()).exists());
+    assert_eq!(inspect(dir.path()).unwrap().epochs.len(), 2);
+    drop(spool);
+    limit(None);
+    for _ in 0..2 {
+        let mut spool = opened(small(dir.path()));
+        assert_eq!((spool.losses_to_tell(), spool.events()), (vec![], vec![]));
+        assert_eq!((spool.epochs.len(), spool.unacknowledged()), (2, 3));
+    }
+    assert!(!dir.path().join(format!("{first}.gone")).exists());
+}
+
+#[test]
+fn epochs_that_a_full_disk_kept_from_being_opened_are_opened_once_there_is_room() {
+    if outside("epochs_that_a_full_disk_kept_from_being_opened_are_opened_once_there_is_room") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = opened(small(dir.path()));
+    let first = spool.epoch();
+    filled(&mut spool, 2);
+    spool.start_epoch().unwrap();
+    filled(&mut spool, 3);
+    let link = spool.link();
+    drop(spool);
+    fs::remove_file(dir.path().join(link.epoch.to_string()).join("ACK")).unwrap();
+    limit(Some(0));
+    let mut spool = opened(small(dir.path()));
+    assert!(matches!(spool.append(&sealed(b"here?")), Err(SpoolError::NotWritten(_))));
+    assert_eq!(spool.peek().unwrap().unwrap().epoch, first, "what is open is sent");
+    spool.ready().unwrap_err();
+    assert_eq!(spool.missing(&[Missing { epoch: link.epoch, first: 1, last: 3 }]).unwrap(), 0);
+    assert_eq!(spool.losses_to_tell(), [], "what is not open is not lost");
+    limit(None);
+    spool.ready().unwrap();
+    assert_eq!((spool.link(), spool.unacknowledged()), (link, 5));
+    spool.append(&sealed(b"here")).unwrap();
 }
