@@ -20,7 +20,7 @@ use weighbridge_meter::{AgentId, BootId, EpochId, UtcMillis};
 use weighbridge_store::{
     UsageStore,
     entry::{Clocks, Received},
-    fold::{hex, hours_of, touched_hours},
+    fold::{HeldHours, held_hours, hex, hours_of, touched_hours},
     ledger::{self, CommitError, Committed, Health, Outcome, Submission},
 };
 use weighbridge_wire::{Batch, Envelope, KeyId, OpenError, limits};
@@ -42,7 +42,11 @@ const BODY: Duration = Duration::from_secs(60);
 
 /// Hours of accelerators that one batch may touch: 72 devices that were away for eleven days. Beyond it somebody is
 /// marking hours, each of which costs the collector something.
-const TOUCHED_HOURS: usize = 20_000;
+const TOUCHED_HOURS: u64 = 20_000;
+
+/// Hours that may be made anew for what one batch says of leases: 72 devices for 400 days, as where a lease file first
+/// comes to an agent that has long been there.
+const LEASED_HOURS: u64 = 700_000;
 
 /// What a sender is asked to wait where the collector is behind: about the time of a few groups.
 const BUSY: Duration = Duration::from_secs(1);
@@ -168,11 +172,7 @@ async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
     if batch.agent != agent.agent {
         return Err(somebody_elses(&batch.agent, &agent.agent));
     }
-    let touched = touched_hours(&batch);
-    if touched > TOUCHED_HOURS {
-        let detail = format!("it touches {touched} hours of accelerators, more than {TOUCHED_HOURS}");
-        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many hours", detail));
-    }
+    bounded(app, &batch, received_at)?;
     let clocks = clocks(&parts.headers, &batch);
     believed(app, &batch, clocks, received_at)?;
     let hash = weighbridge_wire::hash(&body);
@@ -208,6 +208,24 @@ async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
             .map(|ledger::Missing { epoch, first, last }| Missing { epoch, first, last })
             .collect(),
     })
+}
+
+/// Every hour that a batch touches costs the collector something, and every hour that is made anew because of it.
+fn bounded(app: &App, batch: &Batch, received_at: UtcMillis) -> Result<(), Refusal> {
+    let touched = touched_hours(batch);
+    let HeldHours { seen, leased } = app.shared.with(|state| {
+        let minutes = state.offset_minutes(&batch.agent, batch.boot, u64::MAX);
+        held_hours(state, batch, minutes, received_at)
+    });
+    let refused = |hours: u64, most: u64| {
+        let detail = format!("it touches {hours} hours of accelerators, more than {most}");
+        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many hours", detail)
+    };
+    let touched = seen.saturating_add(touched as u64);
+    if touched > TOUCHED_HOURS {
+        return Err(refused(touched, TOUCHED_HOURS));
+    }
+    if leased > LEASED_HOURS { Err(refused(leased, LEASED_HOURS)) } else { Ok(()) }
 }
 
 /// A clock that is newly off has to say so twice: it may be the request that is late.

@@ -266,6 +266,32 @@ async fn a_batch_that_marks_hours_without_end_is_refused() {
 }
 
 #[tokio::test]
+async fn a_holding_that_marks_hours_without_end_is_refused() {
+    let site = site("").await;
+    let ids: Vec<_> =
+        (0..60).map(|number| format!("GPU-many-{number}").parse().expect("an accelerator")).collect();
+    let on = |id: &weighbridge_meter::AcceleratorId, minute| weighbridge_meter::Window {
+        accelerator: id.clone(),
+        ..window(minute)
+    };
+    let days = 15;
+    let windows = ids.iter().flat_map(|id| [on(id, -days * 1440), on(id, 0)]).collect();
+    let first = Batch { windows, ..batch(1) };
+    let held = weighbridge_meter::Holding {
+        principal: "uid:gpu/1000".parse().expect("a principal"),
+        attempt: "one".parse().expect("an attempt"),
+        accelerators: ids.clone(),
+        span: weighbridge_meter::Span::new(at(-400_000), at(1)).expect("not empty"),
+        evidence: weighbridge_meter::Evidence::ProcessOwner,
+    };
+    let second = Batch { holdings: vec![held], ..batch(2) };
+    let answers = send(&site, &[first, second]).await;
+    taken(&answers[..1]);
+    assert_eq!(answers[1].status, StatusCode::UNPROCESSABLE_ENTITY, "{}", answers[1].body);
+    assert!(answers[1].body.contains("too many hours"), "{}", answers[1].body);
+}
+
+#[tokio::test]
 async fn what_an_agent_says_of_itself_is_shown_at_once_and_is_in_no_ledger() {
     use weighbridge_wire::{Report, SigningKey, report};
     let site = site("").await;

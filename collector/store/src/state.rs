@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use weighbridge_meter::{
     AcceleratorId, AcceleratorTable, AgentId, AttemptId, BootId, Condition, EpochId, Evidence, Hardware,
-    Model, Principal, Source, Span, Tier, Trust, UtcMillis,
+    Holding, Model, Principal, Source, Span, Tier, Trust, UtcMillis,
 };
 
 use crate::{
@@ -51,6 +51,14 @@ pub struct HeldKey {
     pub evidence: Evidence,
     /// Since when.
     pub start: UtcMillis,
+}
+
+impl HeldKey {
+    /// What a holding says, from this moment on.
+    pub(crate) fn of(holding: &Holding, start: UtcMillis) -> Self {
+        let Holding { principal, attempt, evidence, .. } = holding;
+        Self { principal: principal.clone(), attempt: attempt.clone(), evidence: *evidence, start }
+    }
 }
 
 /// One accelerator.
