@@ -246,11 +246,11 @@ fn believed(app: &App, batch: &Batch, clocks: Option<Clocks>, received_at: UtcMi
     Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "clock in doubt", detail, DOUBT))
 }
 
-/// Nothing is read of a request that could not be kept.
+/// Nothing is read of a request that could not be kept. Whether there is room again on a disk that was full only the
+/// ledger finds out, at the next batch that comes.
 fn writable(app: &App) -> Result<(), Refusal> {
     match *app.ledger.health().borrow() {
-        Health::Writable => Ok(()),
-        Health::Full => Err(unavailable(&CommitError::Full, NO_DISK)),
+        Health::Writable | Health::Full => Ok(()),
         Health::Unwritable => Err(unavailable(&CommitError::Unwritable, NO_DISK)),
     }
 }

@@ -173,6 +173,30 @@ async fn a_full_disk_is_said_before_anything_is_stored_and_the_collector_is_not_
 }
 
 #[tokio::test]
+async fn on_a_full_disk_each_batch_still_asks_the_ledger_whether_there_is_room_again() {
+    let site = site("").await;
+    let sealed = sealed(&[minute(1, 0), minute(2, 1)]);
+    taken(&[site.submit(sealed[0].clone()).await]);
+    let mut config = site.config.clone();
+    let folder = site.stop().await;
+    config.reserve_bytes = Some(9_000_000_000_000_000_000);
+    let app = App::start(&config, std::sync::Arc::new(|| at(60))).await.expect("starts");
+    let router = weighbridge_collector::ingest::routes(app.clone());
+    let ask = async |bytes: Vec<u8>| {
+        use tower::ServiceExt;
+        let request = axum::http::Request::post("/api/v1/batches").body(axum::body::Body::from(bytes));
+        router.clone().oneshot(request.expect("valid")).await.expect("answers").status()
+    };
+    assert_eq!(ask(sealed[1].clone()).await, StatusCode::SERVICE_UNAVAILABLE, "it is new");
+    assert_eq!(
+        ask(sealed[0].clone()).await,
+        StatusCode::OK,
+        "it is there already, and only the ledger knows"
+    );
+    drop((app, router, folder));
+}
+
+#[tokio::test]
 async fn a_body_beyond_the_limit_is_refused_whether_it_says_so_or_not() {
     let site = site("").await;
     let answer = site.submit(vec![0; limits::ENCODED_BYTES + 1]).await;
