@@ -415,6 +415,9 @@ async fn refused(app: &App, error: CommitError) -> Refusal {
             Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "closed", error)
         }
         CommitError::Holes { .. } => Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many holes", error),
+        CommitError::Epochs { .. } => {
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many epochs", error)
+        }
         CommitError::Unwritable | CommitError::Full => unavailable(&error, NO_DISK),
         // Ingest gives no facts but alarms; `BadFact` would be a fault of ours, and the batch is not in.
         CommitError::Busy | CommitError::BadFact { .. } => unavailable(&error, BUSY),

@@ -262,11 +262,23 @@ pub enum CommitError {
         /// Hours from this one on are open.
         closed: UtcMillis,
     },
-    /// It begins another hole where there are too many already: an agent sends in order.
+    /// It begins another hole, or tells losses that leave other ones, where there are too many already: an agent sends in order.
     #[error(
         "agent {agent}, epoch {epoch}, sequence {sequence}: there are {limit} separate runs of numbers already"
     )]
     Holes {
+        /// Whose.
+        agent: AgentId,
+        /// Which epoch.
+        epoch: EpochId,
+        /// Which number.
+        sequence: u64,
+        /// The most that are kept.
+        limit: usize,
+    },
+    /// It names another epoch where its agent has too many already.
+    #[error("agent {agent}, epoch {epoch}, sequence {sequence}: the agent has {limit} epochs already")]
+    Epochs {
         /// Whose.
         agent: AgentId,
         /// Which epoch.

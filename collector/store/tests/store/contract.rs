@@ -135,7 +135,9 @@ fn keys(rows: &[HourRow]) -> Vec<HourKey> {
 fn cursor(number: u8, epoch: u8, run: std::ops::RangeInclusive<u64>, lost: &[u64]) -> CursorRow {
     let mut numbers = Numbers::default();
     run.for_each(|one| numbers.take(one, [1; 32], [u8::try_from(one).unwrap(); 32]));
-    lost.iter().for_each(|one| numbers.lose(*one, *one, LossCause::Parked));
+    for one in lost {
+        numbers.lose(*one, *one, LossCause::Parked);
+    }
     let (measured, received) = (Some((at(0), at(60_000))), Some((at(70_000), at(80_000))));
     CursorRow { agent: agent(number), epoch: EpochId([epoch; 16]), numbers, measured, received }
 }
