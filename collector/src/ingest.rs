@@ -322,6 +322,9 @@ impl Asked {
 /// Whether the batch with a number that is here, but no longer remembered, is this one: if it is, the places of its
 /// own hours lead to it.
 async fn is_known(app: &App, asked: &Asked) -> Result<bool, Refusal> {
+    if app.ledger.recalls(&asked.hash) {
+        return Ok(true);
+    }
     // It may be among what is not folded yet.
     app.settled().await;
     if let Some(fault) = app.fault() {
@@ -335,8 +338,9 @@ async fn is_known(app: &App, asked: &Asked) -> Result<bool, Refusal> {
     if places.is_empty() {
         return Ok(false);
     }
-    let (folder, end) = (app.ledger.folder().to_owned(), app.stands());
-    let oldest = weighbridge_journal::oldest_segment(&folder).map_err(|error| unavailable(&error, BUSY))?;
+    let end = app.stands();
+    let oldest = weighbridge_journal::oldest_segment(app.ledger.folder())
+        .map_err(|error| unavailable(&error, BUSY))?;
     if places.iter().any(|place| oldest.is_some_and(|oldest| place.segment < oldest)) {
         // With this number there was one; whether it was this one can no longer be told.
         let detail = format!(
@@ -345,11 +349,9 @@ async fn is_known(app: &App, asked: &Asked) -> Result<bool, Refusal> {
         );
         return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "closed", detail));
     }
-    let (agent, epoch, sequence) = (asked.agent.clone(), asked.epoch, asked.sequence);
-    let found =
-        tokio::task::spawn_blocking(move || ledger::find(&folder, &places, end, &agent, epoch, sequence));
-    match found.await {
-        Ok(Ok(found)) => Ok(found == Some(asked.hash)),
+    let (ledger, hash) = (app.ledger.clone(), asked.hash);
+    match tokio::task::spawn_blocking(move || ledger.has(&hash, &places, end)).await {
+        Ok(Ok(found)) => Ok(found),
         Ok(Err(error)) => Err(unavailable(&error, BUSY)),
         Err(error) => Err(unavailable(&error, BUSY)),
     }

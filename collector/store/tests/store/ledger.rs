@@ -9,7 +9,7 @@ use weighbridge_store::{
     Body, Entry, Fact, Ledger, LedgerOptions, Place, SqliteStore, State, UsageStore,
     entry::{LeaseFact, Received, Selector},
     follow::Follower,
-    ledger::{CommitError, Committed, Health, Missing, OpenLedger, Outcome, find},
+    ledger::{CommitError, Committed, Health, Missing, OpenLedger, Outcome},
     state::CursorRow,
 };
 use weighbridge_wire::{Batch, Loss, LossCause};
@@ -172,19 +172,23 @@ async fn a_number_below_what_is_remembered_is_old_and_the_ledger_finds_it() {
     assert!(matches!(submit(&ledger, &batches[4]).await, Ok(Outcome::Duplicate)), "the last one is known");
     assert_eq!(now(&ledger), end);
 
-    let expected = submission(0, batches[2].clone(), None, at(0)).hash;
-    let epoch = batches[2].epoch;
-    assert_eq!(find(dir.path(), &[], end, &agent(0), epoch, 3).unwrap(), Some(expected));
-    assert_eq!(find(dir.path(), &[], end, &agent(0), epoch, 6).unwrap(), None);
-    assert_eq!(find(dir.path(), &[], end, &agent(1), epoch, 3).unwrap(), None);
-
+    let hash = |number: usize| submission(0, batches[number - 1].clone(), None, at(0)).hash;
     let store = std::sync::Arc::new(SqliteStore::in_memory().await.unwrap());
     let estimator = weighbridge_meter::Estimator::shipped();
     Follower::new(dir.path(), store.clone(), estimator).await.unwrap().catch_up(end).await.unwrap();
     let places = store.places(&agent(0), at(0)).await.unwrap();
     assert!(places.len() > 1, "in several segments");
-    assert_eq!(find(dir.path(), &places, end, &agent(0), epoch, 3).unwrap(), Some(expected));
-    assert_eq!(find(dir.path(), &places[..1], end, &agent(0), epoch, 5).unwrap(), None, "it lies elsewhere");
+    assert!(!ledger.has(&hash(5), &places[..1], end).unwrap(), "it lies elsewhere");
+    assert!(!ledger.recalls(&hash(3)), "nobody looked there");
+    assert!(ledger.has(&hash(3), &places, end).unwrap());
+    assert!(!ledger.has(&[0; 32], &places, end).unwrap(), "another batch under any number");
+    // What was read once is not read again.
+    for segment in std::fs::read_dir(dir.path()).unwrap() {
+        std::fs::remove_file(segment.unwrap().path()).unwrap();
+    }
+    for number in 1..=5 {
+        assert!(ledger.recalls(&hash(number)) && ledger.has(&hash(number), &places, end).unwrap());
+    }
 }
 
 #[tokio::test]
