@@ -175,7 +175,7 @@ impl Known {
         }
         let memory = Arc::new(SqliteStore::in_memory().await.map_err(|error| Failure::missing(&error))?);
         let end = Place { index: u64::MAX, segment: u64::MAX, offset: 0 };
-        let summary = match summary::begin(&memory, &places.ledger, &places.summaries, end).await {
+        let summary = match summary::begin_committed(&memory, &places.ledger, &places.summaries, end).await {
             Ok(Some(summary)) => summary,
             Ok(None) => return Ok(Self::default()),
             Err(error) => return Ok(Self { fault: Some(chain_of(&error)), ..Self::default() }),

@@ -157,8 +157,9 @@ async fn what_was_never_finished_is_in_nobodys_way() {
         "summaries/00000000000000000009.sum.new",
         "summaries/rows.new",
         "LAST-BACKUP.new",
+        "summaries/check.new/00000000000000000009.sum",
     ];
-    fs::create_dir_all(config.data.join("summaries")).unwrap();
+    fs::create_dir_all(config.data.join("summaries/check.new")).unwrap();
     for name in left {
         fs::write(config.data.join(name), b"half").unwrap();
     }
@@ -627,7 +628,9 @@ async fn pruned_payloads_leave_the_same_totals_and_a_summary_that_everything_sta
     let app = start(&config, 128).await.unwrap();
     assert_eq!(print(&app).await, expected);
     assert_eq!(segments(&config), now);
-    // Again, an hour later: the older summary goes.
+    // Again, an hour later: the older summary goes, and what a check that ended early left.
+    fs::create_dir(config.data.join("summaries/check.new")).unwrap();
+    fs::write(config.data.join("summaries/check.new/rows.new"), b"half").unwrap();
     let again = app.prune(at(120)).await.unwrap();
     assert_eq!(again.closed_before, at(120));
     assert_eq!(files(&config.data.join("summaries")).len(), 1);
