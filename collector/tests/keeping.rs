@@ -653,6 +653,26 @@ async fn pruned_payloads_leave_the_same_totals_and_a_summary_that_everything_sta
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_verifies_makes_no_sums_and_compares_with_what_was_promised() {
+    let (_folder, config, _) = stopped().await;
+    let options = Verify::parse_from(["verify"]).options;
+    let verified = async || format!("{:?}", verifying::run(&config, &options).await);
+    assert_eq!(verified().await, "Ok(())");
+    let (sums, aside) = (config.data.join("usage.sqlite"), config.data.join("aside"));
+    fs::rename(&sums, &aside).unwrap();
+    let found = verified().await;
+    assert!(found.contains("there are no sums") && !sums.exists(), "{found}");
+    fs::rename(&aside, &sums).unwrap();
+    let generation = config.data.join("ledger/GENERATION");
+    let name = fs::read_to_string(&generation).unwrap();
+    fs::write(&generation, "ab".repeat(16)).unwrap();
+    let found = verified().await;
+    assert!(found.contains(&format!("generation {} was promised", name.trim())), "{found}");
+    fs::write(&generation, name).unwrap();
+    assert_eq!(verified().await, "Ok(())");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_and_a_pruning_wait_for_each_other() {
     let (site, _) = two_hours().await;
     let config = site.config.clone();
