@@ -230,9 +230,9 @@ fn bounded(app: &App, batch: &Batch, received_at: UtcMillis) -> Result<(), Refus
 
 /// A clock that is newly off has to say so twice: it may be the request that is late.
 fn believed(app: &App, batch: &Batch, clocks: Option<Clocks>, received_at: UtcMillis) -> Result<(), Refusal> {
-    let Some(off) = ledger::measured_offset(batch, clocks, received_at) else { return Ok(()) };
-    let fixed = app.shared.with(|state| state.offset_minutes(&batch.agent, batch.boot, u64::MAX));
-    if !ledger::is_new_offset(fixed, off) {
+    let fixed = app.shared.with(|state| state.fixed_minutes(&batch.agent, batch.boot));
+    let Some(off) = ledger::measured_offset(batch, clocks, received_at, fixed) else { return Ok(()) };
+    if !ledger::is_new_offset(fixed.unwrap_or(0), off) {
         app.delays.dispelled(&batch.agent, batch.boot);
         return Ok(());
     }

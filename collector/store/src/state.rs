@@ -395,6 +395,11 @@ impl State {
         withdrawn
     }
 
+    /// Minutes that are fixed for the clock of a boot now, if any are.
+    pub fn fixed_minutes(&self, agent: &AgentId, boot: BootId) -> Option<i64> {
+        self.offsets.get(&(agent.clone(), boot))?.last().map(|(_, minutes)| *minutes)
+    }
+
     /// Minutes to add to the wall times of a batch that is ledger entry `index`.
     pub fn offset_minutes(&self, agent: &AgentId, boot: BootId, index: u64) -> i64 {
         let offsets = self.offsets.get(&(agent.clone(), boot));
