@@ -20,7 +20,7 @@ use weighbridge_meter::{AgentId, BootId, EpochId, UtcMillis};
 use weighbridge_store::{
     UsageStore,
     entry::{Clocks, Received},
-    fold::{hex, hours_of, touched_hours},
+    fold::{HeldHours, held_hours, hex, hours_of, touched_hours},
     ledger::{self, CommitError, Committed, Health, Outcome, Submission},
 };
 use weighbridge_wire::{Batch, Envelope, KeyId, OpenError, limits};
@@ -42,7 +42,11 @@ pub(crate) const BODY: Duration = Duration::from_secs(60);
 
 /// Hours of accelerators that one batch may touch: 72 devices that were away for eleven days. Beyond it somebody is
 /// marking hours, each of which costs the collector something.
-const TOUCHED_HOURS: usize = 20_000;
+const TOUCHED_HOURS: u64 = 20_000;
+
+/// Hours that may be made anew for what one batch says of leases: 72 devices for 400 days, as where a lease file first
+/// comes to an agent that has long been there.
+const LEASED_HOURS: u64 = 700_000;
 
 /// What a sender is asked to wait where the collector is behind: about the time of a few groups.
 const BUSY: Duration = Duration::from_secs(1);
@@ -174,11 +178,7 @@ async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
     if batch.agent != agent.agent {
         return Err(somebody_elses(&batch.agent, &agent.agent));
     }
-    let touched = touched_hours(&batch);
-    if touched > TOUCHED_HOURS {
-        let detail = format!("it touches {touched} hours of accelerators, more than {TOUCHED_HOURS}");
-        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many hours", detail));
-    }
+    bounded(app, &batch, received_at)?;
     let clocks = clocks(&parts.headers, &batch);
     believed(app, &batch, clocks, received_at)?;
     let hash = weighbridge_wire::hash(&body);
@@ -216,11 +216,29 @@ async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
     })
 }
 
+/// Every hour that a batch touches costs the collector something, and every hour that is made anew because of it.
+fn bounded(app: &App, batch: &Batch, received_at: UtcMillis) -> Result<(), Refusal> {
+    let touched = touched_hours(batch);
+    let HeldHours { seen, leased } = app.shared.with(|state| {
+        let minutes = state.offset_minutes(&batch.agent, batch.boot, u64::MAX);
+        held_hours(state, batch, minutes, received_at)
+    });
+    let refused = |hours: u64, most: u64| {
+        let detail = format!("it touches {hours} hours of accelerators, more than {most}");
+        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many hours", detail)
+    };
+    let touched = seen.saturating_add(touched as u64);
+    if touched > TOUCHED_HOURS {
+        return Err(refused(touched, TOUCHED_HOURS));
+    }
+    if leased > LEASED_HOURS { Err(refused(leased, LEASED_HOURS)) } else { Ok(()) }
+}
+
 /// A clock that is newly off has to say so twice: it may be the request that is late.
 fn believed(app: &App, batch: &Batch, clocks: Option<Clocks>, received_at: UtcMillis) -> Result<(), Refusal> {
-    let Some(off) = ledger::measured_offset(batch, clocks, received_at) else { return Ok(()) };
-    let fixed = app.shared.with(|state| state.offset_minutes(&batch.agent, batch.boot, u64::MAX));
-    if !ledger::is_new_offset(fixed, off) {
+    let fixed = app.shared.with(|state| state.fixed_minutes(&batch.agent, batch.boot));
+    let Some(off) = ledger::measured_offset(batch, clocks, received_at, fixed) else { return Ok(()) };
+    if !ledger::is_new_offset(fixed.unwrap_or(0), off) {
         app.delays.dispelled(&batch.agent, batch.boot);
         return Ok(());
     }
@@ -234,11 +252,11 @@ fn believed(app: &App, batch: &Batch, clocks: Option<Clocks>, received_at: UtcMi
     Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "clock in doubt", detail, DOUBT))
 }
 
-/// Nothing is read of a request that could not be kept.
+/// Nothing is read of a request that could not be kept. Whether there is room again on a disk that was full only the
+/// ledger finds out, at the next batch that comes.
 fn writable(app: &App) -> Result<(), Refusal> {
     match *app.ledger.health().borrow() {
-        Health::Writable => Ok(()),
-        Health::Full => Err(unavailable(&CommitError::Full, NO_DISK)),
+        Health::Writable | Health::Full => Ok(()),
         Health::Unwritable => Err(unavailable(&CommitError::Unwritable, NO_DISK)),
     }
 }
@@ -310,6 +328,9 @@ impl Asked {
 /// Whether the batch with a number that is here, but no longer remembered, is this one: if it is, the places of its
 /// own hours lead to it.
 async fn is_known(app: &App, asked: &Asked) -> Result<bool, Refusal> {
+    if app.ledger.recalls(&asked.hash) {
+        return Ok(true);
+    }
     // It may be among what is not folded yet.
     app.settled().await;
     if let Some(fault) = app.fault() {
@@ -323,8 +344,9 @@ async fn is_known(app: &App, asked: &Asked) -> Result<bool, Refusal> {
     if places.is_empty() {
         return Ok(false);
     }
-    let (folder, end) = (app.ledger.folder().to_owned(), app.stands());
-    let oldest = weighbridge_journal::oldest_segment(&folder).map_err(|error| unavailable(&error, BUSY))?;
+    let end = app.stands();
+    let oldest = weighbridge_journal::oldest_segment(app.ledger.folder())
+        .map_err(|error| unavailable(&error, BUSY))?;
     if places.iter().any(|place| oldest.is_some_and(|oldest| place.segment < oldest)) {
         // With this number there was one; whether it was this one can no longer be told.
         let detail = format!(
@@ -333,11 +355,9 @@ async fn is_known(app: &App, asked: &Asked) -> Result<bool, Refusal> {
         );
         return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "closed", detail));
     }
-    let (agent, epoch, sequence) = (asked.agent.clone(), asked.epoch, asked.sequence);
-    let found =
-        tokio::task::spawn_blocking(move || ledger::find(&folder, &places, end, &agent, epoch, sequence));
-    match found.await {
-        Ok(Ok(found)) => Ok(found == Some(asked.hash)),
+    let (ledger, hash) = (app.ledger.clone(), asked.hash);
+    match tokio::task::spawn_blocking(move || ledger.has(&hash, &places, end)).await {
+        Ok(Ok(found)) => Ok(found),
         Ok(Err(error)) => Err(unavailable(&error, BUSY)),
         Err(error) => Err(unavailable(&error, BUSY)),
     }
@@ -414,6 +434,9 @@ async fn refused(app: &App, error: CommitError) -> Refusal {
             Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "closed", error)
         }
         CommitError::Holes { .. } => Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many holes", error),
+        CommitError::Epochs { .. } => {
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many epochs", error)
+        }
         CommitError::Unwritable | CommitError::Full => unavailable(&error, NO_DISK),
         // Ingest gives no facts but alarms; `BadFact` would be a fault of ours, and the batch is not in.
         CommitError::Busy | CommitError::BadFact { .. } => unavailable(&error, BUSY),

@@ -25,7 +25,7 @@ use weighbridge_store::{
     verify::chain_of,
 };
 
-use crate::{config::Config, progress::Progress, random, restore};
+use crate::{config::Config, progress::Progress, prune, random, restore};
 
 /// A start cannot go on by itself.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +120,8 @@ pub(crate) fn ledger(config: &Config, now: UtcMillis) -> Result<OpenLedger, crat
     for folder in [&places.data, &places.ledger, &places.summaries] {
         remove_unfinished(folder).map_err(failed(folder))?;
     }
+    let check = places.summaries.join(prune::CHECK);
+    prune::remove_folder(&check).map_err(failed(&check))?;
     // A restore, or an earlier start, has said already why it is another.
     if open.pending_renewal().is_none()
         && let Some((reason, promised)) = contradiction(&open, &places.mark)?

@@ -80,6 +80,9 @@ pub enum PruneError {
     Remove(#[from] RemoveError),
 }
 
+/// The folder, within that of the summaries, in which a summary is made again to compare it.
+pub(crate) const CHECK: &str = "check.new";
+
 /// Held while segments must stay as they are, or while they go.
 #[derive(Debug)]
 pub(crate) struct Maintenance(#[expect(dead_code, reason = "held, never read")] File);
@@ -140,7 +143,13 @@ impl App {
             self.now(),
         )
         .await?;
-        self.is_faithful(&summary).await?;
+        if let Err(error) = self.is_faithful(&summary).await {
+            // Nobody is to start from it.
+            files::remove(&summary.file)
+                .and_then(|()| files::sync_folder(&self.places.summaries))
+                .map_err(|source| PruneError::File { file: summary.file.display().to_string(), source })?;
+            return Err(error);
+        }
         self.record(vec![summary.fact(closed_before, segment)]).await?;
         let removed = self.ledger.prune(segment).await?;
         self.metrics.pruned(removed.bytes);
@@ -198,20 +207,21 @@ impl App {
     /// Loads the summary into a database of its own and compares: evidence goes only after that.
     async fn is_faithful(&self, summary: &Summary) -> Result<(), PruneError> {
         let file = self.places.summaries.join("check.sqlite.new");
+        let folder = self.places.summaries.join(CHECK);
         let failed = |source| PruneError::File { file: file.display().to_string(), source };
+        // What an earlier check left, or this one.
         let remove = || {
             for suffix in ["", "-wal", "-shm"] {
                 let mut name = file.as_os_str().to_owned();
                 name.push(suffix);
                 files::remove(Path::new(&name))?;
             }
-            Ok(())
+            remove_folder(&folder)
         };
         remove().map_err(failed)?;
         let checked = async {
             let store = Arc::new(SqliteStore::open(&file).await?);
             summary::load(&store, &summary.file).await?;
-            let folder = self.places.summaries.join("check.new");
             let again = summary::write(
                 &store,
                 self.ledger.folder(),
@@ -222,8 +232,6 @@ impl App {
             )
             .await;
             store.close().await;
-            files::remove(&folder.join(summary.file.file_name().unwrap_or_default())).map_err(failed)?;
-            std::fs::remove_dir(&folder).map_err(failed)?;
             Ok::<_, PruneError>(again?.signed.sha256 == summary.signed.sha256)
         }
         .await;
@@ -257,6 +265,14 @@ impl App {
                 tracing::error!(error, "payloads cannot be pruned");
             }
         }
+    }
+}
+
+/// Removes a folder with all that is in it, if there is one.
+pub(crate) fn remove_folder(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

@@ -226,14 +226,15 @@ pub(crate) fn finish(places: &Places) -> Result<(), OpeningError> {
     if !staging.exists() {
         return Ok(());
     }
-    if !staging.join(WHOLE).exists() {
+    let data = staging.join("data");
+    // Releases before this one removed what says that it is whole last.
+    if !staging.join(WHOLE).exists() || !data.exists() {
         if has_segments(&places.ledger).map_err(at(&places.ledger))? {
             // Only its removal was left.
             return fs::remove_dir_all(&staging).map_err(at(&staging));
         }
         return Err(OpeningError::HalfRestored { path: staging });
     }
-    let data = staging.join("data");
     let mut names = Vec::new();
     for entry in fs::read_dir(&data).map_err(at(&data))? {
         names.push(entry.map_err(at(&data))?.file_name());
@@ -258,9 +259,9 @@ pub(crate) fn finish(places: &Places) -> Result<(), OpeningError> {
         file.push(suffix);
         files::remove(Path::new(&file)).map_err(at(&places.sums))?;
     }
+    // What says that it is whole goes first: without it, only the removal of the rest is left.
     let whole = staging.join(WHOLE);
-    fs::remove_dir_all(&data).map_err(at(&data))?;
-    files::remove(&whole).map_err(at(&whole))?;
-    fs::remove_dir(&staging).map_err(at(&staging))?;
+    files::remove(&whole).and_then(|()| files::sync_folder(&staging)).map_err(at(&whole))?;
+    fs::remove_dir_all(&staging).map_err(at(&staging))?;
     files::sync_folder(&places.data).map_err(at(&places.data))
 }

@@ -9,6 +9,8 @@ use weighbridge_meter::{EpochId, Estimator};
 use weighbridge_store::{
     Place, SqliteStore, State, UsageStore,
     entry::AgentFact,
+    ledger::generation,
+    mark::Mark,
     summary,
     tree::{LogPaths, check, log_key, origin, promise::Promises},
     verify::{self, chain_of},
@@ -100,8 +102,13 @@ async fn quick(
             say(format_args!("tree of {} leaves, log {log}", findings.size));
             findings.notes.iter().for_each(say);
             faults.extend(findings.faults);
-            let store = SqliteStore::open(&config.data.join("usage.sqlite")).await;
-            let store = store.map_err(|error| Failure::missing(&error))?;
+            let store = match sums(config, findings.entries).await? {
+                Ok(store) => store,
+                Err(fault) => {
+                    faults.push(fault);
+                    return Ok(faults);
+                }
+            };
             let stands = store.stands().await.map_err(|error| Failure::missing(&error))?.index;
             if stands > findings.entries + 1 {
                 faults.push(format!(
@@ -115,6 +122,61 @@ async fn quick(
         Err(error) => faults.push(chain_of(&error)),
     }
     Ok(faults)
+}
+
+/// The sums, if there are any; else what is wrong. None are made: that is for a start to do.
+async fn sums(config: &Config, entries: u64) -> Result<Result<SqliteStore, String>, Failure> {
+    let file = config.data.join("usage.sqlite");
+    if std::fs::metadata(&file).map_or(true, |file| file.len() == 0) {
+        return Ok(Err(format!("{}: there are no sums", file.display())));
+    }
+    let store = SqliteStore::open(&file).await.map_err(|error| Failure::missing(&error))?;
+    let stands = store.stands().await.map_err(|error| Failure::missing(&error))?;
+    if stands.index == 0 && entries > 0 {
+        return Ok(Err(format!("{}: nothing of the {entries} entries is in the sums", file.display())));
+    }
+    Ok(Ok(store))
+}
+
+/// What the note beside the keys, of how far the ledger was promised, says against it.
+fn promised(places: &Places) -> Result<(), String> {
+    let mark = match Mark::read(&places.mark) {
+        Ok(Some(mark)) => mark,
+        Ok(None) => return Ok(()),
+        Err(error) => return Err(chain_of(&error)),
+    };
+    let file = places.mark.display();
+    let noted = generation::noted(&places.ledger).map_err(|error| chain_of(&error))?;
+    if noted.is_some() {
+        // It was begun anew, and nobody has promised anything since.
+        return Ok(());
+    }
+    let name = places.ledger.join(generation::GENERATION);
+    let generation =
+        std::fs::read_to_string(&name).map_err(|error| format!("{}: {error}", name.display()))?;
+    if generation.trim() != mark.generation.to_string() {
+        return Err(format!(
+            "{file}: generation {} was promised, the ledger says that it is {}, and nothing that it was begun anew",
+            mark.generation,
+            generation.trim()
+        ));
+    }
+    let oldest = weighbridge_journal::oldest_segment(&places.ledger).map_err(|error| error.to_string())?;
+    if oldest.is_some_and(|oldest| mark.place.segment < oldest) {
+        return Ok(());
+    }
+    match weighbridge_journal::chain_at(&places.ledger, mark.place) {
+        Ok(chain) if chain == mark.chain => Ok(()),
+        Ok(_) => Err(format!(
+            "{file}: the ledger before entry {} is not the one that was promised",
+            mark.place.index
+        )),
+        Err(error) => Err(format!(
+            "{file}: everything before entry {} was promised, and the ledger does not lead there: {}",
+            mark.place.index,
+            chain_of(&error)
+        )),
+    }
 }
 
 async fn full(
@@ -131,6 +193,7 @@ async fn full(
     let mut tree = check::TreeCheck::new(paths, log, witnesses, promises);
     let places = Places::of(config);
     let known = Known::of(&places).await?;
+    known.renewals.iter().for_each(|body| tree.was_renewed(body));
     let verified = verify::ledger_with(&paths.ledger, &known.agents, |entry| tree.entry(entry));
     let findings = tree.finish(verified.whole);
     say(format_args!(
@@ -142,11 +205,17 @@ async fn full(
     let mut faults = verified.faults;
     faults.extend(findings.faults);
     faults.extend(known.fault);
+    faults.extend(promised(&places).err());
     if !faults.is_empty() {
         return Ok(faults);
     }
-    let store = SqliteStore::open(&config.data.join("usage.sqlite")).await;
-    let store = store.map_err(|error| Failure::missing(&error))?;
+    let store = match sums(config, verified.entries).await? {
+        Ok(store) => store,
+        Err(fault) => {
+            faults.push(fault);
+            return Ok(faults);
+        }
+    };
     match verify::sums_by_row(&paths.ledger, &places.summaries, &store, Estimator::shipped()).await {
         Ok(None) => say("the sums follow from the ledger, to the integer"),
         Ok(Some(differing)) => {
@@ -163,6 +232,8 @@ async fn full(
 #[derive(Default)]
 struct Known {
     agents: Vec<AgentFact>,
+    /// What records say of the ledger being begun anew.
+    renewals: Vec<serde_json::Value>,
     fault: Option<String>,
 }
 
@@ -175,7 +246,7 @@ impl Known {
         }
         let memory = Arc::new(SqliteStore::in_memory().await.map_err(|error| Failure::missing(&error))?);
         let end = Place { index: u64::MAX, segment: u64::MAX, offset: 0 };
-        let summary = match summary::begin(&memory, &places.ledger, &places.summaries, end).await {
+        let summary = match summary::begin_committed(&memory, &places.ledger, &places.summaries, end).await {
             Ok(Some(summary)) => summary,
             Ok(None) => return Ok(Self::default()),
             Err(error) => return Ok(Self { fault: Some(chain_of(&error)), ..Self::default() }),
@@ -184,11 +255,13 @@ impl Known {
         for row in memory.state().await.map_err(|error| Failure::missing(&error))? {
             state.absorb(&row).map_err(|error| Failure::missing(&error))?;
         }
+        let renewals = memory.records(check::GENERATION).await.map_err(|error| Failure::missing(&error))?;
+        let renewals = renewals.into_iter().map(|row| row.body).collect();
         let entry = summary.header.place.index;
         say(format_args!(
             "what was before segment {oldest} is pruned; the summary of everything before entry {entry} stands for it"
         ));
-        Ok(Self { agents: state.agents.into_values().flatten().collect(), fault: None })
+        Ok(Self { agents: state.agents.into_values().flatten().collect(), renewals, fault: None })
     }
 }
 

@@ -173,6 +173,30 @@ async fn a_full_disk_is_said_before_anything_is_stored_and_the_collector_is_not_
 }
 
 #[tokio::test]
+async fn on_a_full_disk_each_batch_still_asks_the_ledger_whether_there_is_room_again() {
+    let site = site("").await;
+    let sealed = sealed(&[minute(1, 0), minute(2, 1)]);
+    taken(&[site.submit(sealed[0].clone()).await]);
+    let mut config = site.config.clone();
+    let folder = site.stop().await;
+    config.reserve_bytes = Some(9_000_000_000_000_000_000);
+    let app = App::start(&config, std::sync::Arc::new(|| at(60))).await.expect("starts");
+    let router = weighbridge_collector::ingest::routes(app.clone());
+    let ask = async |bytes: Vec<u8>| {
+        use tower::ServiceExt;
+        let request = axum::http::Request::post("/api/v1/batches").body(axum::body::Body::from(bytes));
+        router.clone().oneshot(request.expect("valid")).await.expect("answers").status()
+    };
+    assert_eq!(ask(sealed[1].clone()).await, StatusCode::SERVICE_UNAVAILABLE, "it is new");
+    assert_eq!(
+        ask(sealed[0].clone()).await,
+        StatusCode::OK,
+        "it is there already, and only the ledger knows"
+    );
+    drop((app, router, folder));
+}
+
+#[tokio::test]
 async fn a_body_beyond_the_limit_is_refused_whether_it_says_so_or_not() {
     let site = site("").await;
     let answer = site.submit(vec![0; limits::ENCODED_BYTES + 1]).await;
@@ -263,6 +287,32 @@ async fn a_batch_that_marks_hours_without_end_is_refused() {
     let answer = site.submit(sealed(&[marking(900)]).remove(0)).await;
     assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", answer.body);
     taken(&[site.submit(sealed(&[marking(800)]).remove(0)).await]);
+}
+
+#[tokio::test]
+async fn a_holding_that_marks_hours_without_end_is_refused() {
+    let site = site("").await;
+    let ids: Vec<_> =
+        (0..60).map(|number| format!("GPU-many-{number}").parse().expect("an accelerator")).collect();
+    let on = |id: &weighbridge_meter::AcceleratorId, minute| weighbridge_meter::Window {
+        accelerator: id.clone(),
+        ..window(minute)
+    };
+    let days = 15;
+    let windows = ids.iter().flat_map(|id| [on(id, -days * 1440), on(id, 0)]).collect();
+    let first = Batch { windows, ..batch(1) };
+    let held = weighbridge_meter::Holding {
+        principal: "uid:gpu/1000".parse().expect("a principal"),
+        attempt: "one".parse().expect("an attempt"),
+        accelerators: ids.clone(),
+        span: weighbridge_meter::Span::new(at(-400_000), at(1)).expect("not empty"),
+        evidence: weighbridge_meter::Evidence::ProcessOwner,
+    };
+    let second = Batch { holdings: vec![held], ..batch(2) };
+    let answers = send(&site, &[first, second]).await;
+    taken(&answers[..1]);
+    assert_eq!(answers[1].status, StatusCode::UNPROCESSABLE_ENTITY, "{}", answers[1].body);
+    assert!(answers[1].body.contains("too many hours"), "{}", answers[1].body);
 }
 
 #[tokio::test]

@@ -157,8 +157,9 @@ async fn what_was_never_finished_is_in_nobodys_way() {
         "summaries/00000000000000000009.sum.new",
         "summaries/rows.new",
         "LAST-BACKUP.new",
+        "summaries/check.new/00000000000000000009.sum",
     ];
-    fs::create_dir_all(config.data.join("summaries")).unwrap();
+    fs::create_dir_all(config.data.join("summaries/check.new")).unwrap();
     for name in left {
         fs::write(config.data.join(name), b"half").unwrap();
     }
@@ -453,6 +454,13 @@ async fn a_restore_that_was_cut_short_while_it_took_its_place_is_finished_by_the
     assert_eq!(sums(&print(&app).await), sums(&expected));
     assert!(!staging.exists());
     stop(app).await;
+    // As it was while what was left was removed, by this release and by those before.
+    for left in ["data/summaries", "WHOLE"] {
+        fs::create_dir_all(staging.join(left)).unwrap();
+        let app = start(&config, 72).await.unwrap();
+        assert!(!staging.exists(), "{left}");
+        stop(app).await;
+    }
 }
 
 #[test]
@@ -627,7 +635,9 @@ async fn pruned_payloads_leave_the_same_totals_and_a_summary_that_everything_sta
     let app = start(&config, 128).await.unwrap();
     assert_eq!(print(&app).await, expected);
     assert_eq!(segments(&config), now);
-    // Again, an hour later: the older summary goes.
+    // Again, an hour later: the older summary goes, and what a check that ended early left.
+    fs::create_dir(config.data.join("summaries/check.new")).unwrap();
+    fs::write(config.data.join("summaries/check.new/rows.new"), b"half").unwrap();
     let again = app.prune(at(120)).await.unwrap();
     assert_eq!(again.closed_before, at(120));
     assert_eq!(files(&config.data.join("summaries")).len(), 1);
@@ -647,6 +657,24 @@ async fn pruned_payloads_leave_the_same_totals_and_a_summary_that_everything_sta
     fs::remove_file(&left[0]).unwrap();
     let verified = format!("{:?}", verifying::run(&config, &Verify::parse_from(["verify"]).options).await);
     assert!(verified.contains("were not pruned"), "{verified}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_verifies_makes_no_sums_and_compares_with_what_was_promised() {
+    let (_folder, config, _) = stopped().await;
+    let options = Verify::parse_from(["verify"]).options;
+    let verified = async || format!("{:?}", verifying::run(&config, &options).await);
+    assert_eq!(verified().await, "Ok(())");
+    let generation = config.data.join("ledger/GENERATION");
+    let name = fs::read_to_string(&generation).unwrap();
+    fs::write(&generation, "ab".repeat(16)).unwrap();
+    let found = verified().await;
+    assert!(found.contains(&format!("generation {} was promised", name.trim())), "{found}");
+    fs::write(&generation, name).unwrap();
+    let sums = config.data.join("usage.sqlite");
+    fs::remove_file(&sums).unwrap();
+    let found = verified().await;
+    assert!(found.contains("there are no sums") && !sums.exists(), "{found}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

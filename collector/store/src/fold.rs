@@ -5,16 +5,19 @@
 //! holding, a second source for the same time) marks the hour for [`Fold::refold`], which makes it anew from
 //! all windows of that hour. So the sums are a function of the facts, not of the order in which they came.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+};
 
-use weighbridge_meter::{AcceleratorId, AgentId, EpochId, Estimator, Evidence, Span, UtcMillis};
+use weighbridge_meter::{AcceleratorId, AgentId, EpochId, Estimator, Evidence, Holding, Span, UtcMillis};
 use weighbridge_wire::{Batch, Envelope, Loss};
 
 use crate::{
     Place, RecordRow, closed,
     entry::{Body, Entry, EntryError, Fact, LeaseFact},
     holders,
-    hour::{Hour, HourKey, HourRow},
+    hour::{Hour, HourKey, HourRow, Spans},
     numbers::Numbers,
     state::{Accelerator, AgentSeen, CursorRow, HeldKey, PlaceRow, State, StateRow, lease_row},
 };
@@ -169,7 +172,8 @@ struct Changed {
     begins: Option<Place>,
     ends: Option<Place>,
     hours: BTreeSet<HourKey>,
-    refold: BTreeSet<HourKey>,
+    /// Whole hours to make anew. One word can mark years of thousands of accelerators: as spans that is little.
+    refold: BTreeMap<AcceleratorId, Spans>,
     accelerators: BTreeSet<AcceleratorId>,
     seen: BTreeSet<AgentId>,
     cursors: BTreeSet<(AgentId, EpochId)>,
@@ -357,7 +361,17 @@ impl Fold {
         // A closed hour stays as it is: what it was made of may be gone.
         let open = touched.and_then(|touched| closed::open_part(self.state.closed_before, touched));
         if let Some(touched) = open {
-            self.changed.refold.extend(hours(touched).map(|hour| HourKey { accelerator: id.clone(), hour }));
+            self.mark_hours(id, touched);
+        }
+    }
+
+    /// All hours that the span touches are to be made anew.
+    fn mark_hours(&mut self, id: &AcceleratorId, span: Span) {
+        let end = span.end().plus(-1).hour().plus(UtcMillis::HOUR);
+        let Some(whole) = Span::new(span.start().hour(), end) else { return };
+        match self.changed.refold.get_mut(id) {
+            Some(marked) => marked.insert(whole),
+            None => self.changed.refold.entry(id.clone()).or_default().insert(whole),
         }
     }
 
@@ -376,18 +390,9 @@ impl Fold {
         }
         for holding in &batch.holdings {
             // A lease file says what the operator agreed, whatever the clock of the host; the rest was seen by it.
-            let span = match holding.evidence {
-                Evidence::LeaseFile | Evidence::Lease => holding.span,
-                Evidence::ProcessOwner => shifted(holding.span, minutes),
-            };
+            let Some(span) = holding_span(holding, minutes, received) else { continue };
             for id in &holding.accelerators {
-                let key = HeldKey {
-                    principal: holding.principal.clone(),
-                    attempt: holding.attempt.clone(),
-                    evidence: holding.evidence,
-                    start: span.start(),
-                };
-                self.held(id, key, span);
+                self.held(id, HeldKey::of(holding, span.start()), span);
             }
         }
         let mut noted = None;
@@ -491,9 +496,49 @@ impl Fold {
         }
     }
 
-    /// Hours to make anew: with them in memory, give their batches to [`Fold::refold`].
-    pub fn to_refold(&self) -> Vec<HourKey> {
-        self.changed.refold.iter().cloned().collect()
+    /// Hours to make anew, the earliest and not more than `most`: with them in memory, give their batches to
+    /// [`Fold::refold`].
+    pub fn to_refold(&self, most: usize) -> Vec<HourKey> {
+        let marked = &self.changed.refold;
+        let first = |spans: &Spans| spans.pairs().first().map(|(start, _)| UtcMillis(*start));
+        let mut next: BinaryHeap<_> = marked
+            .iter()
+            .filter_map(|(id, spans)| Some(Reverse((first(spans)?, id, spans.pairs()))))
+            .collect();
+        let mut keys = Vec::new();
+        while keys.len() < most
+            && let Some(Reverse((hour, id, pairs))) = next.pop()
+        {
+            keys.push(HourKey { accelerator: id.clone(), hour });
+            let after = hour.plus(UtcMillis::HOUR);
+            match pairs {
+                [(_, end), ..] if after.0 < *end => next.push(Reverse((after, id, pairs))),
+                [_, rest @ ..] => {
+                    next.extend(rest.first().map(|(start, _)| Reverse((UtcMillis(*start), id, rest))));
+                }
+                [] => {}
+            }
+        }
+        keys
+    }
+
+    /// Whether there are hours to make anew.
+    pub fn is_marked(&self) -> bool {
+        !self.changed.refold.is_empty()
+    }
+
+    /// Gives these hours out of memory, to be written before the rest of what has changed.
+    pub fn take_hours(&mut self, keys: &[HourKey]) -> Vec<HourRow> {
+        let mut rows = Vec::with_capacity(keys.len());
+        for key in keys {
+            let hour = self.hours.remove(key);
+            if self.changed.hours.remove(key)
+                && let Some(hour) = hour
+            {
+                rows.push(HourRow { key: key.clone(), hour });
+            }
+        }
+        rows
     }
 
     /// Whether the hour is in memory.
@@ -600,10 +645,53 @@ pub fn hours_of(batch: &Batch, minutes: &[i64]) -> BTreeSet<UtcMillis> {
 /// How many hours of accelerators the windows and gaps of a batch touch, at most.
 pub fn touched_hours(batch: &Batch) -> usize {
     let spans = batch.windows.iter().map(|window| window.span).chain(batch.gaps.iter().map(|gap| gap.span));
-    let hours = |span: Span| {
-        (span.end().plus(-1).hour().since(span.start().hour()) / UtcMillis::HOUR + 1).unsigned_abs()
-    };
-    usize::try_from(spans.map(hours).sum::<u64>()).unwrap_or(usize::MAX)
+    usize::try_from(spans.map(count_hours).sum::<u64>()).unwrap_or(usize::MAX)
+}
+
+/// When something was held, as far as its agent can know: what it saw, it saw when it was there to see it, whatever
+/// its clock says. A lease file says what the operator agreed, by whatever clock and for as long ahead as it likes.
+fn holding_span(holding: &Holding, minutes: i64, received: UtcMillis) -> Option<Span> {
+    match holding.evidence {
+        Evidence::LeaseFile | Evidence::Lease => Some(holding.span),
+        Evidence::ProcessOwner => hours::within_reach(shifted(holding.span, minutes), received),
+    }
+}
+
+/// How many hours would be made anew for what a batch says of holders.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeldHours {
+    /// For what its agent saw.
+    pub seen: u64,
+    /// For what it was told of leases.
+    pub leased: u64,
+}
+
+/// The same by what is known now of the accelerators: nothing is made anew of which nothing is summed, nor for what
+/// is known already.
+pub fn held_hours(state: &State, batch: &Batch, minutes: i64, received: UtcMillis) -> HeldHours {
+    let mut held = HeldHours::default();
+    for holding in &batch.holdings {
+        let Some(span) = holding_span(holding, minutes, received) else { continue };
+        let key = HeldKey::of(holding, span.start());
+        for id in &holding.accelerators {
+            let Some(accelerator) = state.accelerators.get(id) else { continue };
+            let known = state.held.get(id).is_some_and(|known| known.get(&key) == Some(&span.end()));
+            let summed = Span::new(accelerator.first_seen, accelerator.last_end);
+            let touched = summed.filter(|_| !known).and_then(|summed| summed.overlap(&span));
+            let Some(touched) = touched else { continue };
+            let count = match holding.evidence {
+                Evidence::ProcessOwner => &mut held.seen,
+                Evidence::LeaseFile | Evidence::Lease => &mut held.leased,
+            };
+            *count = count.saturating_add(count_hours(touched));
+        }
+    }
+    held
+}
+
+/// How many UTC hours the span touches.
+fn count_hours(span: Span) -> u64 {
+    (span.end().plus(-1).hour().since(span.start().hour()) / UtcMillis::HOUR + 1).unsigned_abs()
 }
 
 /// Bytes in hexadecimal.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedRwLockWriteGuard, watch};
 use weighbridge_journal::{ReadError, Reader};
 use weighbridge_meter::{AgentId, Estimator, UtcMillis};
 
@@ -45,6 +45,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Accelerators made anew from one reading of their hour: bounds the batches in memory.
 const KEYS: usize = 4096;
+
+/// Hours made anew at once: bounds those in memory, of which one word may mark any number.
+const REFOLDED: usize = 10_000;
 
 /// The fold cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +91,10 @@ pub struct Follower<S> {
     at: Place,
     /// Whether the reader stands there: it does not after entries that came from the tail.
     reader_at: bool,
+    /// Hours made anew at once.
+    refolded: usize,
+    /// Held while hours are written of a piece that is not: readers wait until all of it is.
+    moving: Option<OwnedRwLockWriteGuard<()>>,
 }
 
 /// The state as of the last write, for readers.
@@ -121,13 +128,32 @@ impl<S: UsageStore> Follower<S> {
         let fold = Fold::new(estimator, state, cursors);
         let at = Place { index: stands.index.max(1), ..stands };
         let (tail, reader_at) = (Tail::default(), true);
-        Ok(Self { folder: folder.into(), reader, fold, store, shared, stands, tail, at, reader_at })
+        Ok(Self {
+            folder: folder.into(),
+            reader,
+            fold,
+            store,
+            shared,
+            stands,
+            tail,
+            at,
+            reader_at,
+            refolded: REFOLDED,
+            moving: None,
+        })
     }
 
     /// Takes entries from here where it can, instead of reading them.
     #[must_use]
     pub fn with_tail(mut self, tail: Tail) -> Self {
         self.tail = tail;
+        self
+    }
+
+    /// Makes not more than so many hours anew at once.
+    #[must_use]
+    pub fn refolding(mut self, most: usize) -> Self {
+        self.refolded = most.max(1);
         self
     }
 
@@ -211,8 +237,8 @@ impl<S: UsageStore> Follower<S> {
         loop {
             match Self::new(&self.folder, self.store.clone(), self.fold.estimator().clone()).await {
                 Ok(fresh) => {
-                    let Self { shared, tail, .. } = std::mem::replace(&mut *self, fresh);
-                    self.tail = tail;
+                    let Self { shared, tail, refolded, moving, .. } = std::mem::replace(&mut *self, fresh);
+                    (self.tail, self.refolded, self.moving) = (tail, refolded, moving);
                     let state = self.fold.state().clone();
                     *shared.0.write().unwrap_or_else(PoisonError::into_inner) = state;
                     self.shared = shared;
@@ -261,24 +287,52 @@ impl<S: UsageStore> Follower<S> {
         }
         self.refold(last).await?;
         let Some(piece) = self.fold.take() else { return Ok(false) };
-        let _moving = self.shared.1.clone().write_owned().await;
-        match self.store.apply(&piece).await? {
-            Applied::Now => {}
+        let ahead = self.moving.is_some();
+        self.moves().await;
+        match self.store.apply(&piece).await {
+            Ok(Applied::Now) => {}
             // Another process folded the same piece: its integers are these.
-            Applied::AlreadyIn => tracing::warn!("a piece of the ledger was already folded"),
+            Ok(Applied::AlreadyIn) => tracing::warn!("a piece of the ledger was already folded"),
+            Err(error) => {
+                // Nothing has moved, unless hours were written ahead: then readers wait until the rest has.
+                self.moving = self.moving.take().filter(|_| ahead);
+                return Err(error.into());
+            }
         }
-        let mut state = self.shared.0.write().unwrap_or_else(PoisonError::into_inner);
-        for row in &piece.state {
-            state.absorb(row)?;
-        }
-        drop(state);
+        let absorbed = {
+            let mut state = self.shared.0.write().unwrap_or_else(PoisonError::into_inner);
+            piece.state.iter().try_for_each(|row| state.absorb(row))
+        };
+        self.moving = None;
+        absorbed?;
         self.stands = piece.ends;
         Ok(true)
     }
 
-    /// Makes the marked hours anew, each from the batches that touch it.
+    /// From here on readers wait.
+    async fn moves(&mut self) {
+        if self.moving.is_none() {
+            self.moving = Some(self.shared.1.clone().write_owned().await);
+        }
+    }
+
+    /// Makes the marked hours anew, each from the batches that touch it. Where there are more than memory should hold
+    /// they are written as they come, ahead of their piece: they say all that is before its end, however often they
+    /// are made.
     async fn refold(&mut self, end: Place) -> Result<(), FollowError> {
-        let keys = self.fold.to_refold();
+        while self.fold.is_marked() {
+            let keys = self.fold.to_refold(self.refolded);
+            self.refold_some(keys.clone(), end).await?;
+            if self.fold.is_marked() {
+                let rows = self.fold.take_hours(&keys);
+                self.moves().await;
+                self.store.put_hours(&rows).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn refold_some(&mut self, keys: Vec<HourKey>, end: Place) -> Result<(), FollowError> {
         let absent: Vec<_> = keys.iter().filter(|key| !self.fold.holds(key)).cloned().collect();
         if !absent.is_empty() {
             let rows = self.store.hours(&absent).await?;

@@ -148,6 +148,25 @@ impl Spans {
         self.0.splice(first..last, [(start, end)]);
     }
 
+    /// Takes `span` out.
+    pub fn remove(&mut self, span: Span) {
+        let (from, to) = (span.start().0, span.end().0);
+        let first = self.0.partition_point(|(_, end)| *end <= from);
+        let after = self.0.partition_point(|(start, _)| *start < to);
+        let touched = self.0.get(first..after).unwrap_or_default();
+        let before = touched.first().filter(|(start, _)| *start < from).map(|(start, _)| (*start, from));
+        let behind = touched.last().filter(|(_, end)| to < *end).map(|(_, end)| (to, *end));
+        let kept: Vec<_> = before.into_iter().chain(behind).collect();
+        if first < after {
+            self.0.splice(first..after, kept);
+        }
+    }
+
+    /// Whether nothing is inside.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The first moment inside that is not before `moment`.
     pub fn first_from(&self, moment: UtcMillis) -> Option<UtcMillis> {
         let after = self.0.partition_point(|(_, end)| *end <= moment.0);
@@ -278,6 +297,12 @@ mod tests {
             let first = set.range(asked.start().0..).next().map(|ms| UtcMillis(*ms));
             prop_assert_eq!(spans.first_from(asked.start()), first);
             prop_assert_eq!(missing, expected);
+            spans.remove(asked);
+            set.retain(|ms| !(asked.start().0..asked.end().0).contains(ms));
+            let inside = |ms: i64| spans.pairs().iter().any(|(start, end)| (*start..*end).contains(&ms));
+            prop_assert!((0..300).all(|ms| inside(ms) == set.contains(&ms)));
+            prop_assert!(spans.pairs().windows(2).all(|pair| pair[0].1 < pair[1].0), "still joined and ordered");
+            prop_assert_eq!(spans.is_empty(), set.is_empty());
         }
     }
 

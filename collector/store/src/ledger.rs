@@ -2,7 +2,7 @@
 //!
 //! A batch is acknowledged after the fsync of the group it is in, a duplicate after one that cannot be earlier
 //! than that of its original. Duplicates are known by [ranges of numbers](crate::numbers) and the last hashes of
-//! each agent and epoch; below those the ledger itself decides ([`find()`]).
+//! each agent and epoch; below those the ledger itself decides ([`Ledger::has`]).
 //!
 //! When the disk refuses, nothing that was not durable is believed: the journal is cut back to the last good point
 //! and opened again from there, as often as it takes, while everything that comes is refused.
@@ -36,7 +36,7 @@ mod tail;
 mod writer;
 
 pub use clock::{CLOCK_TOLERANCE_MS, is_new_offset, measured_offset};
-pub use find::{find, read_places};
+pub use find::read_places;
 pub use tail::Tail;
 
 /// Entries in one group: bounds the time to the fsync.
@@ -100,6 +100,7 @@ pub struct Ledger {
     folder: PathBuf,
     generation: [u8; 16],
     salts: Arc<Salts>,
+    recalled: Arc<find::Recalled>,
 }
 
 /// Salts for facts, none twice: from random bytes drawn when the ledger was opened, and a count.
@@ -188,7 +189,7 @@ pub enum Outcome {
     },
     /// It was there already, with the same hash.
     Duplicate,
-    /// Its number is below what is remembered: [`find()`] decides.
+    /// Its number is below what is remembered: [`Ledger::has`] decides.
     Old,
 }
 
@@ -262,11 +263,23 @@ pub enum CommitError {
         /// Hours from this one on are open.
         closed: UtcMillis,
     },
-    /// It begins another hole where there are too many already: an agent sends in order.
+    /// It begins another hole, or tells losses that leave other ones, where there are too many already: an agent sends in order.
     #[error(
         "agent {agent}, epoch {epoch}, sequence {sequence}: there are {limit} separate runs of numbers already"
     )]
     Holes {
+        /// Whose.
+        agent: AgentId,
+        /// Which epoch.
+        epoch: EpochId,
+        /// Which number.
+        sequence: u64,
+        /// The most that are kept.
+        limit: usize,
+    },
+    /// It names another epoch where its agent has too many already.
+    #[error("agent {agent}, epoch {epoch}, sequence {sequence}: the agent has {limit} epochs already")]
+    Epochs {
         /// Whose.
         agent: AgentId,
         /// Which epoch.
@@ -375,6 +388,7 @@ impl OpenLedger {
             folder: self.folder,
             generation: self.generation,
             salts: self.salts,
+            recalled: Arc::default(),
         }
     }
 }

@@ -57,6 +57,10 @@ pub trait UsageStore: Send + Sync {
     /// Applying what is already in changes nothing; leaving a hole is refused.
     async fn apply(&self, piece: &Folded) -> Result<Applied, StoreError>;
 
+    /// Writes hours ahead of the piece that they belong to, as they are at its end. If that piece never comes it is
+    /// folded again, and makes the same of them: until then they are ahead of where the sums stand.
+    async fn put_hours(&self, hours: &[hour::HourRow]) -> Result<(), StoreError>;
+
     /// Everything a fold must know before it can go on.
     async fn state(&self) -> Result<Vec<StateRow>, StoreError>;
 

@@ -105,13 +105,28 @@ impl Numbers {
     }
 
     /// The agent will not deliver these: closes what of them is missing. What is here stays here, and what was
-    /// given up before keeps its first cause.
-    pub fn lose(&mut self, first: u64, last: u64, cause: LossCause) {
-        for (first, last) in self.open(first.max(1), last) {
+    /// given up before keeps its first cause. Gives back what it closed.
+    pub fn lose(&mut self, first: u64, last: u64, cause: LossCause) -> Vec<(u64, u64)> {
+        let closed = self.open(first.max(1), last);
+        for &(first, last) in &closed {
             let joined = self.lost.range_mut(..first).next_back();
             match joined.filter(|(_, given)| given.last + 1 == first && given.cause == cause) {
                 Some((_, given)) => given.last = last,
                 None => drop(self.lost.insert(first, Given { last, cause })),
+            }
+        }
+        closed
+    }
+
+    /// Takes back what the last [`Numbers::lose`] closed, the last one first.
+    pub fn regain(&mut self, closed: &[(u64, u64)]) {
+        for &(first, _) in closed.iter().rev() {
+            let Some((&from, given)) = self.lost.range_mut(..=first).next_back() else { continue };
+            // Whatever it was joined to came before it.
+            if from < first {
+                given.last = first - 1;
+            } else {
+                self.lost.remove(&from);
             }
         }
     }
@@ -274,7 +289,11 @@ mod tests {
                         lost.remove(&number);
                     }
                     Step::Lose(first, last, cause) => {
-                        numbers.lose(first, last, cause);
+                        let before = numbers.clone();
+                        let closed = numbers.lose(first, last, cause);
+                        let mut regained = numbers.clone();
+                        regained.regain(&closed);
+                        prop_assert_eq!(regained, before);
                         for number in (first..=last).filter(|number| !here.contains(number)) {
                             lost.entry(number).or_insert(cause);
                         }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use sqlx::{
     Connection, QueryBuilder, Sqlite, SqliteConnection, SqlitePool,
     migrate::Migrator,
+    pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 use weighbridge_journal::fail;
@@ -79,6 +80,16 @@ impl SqliteStore {
     /// For those that look at tables as such.
     pub(crate) fn pool(&self) -> &SqlitePool {
         &self.pool
+    }
+
+    /// Where the disk is full SQLite may have ended the transaction by itself, while its counterpart here still counts
+    /// one: what comes next on this connection would be in a transaction that never ends. A store in memory is its
+    /// one connection, and has no disk to be full.
+    fn distrusts_after<T>(&self, written: &Result<T, StoreError>, connection: &mut PoolConnection<Sqlite>) {
+        if matches!(written, Err(StoreError::Unavailable(_))) && self.pool.options().get_max_connections() > 1
+        {
+            connection.close_on_drop();
+        }
     }
 
     async fn sum_rows<T>(
@@ -161,6 +172,15 @@ async fn apply(connection: &mut SqliteConnection, piece: &Folded) -> Result<Appl
     Ok(Applied::Now)
 }
 
+/// All of them or none.
+async fn put_hours(connection: &mut SqliteConnection, hours: &[HourRow]) -> Result<(), StoreError> {
+    let mut transaction = connection.begin().await.map_err(StoreError::Unavailable)?;
+    for mut query in write::whole_hours(hours) {
+        query.build().execute(&mut *transaction).await.map_err(StoreError::Unavailable)?;
+    }
+    transaction.commit().await.map_err(StoreError::Unavailable)
+}
+
 #[async_trait]
 impl UsageStore for SqliteStore {
     async fn stands(&self) -> Result<Place, StoreError> {
@@ -174,14 +194,15 @@ impl UsageStore for SqliteStore {
     async fn apply(&self, piece: &Folded) -> Result<Applied, StoreError> {
         let mut connection = self.pool.acquire().await.map_err(StoreError::Unavailable)?;
         let applied = apply(&mut connection, piece).await;
-        if matches!(applied, Err(StoreError::Unavailable(_))) && self.pool.options().get_max_connections() > 1
-        {
-            // Where the disk is full SQLite may have ended the transaction by itself, while its counterpart here
-            // still counts one: what comes next on this connection would be in a transaction that never ends.
-            // A store in memory is its one connection, and has no disk to be full.
-            connection.close_on_drop();
-        }
+        self.distrusts_after(&applied, &mut connection);
         applied
+    }
+
+    async fn put_hours(&self, hours: &[HourRow]) -> Result<(), StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(StoreError::Unavailable)?;
+        let put = put_hours(&mut connection, hours).await;
+        self.distrusts_after(&put, &mut connection);
+        put
     }
 
     async fn state(&self) -> Result<Vec<StateRow>, StoreError> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use weighbridge_meter::{
     AcceleratorId, AcceleratorTable, AgentId, AttemptId, BootId, Condition, EpochId, Evidence, Hardware,
-    Model, Principal, Source, Span, Tier, Trust, UtcMillis,
+    Holding, Model, Principal, Source, Span, Tier, Trust, UtcMillis,
 };
 
 use crate::{
@@ -51,6 +51,14 @@ pub struct HeldKey {
     pub evidence: Evidence,
     /// Since when.
     pub start: UtcMillis,
+}
+
+impl HeldKey {
+    /// What a holding says, from this moment on.
+    pub(crate) fn of(holding: &Holding, start: UtcMillis) -> Self {
+        let Holding { principal, attempt, evidence, .. } = holding;
+        Self { principal: principal.clone(), attempt: attempt.clone(), evidence: *evidence, start }
+    }
 }
 
 /// One accelerator.
@@ -385,6 +393,11 @@ impl State {
         }
         withdrawn.retain(|lease| lease.span().is_some());
         withdrawn
+    }
+
+    /// Minutes that are fixed for the clock of a boot now, if any are.
+    pub fn fixed_minutes(&self, agent: &AgentId, boot: BootId) -> Option<i64> {
+        self.offsets.get(&(agent.clone(), boot))?.last().map(|(_, minutes)| *minutes)
     }
 
     /// Minutes to add to the wall times of a batch that is ledger entry `index`.

@@ -10,6 +10,7 @@
 //! digest; agents, leases, customers with their ciphertext, cases and packs are all rows in it.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
@@ -19,12 +20,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
-use weighbridge_journal::{ReadError, chain_at};
+use weighbridge_journal::{ReadError, Reader, chain_at};
 use weighbridge_meter::{EpochId, UtcMillis};
 use weighbridge_wire::SigningKey;
 
 use crate::{
-    Fact, Place, SqliteStore, StoreError, UsageStore, files,
+    Body, Entry, Fact, Place, SqliteStore, StoreError, UsageStore, files,
     fold::hex,
     mark,
     signed::Signed,
@@ -112,6 +113,12 @@ pub enum SummaryError {
     /// The ledger.
     #[error("the ledger cannot be read")]
     Ledger(#[from] ReadError),
+    /// They are whole and signed, but no fact says so.
+    #[error("no fact in the ledger commits the summary of what is before entry {entry}")]
+    Uncommitted {
+        /// Which, the newest.
+        entry: u64,
+    },
     /// The ledger begins later, and no summary leads to it.
     #[error(
         "the ledger begins with segment {oldest}, and no summary in {} reaches into it: what was before cannot be told",
@@ -370,6 +377,54 @@ impl Summary {
     }
 }
 
+/// Digests of the summaries that facts in the ledger commit, in hexadecimal; up to where it can be read, which is for
+/// others to name.
+fn committed(ledger: &Path) -> BTreeSet<String> {
+    let mut committed = BTreeSet::new();
+    let mut reader = Reader::from_start(ledger);
+    while let Ok(Some(entry)) = reader.next() {
+        // A batch commits none, and is not worth opening here.
+        if entry.payload.first() == Some(&1) {
+            continue;
+        }
+        if let Ok(Entry { body: Body::Fact(Fact::Record { kind, body, .. }), .. }) =
+            Entry::decode(&entry.payload)
+            && kind == KIND
+        {
+            committed.extend(body["sha256"].as_str().map(str::to_owned));
+        }
+    }
+    committed
+}
+
+/// The digest of a summary, after it and its signature proved right.
+fn digest(file: &Path) -> Result<String, SummaryError> {
+    let (mut lines, _) = Lines::open(file)?;
+    loop {
+        if let (_, Some(signed)) = lines.next()? {
+            return Ok(hex(&signed.sha256));
+        }
+    }
+}
+
+/// What [`begin`] does, with a summary that the ledger commits: a pruning that did not come to its end may have left
+/// one that it does not.
+pub async fn begin_committed(
+    store: &Arc<SqliteStore>,
+    ledger: &Path,
+    folder: &Path,
+    end: Place,
+) -> Result<Option<Summary>, SummaryError> {
+    begin_with(store, ledger, folder, end, Summaries::Committed).await
+}
+
+/// Which summaries are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Summaries {
+    All,
+    Committed,
+}
+
 /// What an empty store must be given before the ledger in `ledger` can be folded into it: nothing where the
 /// ledger is there from its first entry, else the newest summary that is whole and leads to it.
 pub async fn begin(
@@ -378,11 +433,26 @@ pub async fn begin(
     folder: &Path,
     end: Place,
 ) -> Result<Option<Summary>, SummaryError> {
+    begin_with(store, ledger, folder, end, Summaries::All).await
+}
+
+async fn begin_with(
+    store: &Arc<SqliteStore>,
+    ledger: &Path,
+    folder: &Path,
+    end: Place,
+    which: Summaries,
+) -> Result<Option<Summary>, SummaryError> {
     let oldest = weighbridge_journal::oldest_segment(ledger).map_err(ReadError::from)?.unwrap_or(1);
     if store.stands().await?.index != 0 || oldest == 1 {
         return Ok(None);
     }
     let listed = list(folder).map_err(|source| SummaryError::File { file: folder.into(), source })?;
+    let committed = match which {
+        Summaries::All => None,
+        Summaries::Committed => Some(committed(ledger)),
+    };
+    let mut uncommitted = None;
     for file in listed {
         let usable = match header(&file) {
             Ok(header) if header.place <= end && header.place.segment >= oldest => {
@@ -398,6 +468,19 @@ pub async fn begin(
         if !usable {
             continue;
         }
+        if let Some(committed) = &committed {
+            match digest(&file) {
+                Ok(digest) if committed.contains(&digest) => {}
+                Ok(_) => {
+                    uncommitted = uncommitted.or(header(&file).ok().map(|header| header.place.index));
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "a summary is passed over");
+                    continue;
+                }
+            }
+        }
         match load(store, &file).await {
             Ok(summary) => return Ok(Some(summary)),
             Err(error @ SummaryError::Damaged { .. }) => {
@@ -406,7 +489,10 @@ pub async fn begin(
             Err(error) => return Err(error),
         }
     }
-    Err(SummaryError::Missing { oldest, folder: folder.into() })
+    Err(match uncommitted {
+        Some(entry) => SummaryError::Uncommitted { entry },
+        None => SummaryError::Missing { oldest, folder: folder.into() },
+    })
 }
 
 /// The oldest segment that must be there by the fact that commits this summary; `None` if no fact does.

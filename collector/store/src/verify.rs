@@ -181,12 +181,6 @@ pub enum SumsError {
     /// The ledger.
     #[error("the ledger cannot be read")]
     Read(#[from] ReadError),
-    /// It is whole and signed, but no fact says so.
-    #[error("no fact in the ledger commits the summary of what is before entry {entry}")]
-    Uncommitted {
-        /// Which summary.
-        entry: u64,
-    },
     /// More is gone than was pruned.
     #[error("segments {allowed} to {} are missing: they were not pruned", oldest - 1)]
     Removed {
@@ -226,14 +220,15 @@ pub async fn sums_by_row(
 ) -> Result<Option<Differing>, SumsError> {
     let stands: Place = store.stands().await?;
     let fresh = Arc::new(SqliteStore::in_memory().await?);
-    let from = summary::begin(&fresh, folder, summaries, stands).await?;
+    let from = summary::begin_committed(&fresh, folder, summaries, stands).await?;
     let mut follower = Follower::new(folder, fresh.clone(), estimator).await?;
     follower.catch_up(stands).await?;
     if let Some(from) = &from {
         let committed = summary::commitment(&fresh, from).await?;
         let oldest = weighbridge_journal::oldest_segment(folder).map_err(ReadError::from)?.unwrap_or(1);
         match committed {
-            None => return Err(SumsError::Uncommitted { entry: from.header.place.index }),
+            // The fact that commits it lies behind where the sums stand: what it allows is not known to them yet.
+            None => return Err(SummaryError::Uncommitted { entry: from.header.place.index }.into()),
             Some(allowed) if oldest > allowed => return Err(SumsError::Removed { allowed, oldest }),
             Some(_) => {}
         }

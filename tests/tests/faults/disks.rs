@@ -151,11 +151,27 @@ fn a_collector_whose_disk_is_full_acknowledges_nothing_and_goes_on_when_it_is_no
         fill(&data);
         pass(3_000);
         fs::remove_file(data.join("filler")).unwrap();
+        // One that runs is not helped before it takes batches.
+        let before = accepted(&site);
+        wait::until("it takes batches again", || {
+            let now = accepted(&site);
+            if now > before || site.collector.ended().is_some() {
+                return Ok(());
+            }
+            Err(format!("{before:?} were accepted when there was room again, {now:?} now"))
+        });
         again(&mut site);
         pass(1_500);
     }
     Oracle::new().judge(&mut site);
     drop(mount);
+}
+
+/// Batches that the collector accepted since it started, if it says.
+fn accepted(site: &Site) -> Option<u64> {
+    let metrics = weighbridge_tests::http::get(site.collector.http(), "/metrics").ok()?;
+    let line = "weighbridge_collector_batches_total{outcome=\"accepted\"} ";
+    metrics.body.lines().find_map(|found| found.strip_prefix(line)?.parse().ok())
 }
 
 /// A collector that ended, or that says itself that it cannot go on, is started again, as a service manager does.

@@ -64,7 +64,7 @@ impl Fold {
             } else if slot.covered.touches(piece) {
                 // Its sums wait; that it was measured is known at once.
                 slot.covered.insert(piece);
-                self.changed.refold.insert(key);
+                self.mark_hours(&key.accelerator, within);
             } else {
                 weighed.add(&self.state, agent, slot, piece);
             }
@@ -88,7 +88,12 @@ impl Fold {
     /// others say of it is kept beside it.
     pub fn refold<'a>(&mut self, key: &HourKey, batches: impl IntoIterator<Item = &'a Opened>) {
         let within = Span::new(key.hour, key.hour.plus(UtcMillis::HOUR)).expect("an hour is not empty");
-        self.changed.refold.remove(key);
+        if let Some(marked) = self.changed.refold.get_mut(&key.accelerator) {
+            marked.remove(within);
+            if marked.is_empty() {
+                self.changed.refold.remove(&key.accelerator);
+            }
+        }
         // Between the first and the last window there may be hours that no batch touches.
         let Some(old) = self.hours.remove(key) else { return };
         let mut slot = Hour { agents: old.agents, gaps: old.gaps, ..Hour::default() };
@@ -160,6 +165,11 @@ pub(super) fn dated(span: Span, received: UtcMillis) -> Option<Doubt> {
         return Some(Doubt::Future);
     }
     (span.start() < received.plus(-OLDEST_MS)).then_some(Doubt::Past)
+}
+
+/// The part of what an agent saw that it can have seen.
+pub(super) fn within_reach(span: Span, received: UtcMillis) -> Option<Span> {
+    span.overlap(&Span::new(received.plus(-OLDEST_MS), received.plus(CLOCK_TOLERANCE_MS))?)
 }
 
 impl Weighed {

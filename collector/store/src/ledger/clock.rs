@@ -9,13 +9,21 @@ use crate::entry::{Clocks, Received};
 pub const CLOCK_TOLERANCE_MS: i64 = 5 * UtcMillis::MINUTE;
 
 /// How many milliseconds the labels of this batch are off, by the boot clock at sending; `None` if that cannot be
-/// known. Whatever time the batch spent on its way is in it too.
-pub fn measured_offset(batch: &Batch, clocks: Option<Clocks>, received_at: UtcMillis) -> Option<i64> {
+/// known. Whatever time the batch spent on its way is in it too. `fixed` are the minutes that are fixed for its boot,
+/// if any are.
+pub fn measured_offset(
+    batch: &Batch,
+    clocks: Option<Clocks>,
+    received_at: UtcMillis,
+    fixed: Option<i64>,
+) -> Option<i64> {
     let clocks = clocks?;
     let labelled = batch.windows.iter().map(|w| (w.span.start(), w.boot_start_ms));
     let labelled = labelled.chain(batch.gaps.iter().map(|g| (g.span.start(), g.boot_start_ms))).last();
-    // The first batch of a boot has an inventory and nothing measured: the host's wall clock is all there is.
-    let (wall, boot) = labelled.unwrap_or((clocks.wall, clocks.boot_ms));
+    // The first batch of a boot has an inventory and nothing measured: the host's wall clock is all there is. Later it
+    // may have been set, while the agent goes on by the time it began with.
+    let first = batch.sequence == 1 && fixed.is_none();
+    let (wall, boot) = labelled.or_else(|| first.then_some((clocks.wall, clocks.boot_ms)))?;
     // It was sent after it was measured, and no host is up for a century: anything else is no clock.
     const CENTURY_MS: i64 = 36_600 * UtcMillis::DAY;
     let since = i64::try_from(clocks.boot_ms.checked_sub(boot)?).ok().filter(|since| *since < CENTURY_MS)?;
@@ -23,8 +31,13 @@ pub fn measured_offset(batch: &Batch, clocks: Option<Clocks>, received_at: UtcMi
 }
 
 /// The same rounded to whole minutes, so that windows still end at minutes; none within the tolerance.
-pub(super) fn offset_minutes(batch: &Batch, received: &Received, received_at: UtcMillis) -> Option<i64> {
-    measured_offset(batch, received.clocks, received_at).map(in_minutes)
+pub(super) fn offset_minutes(
+    batch: &Batch,
+    received: &Received,
+    received_at: UtcMillis,
+    fixed: Option<i64>,
+) -> Option<i64> {
+    measured_offset(batch, received.clocks, received_at, fixed).map(in_minutes)
 }
 
 fn in_minutes(off: i64) -> i64 {

@@ -1,6 +1,6 @@
 //! Duplicates, forks and holes: what is remembered of each agent's epochs.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use weighbridge_meter::{AgentId, EpochId};
 use weighbridge_wire::{Batch, Hash, Loss};
@@ -15,6 +15,13 @@ const HASHES: usize = 4096;
 /// says what it lost, so that one range is usual and a dozen is much; a batch that would begin yet another hole
 /// beyond this is refused.
 const RANGES: usize = 1000;
+
+/// The same once losses are told: each run may have one behind it. Losses that would make more of them are refused.
+const RANGES_WITH_LOSSES: usize = 2 * RANGES;
+
+/// Epochs of one agent that are remembered, each of which is a start of it, or a spool of its that is gone: a batch
+/// that names yet another one is refused.
+const EPOCHS: usize = 10_000;
 
 /// Ranges of missing numbers in one acknowledgement.
 const MISSING: usize = 16;
@@ -38,13 +45,14 @@ struct Cursor {
     hashes: VecDeque<(u64, Hash)>,
 }
 
-/// What was known of the epochs that a batch names, before it came.
+/// What was known before a batch came, of its epoch, and what of others it gave up.
 #[derive(Debug)]
 pub(super) struct Undo {
     agent: AgentId,
     epoch: EpochId,
     sequence: u64,
-    before: Vec<(EpochId, Numbers)>,
+    before: Numbers,
+    closed: Vec<(EpochId, Vec<(u64, u64)>)>,
 }
 
 /// What a batch is to the ledger.
@@ -101,7 +109,40 @@ impl Cursors {
         if cursor.numbers.ranges() >= RANGES && cursor.numbers.stands_alone(sequence) {
             return Err(CommitError::Holes { agent: agent.clone(), epoch, sequence, limit: RANGES });
         }
+        self.bounded(&submission.batch)?;
         Ok(Known::New)
+    }
+
+    /// Whether what it says of losses, and of epochs, can be remembered.
+    fn bounded(&self, batch: &Batch) -> Result<(), CommitError> {
+        let Batch { agent, epoch, sequence, losses, .. } = batch;
+        let (epoch, sequence) = (*epoch, *sequence);
+        let known = self.0.get(agent);
+        let mut named: BTreeMap<EpochId, Vec<&Loss>> = BTreeMap::from([(epoch, Vec::new())]);
+        losses.iter().for_each(|loss| named.entry(loss.epoch).or_default().push(loss));
+        let (mut epochs, mut more) = (known.map_or(0, |known| known.all.len()), false);
+        for (of, losses) in named {
+            let cursor = known.and_then(|known| known.all.get(&of));
+            if cursor.is_none() {
+                (epochs, more) = (epochs + 1, true);
+            }
+            if losses.is_empty() {
+                continue;
+            }
+            let mut numbers = cursor.map(|cursor| cursor.numbers.clone()).unwrap_or_default();
+            let before = numbers.ranges();
+            for Loss { first, last, cause, .. } in losses {
+                numbers.lose(*first, *last, *cause);
+            }
+            if numbers.ranges() > before.max(RANGES_WITH_LOSSES) {
+                let limit = RANGES_WITH_LOSSES;
+                return Err(CommitError::Holes { agent: agent.clone(), epoch: of, sequence, limit });
+            }
+        }
+        if more && epochs > EPOCHS {
+            return Err(CommitError::Epochs { agent: agent.clone(), epoch, sequence, limit: EPOCHS });
+        }
+        Ok(())
     }
 
     /// A batch is in the ledger, with what it says is lost. Gives back how to forget it.
@@ -110,31 +151,36 @@ impl Cursors {
             Some(epochs) => epochs,
             None => self.0.entry(batch.agent.clone()).or_default(),
         };
-        let named = std::iter::once(batch.epoch).chain(batch.losses.iter().map(|loss| loss.epoch));
-        let before =
-            named.map(|epoch| (epoch, epochs.all.entry(epoch).or_default().numbers.clone())).collect();
-        let undo = Undo { agent: batch.agent.clone(), epoch: batch.epoch, sequence: batch.sequence, before };
-        epochs.all.entry(batch.epoch).or_default().take(batch.sequence, batch.prev_hash, hash);
+        let own = epochs.all.entry(batch.epoch).or_default();
+        let before = own.numbers.clone();
+        own.take(batch.sequence, batch.prev_hash, hash);
+        let mut closed = Vec::new();
         for Loss { epoch, first, last, cause } in &batch.losses {
-            epochs.all.entry(*epoch).or_default().numbers.lose(*first, *last, *cause);
+            let ranges = epochs.all.entry(*epoch).or_default().numbers.lose(*first, *last, *cause);
+            closed.push((*epoch, ranges));
             epochs.note(*epoch);
         }
         epochs.note(batch.epoch);
-        undo
+        Undo { agent: batch.agent.clone(), epoch: batch.epoch, sequence: batch.sequence, before, closed }
     }
 
     /// Takes back what [`Cursors::take`] did; the last one first.
     pub(super) fn forget(&mut self, undo: Undo) {
         let Some(epochs) = self.0.get_mut(&undo.agent) else { return };
-        // An epoch that is named twice is as it was before either.
-        for (epoch, numbers) in undo.before.into_iter().rev() {
-            if let Some(cursor) = epochs.all.get_mut(&epoch) {
-                cursor.numbers = numbers;
+        for (epoch, closed) in undo.closed.iter().rev() {
+            if let Some(cursor) = epochs.all.get_mut(epoch) {
+                cursor.numbers.regain(closed);
             }
-            epochs.note(epoch);
         }
         if let Some(cursor) = epochs.all.get_mut(&undo.epoch) {
+            cursor.numbers = undo.before;
             cursor.hashes.retain(|(number, _)| *number != undo.sequence);
+        }
+        for epoch in undo.closed.iter().map(|(epoch, _)| *epoch).chain([undo.epoch]) {
+            if epochs.all.get(&epoch).is_some_and(|cursor| cursor.numbers.ranges() == 0) {
+                epochs.all.remove(&epoch);
+            }
+            epochs.note(epoch);
         }
     }
 

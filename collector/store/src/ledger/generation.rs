@@ -97,14 +97,19 @@ fn name(folder: &Path, generation: EpochId) -> Result<(), LedgerError> {
 
 /// The renewal that is not yet in the ledger; one that a crash left half done is finished.
 pub(super) fn pending(folder: &Path) -> Result<Option<Renewal>, LedgerError> {
-    let note = folder.join(RENEWED);
-    let renewal: Renewal = match fs::read(&note) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from).map_err(failed(note))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(note)(error)),
-    };
+    let Some(renewal) = noted(folder)? else { return Ok(None) };
     name(folder, renewal.generation)?;
     Ok(Some(renewal))
+}
+
+/// The renewal that is not yet in the ledger, as it is noted beside it.
+pub fn noted(folder: &Path) -> Result<Option<Renewal>, LedgerError> {
+    let note = folder.join(RENEWED);
+    match fs::read(&note) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from).map_err(failed(note)).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(note)(error)),
+    }
 }
 
 impl OpenLedger {

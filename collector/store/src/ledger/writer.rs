@@ -214,10 +214,10 @@ impl Writer {
 
     /// Minutes by which the clock of this batch is off, as they will be fixed when it is taken.
     fn minutes(&self, Submission { received_at, received, batch, .. }: &Submission) -> i64 {
-        let fixed = self.offsets.get(&(batch.agent.clone(), batch.boot)).copied().unwrap_or(0);
-        match offset_minutes(batch, received, *received_at) {
-            Some(minutes) if is_news(fixed, minutes) => minutes,
-            _ => fixed,
+        let fixed = self.offsets.get(&(batch.agent.clone(), batch.boot)).copied();
+        match offset_minutes(batch, received, *received_at, fixed) {
+            Some(minutes) if is_news(fixed.unwrap_or(0), minutes) => minutes,
+            _ => fixed.unwrap_or(0),
         }
     }
 
@@ -229,16 +229,16 @@ impl Writer {
 
     fn append(&mut self, journal: &mut Journal, submission: Submission) -> Result<Outcome, AppendError> {
         let Submission { received_at, received, batch, hash } = submission;
-        if let Some(minutes) = offset_minutes(&batch, &received, received_at) {
-            let fixed = self.offsets.get(&(batch.agent.clone(), batch.boot)).copied().unwrap_or(0);
-            if is_news(fixed, minutes) {
-                tracing::warn!(agent = %batch.agent, boot = %batch.boot, minutes, "the clock of a host is off");
-                self.fix(batch.agent.clone(), batch.boot, minutes);
-                let fact = Fact::ClockOffset { agent: batch.agent.clone(), boot: batch.boot, minutes };
-                let entry = Entry { received: received_at, body: Body::Fact(fact.clone()) };
-                let place = journal.append(&entry.encode(&self.salts.next()))?;
-                self.opened.push((Opened::of_fact(place, received_at, fact), journal.next()));
-            }
+        let fixed = self.offsets.get(&(batch.agent.clone(), batch.boot)).copied();
+        if let Some(minutes) = offset_minutes(&batch, &received, received_at, fixed)
+            && is_news(fixed.unwrap_or(0), minutes)
+        {
+            tracing::warn!(agent = %batch.agent, boot = %batch.boot, minutes, "the clock of a host is off");
+            self.fix(batch.agent.clone(), batch.boot, minutes);
+            let fact = Fact::ClockOffset { agent: batch.agent.clone(), boot: batch.boot, minutes };
+            let entry = Entry { received: received_at, body: Body::Fact(fact.clone()) };
+            let place = journal.append(&entry.encode(&self.salts.next()))?;
+            self.opened.push((Opened::of_fact(place, received_at, fact), journal.next()));
         }
         let boot_ms = received.clocks.map(|clocks| clocks.boot_ms);
         // A batch has a salt of its own.

@@ -12,10 +12,17 @@ fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("plain data with string keys")
 }
 
-/// The statements that write a piece. An hour is written whole: its old sums go first.
+/// The statements that write a piece.
 pub(super) fn statements(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
+    let mut statements = whole_hours(&piece.hours);
+    statements.extend(others(piece));
+    statements
+}
+
+/// The statements that write hours. An hour is written whole: its old sums go first.
+pub(super) fn whole_hours(all: &[HourRow]) -> Vec<QueryBuilder<Sqlite>> {
     let mut statements = Vec::new();
-    for rows in piece.hours.chunks(ROWS) {
+    for rows in all.chunks(ROWS) {
         for table in ["DELETE FROM usage", "DELETE FROM gap"] {
             let mut query = QueryBuilder::new(table);
             query.push(" WHERE (cell, accelerator, hour_ms) IN (VALUES ");
@@ -30,14 +37,10 @@ pub(super) fn statements(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
         }
         statements.push(hours(rows));
     }
-    let usage: Vec<_> = piece
-        .hours
-        .iter()
-        .flat_map(|row| row.hour.usage.iter().map(move |(key, sums)| (row, key, sums)))
-        .collect();
+    let usage: Vec<_> =
+        all.iter().flat_map(|row| row.hour.usage.iter().map(move |(key, sums)| (row, key, sums))).collect();
     statements.extend(usage.chunks(ROWS).map(usages));
-    let gaps: Vec<_> = piece
-        .hours
+    let gaps: Vec<_> = all
         .iter()
         .flat_map(|row| {
             row.hour.gap_millis().into_iter().map(move |(cause, millis)| (&row.key, cause, millis))
@@ -51,7 +54,6 @@ pub(super) fn statements(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
         });
         statements.push(query);
     }
-    statements.extend(others(piece));
     statements
 }
 

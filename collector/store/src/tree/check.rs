@@ -16,13 +16,13 @@ use weighbridge_tlog::{
 use super::{
     LogPaths, TreeError, fence, log_key, promise::Promises, read_checkpoint, read_note, tiles::TileFolder,
 };
-use crate::{entry::leaf_data, verify::chain_of};
+use crate::{entry::leaf_data, ledger::generation, verify::chain_of};
 
 /// Faults of one kind that are named one by one; of more only the number is told.
 const NAMED: usize = 20;
 
 /// Kind of the record that says that the ledger was begun anew.
-const GENERATION: &str = "generation";
+pub const GENERATION: &str = "generation";
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -155,6 +155,12 @@ impl TreeCheck {
         for one in all {
             known.entry(one.checkpoint.size).or_default().push(one);
         }
+        let mut renewed = BTreeMap::new();
+        match generation::noted(&paths.ledger) {
+            Ok(noted) => renewed
+                .extend(noted.map(|noted| (noted.before.to_string(), noted.place.index.saturating_sub(1)))),
+            Err(error) => findings.faults.push(chain_of(&error)),
+        }
         Self {
             tiles: TileFolder::at(&paths.tlog),
             findings,
@@ -166,7 +172,7 @@ impl TreeCheck {
             more: 0,
             last_segment: 0,
             promises,
-            renewed: BTreeMap::new(),
+            renewed,
             others: Vec::new(),
         }
     }
@@ -209,8 +215,14 @@ impl TreeCheck {
         let Ok(entry) = crate::Entry::decode(payload) else { return };
         if let crate::Body::Fact(crate::Fact::Record { kind, body, .. }) = entry.body
             && kind == GENERATION
-            && let (Some(before), Some(next)) = (body["before"].as_str(), body["place"]["index"].as_u64())
         {
+            self.was_renewed(&body);
+        }
+    }
+
+    /// What a record says of the ledger being begun anew: for those that are pruned.
+    pub fn was_renewed(&mut self, body: &serde_json::Value) {
+        if let (Some(before), Some(next)) = (body["before"].as_str(), body["place"]["index"].as_u64()) {
             self.renewed.insert(before.to_owned(), next.saturating_sub(1));
         }
     }
@@ -354,6 +366,18 @@ impl TreeCheck {
                 file.display(),
                 read + 1,
             ));
+        }
+        // A log that has ended had more than the ledger has: that it was begun anew before is what has to be said.
+        let ended = self.known.values().flatten().filter(|known| whole && known.ended);
+        for Known { checkpoint: Checkpoint { origin, size, .. }, file, .. } in ended {
+            let generation = origin.rsplit('/').next().unwrap_or_default();
+            if self.renewed.get(generation).is_none_or(|had| had >= size) {
+                self.findings.faults.push(format!(
+                    "{}: log {origin} signed {size} entries, the ledger has {read}, and nothing in it says that it was \
+                     begun anew before",
+                    file.display()
+                ));
+            }
         }
         if whole && read > self.findings.size {
             self.findings

@@ -159,6 +159,44 @@ async fn a_batch_without_labels_moves_nothing() {
 }
 
 #[tokio::test]
+async fn a_wall_clock_that_was_set_moves_nothing_that_bears_no_label_of_it() {
+    let unlabelled = |sequence: u64, true_ms: i64, off_ms: i64| {
+        let mut one = batch(0, sequence);
+        one.inventory.push(crate::support::device(0, 0, at(true_ms + off_ms)));
+        let wall = at(true_ms + off_ms);
+        submission(0, one, Some(Clocks { boot_ms: 500_000 + true_ms.unsigned_abs(), wall }), at(true_ms))
+    };
+    // The first of a boot is three hours off; then somebody sets the clock, and the agent goes on by what it began
+    // with.
+    let mut later = unlabelled(2, 10 * MINUTE, 0);
+    later.batch.prev_hash = unlabelled(1, 0, 3 * HOUR).hash;
+    let batch = later.batch.clone();
+    let later = submission(0, batch, later.received.clocks, later.received_at);
+    check(
+        vec![unlabelled(1, 0, 3 * HOUR), later],
+        expect![[r#"
+            -180 minutes
+            batch
+            batch
+        "#]],
+    )
+    .await;
+    // Nor does it where nothing was off: only the first of a boot has no other clock.
+    let mut later = unlabelled(2, 10 * MINUTE, 3 * HOUR);
+    later.batch.prev_hash = unlabelled(1, 0, 0).hash;
+    let batch = later.batch.clone();
+    let later = submission(0, batch, later.received.clocks, later.received_at);
+    check(
+        vec![unlabelled(1, 0, 0), later],
+        expect![[r#"
+            batch
+            batch
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn a_restart_remembers_which_clock_is_off() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = State::default();

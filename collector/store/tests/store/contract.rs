@@ -38,6 +38,7 @@ macro_rules! usage_store_contract {
             a_hole_is_refused_and_nothing_is_written,
             a_piece_that_overlaps_what_is_in_moves_on,
             a_piece_is_all_or_nothing,
+            hours_put_ahead_move_nothing_and_their_piece_replaces_them,
             an_empty_store_stands_before_the_first_entry,
             hours_read_back_as_written_and_are_replaced_whole,
             state_and_cursors_read_back_as_they_are_now,
@@ -134,7 +135,9 @@ fn keys(rows: &[HourRow]) -> Vec<HourKey> {
 fn cursor(number: u8, epoch: u8, run: std::ops::RangeInclusive<u64>, lost: &[u64]) -> CursorRow {
     let mut numbers = Numbers::default();
     run.for_each(|one| numbers.take(one, [1; 32], [u8::try_from(one).unwrap(); 32]));
-    lost.iter().for_each(|one| numbers.lose(*one, *one, LossCause::Parked));
+    for one in lost {
+        numbers.lose(*one, *one, LossCause::Parked);
+    }
     let (measured, received) = (Some((at(0), at(60_000))), Some((at(70_000), at(80_000))));
     CursorRow { agent: agent(number), epoch: EpochId([epoch; 16]), numbers, measured, received }
 }
@@ -194,6 +197,18 @@ async fn a_piece_is_all_or_nothing(store: impl UsageStore) {
     assert_eq!(store.stands().await.unwrap(), place(6));
     bad.hours.pop();
     assert_eq!(store.apply(&bad).await.unwrap(), Applied::Now);
+}
+
+async fn hours_put_ahead_move_nothing_and_their_piece_replaces_them(store: impl UsageStore) {
+    store.apply(&full(1)).await.unwrap();
+    let ahead = vec![hour(0, 0, "lease:site/1", 120, 9), hour(1, 3, "", 60, 4)];
+    store.put_hours(&ahead).await.unwrap();
+    assert_eq!(store.stands().await.unwrap(), place(6));
+    assert_eq!(store.hours(&keys(&ahead)).await.unwrap(), ahead);
+    let mut piece = piece(6, 7);
+    piece.hours = vec![hour(0, 0, "", 90, 2), hour(1, 3, "", 60, 5)];
+    store.apply(&piece).await.unwrap();
+    assert_eq!(store.hours(&keys(&ahead)).await.unwrap(), piece.hours);
 }
 
 async fn an_empty_store_stands_before_the_first_entry(store: impl UsageStore) {

@@ -6,7 +6,12 @@ use expect_test::expect;
 use proptest::prelude::*;
 use weighbridge_meter::{EpochId, Estimator, GapCause, Trust, UtcMillis, window::Coverage};
 use weighbridge_store::{
-    Fact, Filter, SqliteStore, State, UsageStore, account::account, entry::Selector, follow::FollowError,
+    Fact, Filter, SqliteStore, State, UsageStore,
+    account::account,
+    entry::Selector,
+    fold::{HeldHours, held_hours},
+    follow::FollowError,
+    hour::HourKey,
 };
 
 use crate::{
@@ -37,12 +42,13 @@ proptest! {
         steps in prop::collection::vec(any_step(), 1..24),
         pieces in prop::collection::vec((1_usize..9, any::<bool>()), 1..8),
         swapped in any::<bool>(),
+        refolded in prop::sample::select(vec![1_usize, 2, 10_000]),
     ) {
         let mut book = written(&steps, swapped, 2000);
         wait(async {
             let rebuilt = book.folded().await;
             let live = Arc::new(SqliteStore::in_memory().await.unwrap());
-            let mut follower = book.follower(&live).await;
+            let mut follower = book.follower(&live).await.refolding(refolded);
             let mut taken = 0;
             for (length, restart) in pieces.iter().cycle() {
                 taken = (taken + length).min(book.ends.len());
@@ -51,7 +57,7 @@ proptest! {
                     break;
                 }
                 if *restart {
-                    follower = book.follower(&live).await;
+                    follower = book.follower(&live).await.refolding(refolded);
                 }
             }
             prop_assert_eq!(live.fingerprint().await.unwrap(), rebuilt.fingerprint().await.unwrap());
@@ -59,6 +65,29 @@ proptest! {
             let mut known: Vec<_> = follower.shared().with(|state| state.accelerators.clone()).into_iter().collect();
             known.sort_by(|a, b| a.0.cmp(&b.0));
             prop_assert_eq!(known, state(&live).await.accelerators.into_iter().collect::<Vec<_>>());
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn hours_that_a_crash_left_ahead_of_where_the_sums_stand_change_nothing(
+        steps in prop::collection::vec(any_step(), 1..24), at_step in any::<prop::sample::Index>(),
+    ) {
+        let mut book = written(&steps, false, 2000);
+        wait(async {
+            let whole = book.folded().await;
+            let crashed = Arc::new(SqliteStore::in_memory().await.unwrap());
+            let stands = book.ends[at_step.index(book.ends.len())];
+            book.follower(&crashed).await.catch_up(stands).await.unwrap();
+            let keys: Vec<HourKey> = (0..3)
+                .flat_map(|number| {
+                    let of_gpu = move |hour| HourKey { accelerator: gpu(number), hour: at(hour * UtcMillis::HOUR) };
+                    (-48..48).map(of_gpu)
+                })
+                .collect();
+            crashed.put_hours(&whole.hours(&keys).await.unwrap()).await.unwrap();
+            book.follower(&crashed).await.catch_up(book.end()).await.unwrap();
+            prop_assert_eq!(crashed.fingerprint().await.unwrap(), whole.fingerprint().await.unwrap());
             Ok(())
         })?;
     }
@@ -107,6 +136,34 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+#[tokio::test]
+async fn what_an_agent_cannot_have_seen_of_a_holder_marks_nothing_and_what_it_marks_is_counted() {
+    let day = UtcMillis::DAY;
+    let mut book = Book::enrolled(ONE_SEGMENT);
+    let mut first = batch(0, 1);
+    first.inventory.push(device(0, 0, at(0)));
+    first.windows.extend([window(0, minutes(0, 30), 500), window(0, minutes(600, 630), 500)]);
+    book.batch(&first);
+    let received = at(30 * day);
+    let mut second = batch(0, 2);
+    second.holdings.push(holding("uid:gpu/1000", &[0, 1], span(-2000 * day, 2000 * day)));
+    let leased = weighbridge_meter::Evidence::LeaseFile;
+    let lease =
+        weighbridge_meter::Holding { evidence: leased, ..holding("lease:site/1", &[0], minutes(30, 90)) };
+    second.holdings.push(lease);
+    // 08:00 to 18:30 of the one that is known, and 08:30 to 09:30.
+    let before = state(&*book.folded().await).await;
+    assert_eq!(held_hours(&before, &second, 0, received), HeldHours { seen: 11, leased: 2 });
+    book.batch(&second);
+    let after = state(&*book.folded().await).await;
+    let held: Vec<_> =
+        after.held[&gpu(0)].iter().map(|(key, end)| (key.principal.as_str(), key.start, *end)).collect();
+    let seen = ("uid:gpu/1000", received.plus(-400 * day), received.plus(5 * MINUTE));
+    assert_eq!(held, [("lease:site/1", at(30 * MINUTE), at(90 * MINUTE)), seen]);
+    second.holdings.remove(0);
+    assert_eq!(held_hours(&after, &second, 0, received), HeldHours::default(), "said again");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use weighbridge_store::{
     Body, Entry, Fact, Ledger, LedgerOptions, Place, SqliteStore, State, UsageStore,
     entry::{LeaseFact, Received, Selector},
     follow::Follower,
-    ledger::{CommitError, Committed, Health, Missing, OpenLedger, Outcome, find},
+    ledger::{CommitError, Committed, Health, Missing, OpenLedger, Outcome},
     state::CursorRow,
 };
 use weighbridge_wire::{Batch, Loss, LossCause};
@@ -172,19 +172,23 @@ async fn a_number_below_what_is_remembered_is_old_and_the_ledger_finds_it() {
     assert!(matches!(submit(&ledger, &batches[4]).await, Ok(Outcome::Duplicate)), "the last one is known");
     assert_eq!(now(&ledger), end);
 
-    let expected = submission(0, batches[2].clone(), None, at(0)).hash;
-    let epoch = batches[2].epoch;
-    assert_eq!(find(dir.path(), &[], end, &agent(0), epoch, 3).unwrap(), Some(expected));
-    assert_eq!(find(dir.path(), &[], end, &agent(0), epoch, 6).unwrap(), None);
-    assert_eq!(find(dir.path(), &[], end, &agent(1), epoch, 3).unwrap(), None);
-
+    let hash = |number: usize| submission(0, batches[number - 1].clone(), None, at(0)).hash;
     let store = std::sync::Arc::new(SqliteStore::in_memory().await.unwrap());
     let estimator = weighbridge_meter::Estimator::shipped();
     Follower::new(dir.path(), store.clone(), estimator).await.unwrap().catch_up(end).await.unwrap();
     let places = store.places(&agent(0), at(0)).await.unwrap();
     assert!(places.len() > 1, "in several segments");
-    assert_eq!(find(dir.path(), &places, end, &agent(0), epoch, 3).unwrap(), Some(expected));
-    assert_eq!(find(dir.path(), &places[..1], end, &agent(0), epoch, 5).unwrap(), None, "it lies elsewhere");
+    assert!(!ledger.has(&hash(5), &places[..1], end).unwrap(), "it lies elsewhere");
+    assert!(!ledger.recalls(&hash(3)), "nobody looked there");
+    assert!(ledger.has(&hash(3), &places, end).unwrap());
+    assert!(!ledger.has(&[0; 32], &places, end).unwrap(), "another batch under any number");
+    // What was read once is not read again.
+    for segment in std::fs::read_dir(dir.path()).unwrap() {
+        std::fs::remove_file(segment.unwrap().path()).unwrap();
+    }
+    for number in 1..=5 {
+        assert!(ledger.recalls(&hash(number)) && ledger.has(&hash(number), &places, end).unwrap());
+    }
 }
 
 #[tokio::test]
@@ -432,6 +436,45 @@ async fn an_agent_that_makes_hole_after_hole_is_refused_before_memory_grows_and_
     assert!(matches!(submit(&ledger, &one(2_002)).await, Err(CommitError::Holes { sequence: 2_002, .. })));
     let asked = committed(&ledger, &one(2_000)).await.unwrap().missing;
     assert_eq!(asked.len(), 16, "no more than a few are asked for at a time");
+}
+
+/// The agent gives up one number in each of these epochs, or of these numbers.
+fn losing(sequence: u64, losses: impl IntoIterator<Item = (EpochId, u64)>) -> Batch {
+    let lost = |(epoch, number)| Loss { epoch, first: number, last: number, cause: LossCause::Removed };
+    Batch { losses: losses.into_iter().map(lost).collect(), ..batch(0, sequence) }
+}
+
+#[tokio::test]
+async fn losses_without_end_are_refused_before_memory_grows() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = opened(dir.path(), 1 << 30).start(Vec::new(), &State::default());
+    let numbered = |number: u64| EpochId(u128::from(number).to_le_bytes());
+    let number = |sequence: u64| Batch { epoch: numbered(sequence), ..losing(1, []) };
+    // Every second number of one epoch: each is a range of its own.
+    let every_second = |sequence: u64, from: u64| {
+        let numbers = (from..from + 1_000).map(|number| (numbered(0), 2 * number));
+        Batch { epoch: numbered(sequence), ..losing(1, numbers) }
+    };
+    submit(&ledger, &every_second(1, 1)).await.unwrap();
+    submit(&ledger, &every_second(2, 1_001)).await.unwrap();
+    let refused = submit(&ledger, &every_second(3, 2_001)).await;
+    assert!(matches!(refused, Err(CommitError::Holes { limit: 2_000, .. })), "{refused:?}");
+    submit(&ledger, &every_second(3, 1)).await.expect("it is known already");
+    // With the four there are.
+    let mut before = submission(0, every_second(3, 1), None, at(0)).hash;
+    for thousand in 0..9 {
+        let epochs = (0..1_000).map(|number| (numbered(1_000_000 + thousand * 1_000 + number), 1));
+        let next = Batch { epoch: numbered(3), prev_hash: before, ..losing(2 + thousand, epochs) };
+        before = submission(0, next.clone(), None, at(0)).hash;
+        submit(&ledger, &next).await.unwrap();
+    }
+    let epochs = (0..997).map(|number| (numbered(2_000_000 + number), 1));
+    let next = Batch { epoch: numbered(3), prev_hash: before, ..losing(11, epochs) };
+    let refused = submit(&ledger, &next).await;
+    assert!(matches!(refused, Err(CommitError::Epochs { limit: 10_000, .. })), "{refused:?}");
+    let next = Batch { losses: next.losses[1..].to_vec(), ..next };
+    submit(&ledger, &next).await.expect("10,000 there may be");
+    assert!(matches!(submit(&ledger, &number(4)).await, Err(CommitError::Epochs { .. })));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use weighbridge_store::{
     entry::Selector,
     follow::{FollowError, Follower},
     summary::{self, Summary, SummaryError},
+    verify::{self, SumsError},
 };
 
 use crate::{
@@ -173,6 +174,29 @@ async fn a_summary_of_another_history_is_passed_over() {
     let (from, fresh) = rebuilt(&book, summaries.path()).await;
     assert_eq!(from, Some(ours));
     assert_eq!(fresh.fingerprint().await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_summary_that_no_fact_commits_is_passed_over_by_who_verifies() {
+    let summaries = tempfile::tempdir().unwrap();
+    let (mut book, committed, _) = pruned(summaries.path()).await;
+    let (_, live) = rebuilt(&book, summaries.path()).await;
+    // As a pruning leaves it that a crash ended before its fact.
+    let left = summarise(&book, &live, summaries.path()).await;
+    assert!(left.file > committed.file);
+    book.fact(crate::support::record("1", serde_json::json!({})));
+    book.sync();
+    book.follower(&live).await.catch_up(book.end()).await.unwrap();
+    let sums = verify::sums(book.folder(), summaries.path(), &live, Estimator::shipped()).await;
+    assert!(matches!(sums, Ok(None)), "{sums:?}");
+    // Without the one that is committed there is none to start from.
+    std::fs::remove_file(&committed.file).unwrap();
+    let sums = verify::sums(book.folder(), summaries.path(), &live, Estimator::shipped()).await;
+    let entry = left.header.place.index;
+    assert!(
+        matches!(&sums, Err(SumsError::Summary(SummaryError::Uncommitted { entry: of })) if *of == entry),
+        "{sums:?}"
+    );
 }
 
 #[tokio::test]

@@ -7,9 +7,11 @@ use std::{
 
 use proptest::prelude::*;
 use weighbridge_journal::{Journal, Options, Reader};
+use weighbridge_meter::EpochId;
 use weighbridge_store::{
-    Place,
+    Body, Entry, Fact, Place,
     entry::leaf_data,
+    ledger::generation::{Reason, Renewal},
     tree::{
         LogPaths, TreeError,
         check::{TreeCheck, quick},
@@ -255,6 +257,44 @@ fn a_ledger_that_is_shorter_than_what_was_signed_is_refused_and_another_generati
     site.generation = 2;
     assert_eq!(site.published().unwrap(), site.root());
     assert!(site.tiles().iter().all(|tile| !tile.ends_with("0/002.p/88")), "{:?}", site.tiles());
+}
+
+#[test]
+fn a_ledger_that_is_shorter_than_what_an_ended_log_signed_is_found_unless_it_says_that_it_was_begun_anew() {
+    let mut old = Site::new();
+    old.append(600);
+    old.published().unwrap();
+    let mut site = Site { generation: 2, ..Site::new() };
+    copy(&old.paths.signed, &site.paths.signed);
+    site.append(400);
+    site.published().unwrap();
+    let faults = site.faults();
+    assert!(
+        faults.len() == 1 && faults[0].contains("signed 600 entries, the ledger has 400"),
+        "only its name was exchanged: {faults:?}"
+    );
+    let renewal = |index| Renewal {
+        generation: EpochId([2; 16]),
+        before: EpochId([1; 16]),
+        reason: Reason::Restored,
+        at: crate::support::at(0),
+        place: Place { index, segment: 1, offset: 0 },
+        promised: None,
+        backup: None,
+    };
+    let note = site.paths.ledger.join("RENEWED");
+    fs::write(&note, serde_json::to_vec(&renewal(301)).unwrap()).unwrap();
+    assert_eq!(site.faults(), Vec::<String>::new(), "noted, not yet recorded");
+    fs::remove_file(&note).unwrap();
+    let body = |index| serde_json::to_value(renewal(index)).unwrap();
+    for (index, faults) in [(701, 1), (301, 0)] {
+        let fact = Fact::Record { kind: "generation".into(), key: index.to_string(), body: body(index) };
+        let entry = Entry { received: crate::support::at(0), body: Body::Fact(fact) };
+        site.journal.append(&entry.encode(&[1; 16])).unwrap();
+        site.journal.sync().unwrap();
+        site.published().unwrap();
+        assert_eq!(site.faults().len(), faults, "begun anew after {} entries", index - 1);
+    }
 }
 
 fn copy(from: &Path, to: &Path) {
