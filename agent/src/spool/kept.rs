@@ -6,7 +6,6 @@ use super::{SpoolError, epoch::Epoch, promises::Promises, salvaged::Salvaged};
 
 /// An epoch, whole or not.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there are few, and nearly all are the large one")]
 pub(super) enum Kept {
     Whole(Epoch),
     Salvaged(Salvaged),

@@ -178,7 +178,7 @@ fn report() -> Vec<u8> {
     };
     let (agent, epoch, boot) = (batch.agent, batch.epoch, batch.boot);
     let sealed = seal(&Report { agent, epoch, sequence: 1, boot, boot_ms: 60_000, status }, &sender.key);
-    proto::Signed::decode(sealed.as_slice()).map(|signed| signed.payload).unwrap_or_default().into()
+    proto::Signed::decode(sealed.as_slice()).map(|signed| signed.payload).unwrap_or_default()
 }
 
 fn entries() -> Vec<Vec<u8>> {

@@ -1,6 +1,9 @@
 //! What is read about certificates: those that are shown, requests for them, tokens, and what is answered.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use weighbridge_agent::tls::{keep, request::request};
 use weighbridge_collector::tls::authority::Authorities;
@@ -18,13 +21,14 @@ fn agent() -> AgentId {
 }
 
 /// An authority of always the same numbers.
-fn authorities() -> &'static Authorities {
-    static MADE: OnceLock<Authorities> = OnceLock::new();
-    MADE.get_or_init(|| {
+fn authorities() -> MutexGuard<'static, Authorities> {
+    static MADE: OnceLock<Mutex<Authorities>> = OnceLock::new();
+    let made = MADE.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let keys = KeyStore::at(folder.path(), OperatorKey::generate([1; 32])).expect("a folder");
-        Authorities::in_memory(&keys, MOMENT, &mut |bytes| bytes.fill(7)).expect("an authority")
-    })
+        Authorities::in_memory(&keys, MOMENT, &mut |bytes| bytes.fill(7)).expect("an authority").into()
+    });
+    made.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads a certificate and the names in it.
