@@ -127,11 +127,11 @@ impl App {
         if segment <= oldest {
             return Ok(Pruned { closed_before, segments: 0, bytes: 0, summary: None, because });
         }
-        if closed_now != Some(closed_before) {
-            // An import decides on what is open: none may be between its decision and its facts.
-            let _one_at_a_time = self.writing.lock().await;
-            self.record(vec![closed::fact(closed_before)]).await?;
-        }
+        // Also where these hours are closed already: what came since and speaks of hours to come is void from here on.
+        // An import decides on what is open: none may be between its decision and its facts.
+        let closing = self.writing.lock().await;
+        self.record(vec![closed::fact(closed_before)]).await?;
+        drop(closing);
         tracing::info!(%closed_before, "hours are closed; writing the summary");
         let generation = EpochId(self.ledger.generation());
         let summary = summary::write(
@@ -180,7 +180,7 @@ impl App {
         let durable = *self.ledger.durable().borrow();
         let mut segment = durable.segment;
         let mut because = format!("segment {segment} is being written");
-        if let Some((needed, agent)) = self.store.oldest_segment_from(closed_before).await?
+        if let Some((needed, agent)) = self.store.oldest_needed(self.ledger.folder(), closed_before).await?
             && needed < segment
         {
             segment = needed;

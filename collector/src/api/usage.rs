@@ -93,12 +93,19 @@ pub(super) async fn windows(
             .collect();
     let keys: Vec<HourKey> =
         hours.iter().map(|hour| HourKey { accelerator: accelerator.clone(), hour: *hour }).collect();
+    let closed = app.shared.with(|state| state.closed_before);
+    let oldest = weighbridge_journal::oldest_segment(app.ledger.folder());
+    let oldest = oldest.map_err(|error| Problem::failed(&error))?.unwrap_or(1);
     let mut places = BTreeMap::new();
     let mut agents = BTreeSet::new();
     for row in app.store.hours(&keys).await? {
         for agent in &row.hour.agents {
             for place in app.store.places(agent, row.key.hour).await? {
-                join(&mut places, place);
+                // What an open hour lacks was said before it came, and is void.
+                let is_open = closed.is_none_or(|closed| row.key.hour >= closed);
+                if !is_open || place.segment >= oldest {
+                    join(&mut places, place);
+                }
             }
         }
         agents.extend(row.hour.agents);

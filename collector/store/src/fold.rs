@@ -25,6 +25,8 @@ use crate::{
 mod devices;
 mod hours;
 
+pub(crate) use hours::is_ahead;
+
 /// What a piece of the ledger changes in SQL: rows as they are now, so that writing them twice changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folded {
@@ -333,6 +335,7 @@ impl Fold {
             Fact::Record { kind, key, body } => {
                 if let Some(before) = closed::before(&kind, &body) {
                     self.state.closed_before = self.state.closed_before.max(Some(before));
+                    self.state.closed_at = Some(place.index);
                     self.changed.state.extend(self.state.closed_row());
                 }
                 self.changed.records.push((kind, RecordRow { key, index: place.index, received, body }));

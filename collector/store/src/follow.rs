@@ -91,6 +91,8 @@ pub struct Follower<S> {
     at: Place,
     /// Whether the reader stands there: it does not after entries that came from the tail.
     reader_at: bool,
+    /// An entry that was read and has to be the first of its piece.
+    first: Option<(Opened, Place, usize)>,
     /// Hours made anew at once.
     refolded: usize,
     /// Held while hours are written of a piece that is not: readers wait until all of it is.
@@ -138,6 +140,7 @@ impl<S: UsageStore> Follower<S> {
             tail,
             at,
             reader_at,
+            first: None,
             refolded: REFOLDED,
             moving: None,
         })
@@ -159,6 +162,9 @@ impl<S: UsageStore> Follower<S> {
 
     /// The next entry before `end`, with the place after it and its bytes.
     fn next(&mut self, end: Place) -> Result<Option<(Opened, Place, usize)>, FollowError> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
         if self.at < end
             && let Some((entry, next)) = self.tail.take(self.at)
         {
@@ -261,6 +267,11 @@ impl<S: UsageStore> Follower<S> {
             && records < PIECE_RECORDS
             && let Some((entry, next, length)) = self.next(end)?
         {
+            // What closes hours is alone in its piece: what was marked before it is made anew as it was before it.
+            if entry.closes() && !entries.is_empty() {
+                self.first = Some((entry, next, length));
+                break;
+            }
             hours += entry.touches();
             records += entry.records();
             bytes += length;
@@ -369,6 +380,10 @@ impl<S: UsageStore> Follower<S> {
             rows.extend(self.store.places(agent, hour).await?);
             rows.extend(self.fold.pending_places(agent, hour));
         }
+        // What was pruned and is still noted is void.
+        let oldest = weighbridge_journal::oldest_segment(&self.folder).map_err(ReadError::from)?.unwrap_or(1);
+        let closed = self.fold.state().closed_at.unwrap_or(0);
+        rows.retain(|row| row.segment >= oldest || row.last_index >= closed);
         let mut failed = None;
         for row in joined(rows) {
             read_places(&self.folder, &row, end, |place, payload| match fold::open(place, payload) {

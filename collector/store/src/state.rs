@@ -38,6 +38,8 @@ pub struct State {
     pub method: Option<(String, String)>,
     /// Hours before this one are [closed](crate::closed).
     pub closed_before: Option<UtcMillis>,
+    /// The last ledger entry that closed any.
+    pub closed_at: Option<u64>,
 }
 
 /// An agent's word on who held an accelerator; it maps to the end of the span.
@@ -359,7 +361,11 @@ impl State {
                 self.offsets.insert((agent, boot), offsets);
             }
             kind::METHOD => self.method = Some(read(body)?),
-            kind::CLOSED => self.closed_before = Some(read(body)?),
+            // A release before this one did not say which entry it was.
+            kind::CLOSED => match read::<(UtcMillis, u64)>(body) {
+                Ok((before, at)) => (self.closed_before, self.closed_at) = (Some(before), Some(at)),
+                Err(_) => self.closed_before = Some(read(body)?),
+            },
             _ => {
                 return Err(StoreError::Nonsense {
                     table: "state",
@@ -458,7 +464,8 @@ impl State {
     }
 
     pub(crate) fn closed_row(&self) -> Option<StateRow> {
-        Some(StateRow { kind: kind::CLOSED, key: String::new(), body: json(&self.closed_before?) })
+        let body = json(&(self.closed_before?, self.closed_at?));
+        Some(StateRow { kind: kind::CLOSED, key: String::new(), body })
     }
 
     pub(crate) fn method_row(&self) -> Option<StateRow> {

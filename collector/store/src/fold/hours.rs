@@ -100,6 +100,9 @@ impl Fold {
         let mut candidates = Vec::new();
         for entry in batches {
             let What::Batch(batch) = &entry.what else { continue };
+            if is_void(&self.state, entry.place.index, entry.received, key.hour) {
+                continue;
+            }
             let minutes = self.state.offset_minutes(&batch.agent, batch.boot, entry.place.index);
             let accelerator = self.state.accelerators.get(&key.accelerator);
             let report = accelerator.and_then(|accelerator| accelerator.reports.get(&batch.agent));
@@ -165,6 +168,18 @@ pub(super) fn dated(span: Span, received: UtcMillis) -> Option<Doubt> {
         return Some(Doubt::Future);
     }
     (span.start() < received.plus(-OLDEST_MS)).then_some(Doubt::Past)
+}
+
+/// Whether what was said of an hour says nothing any more: from a close on nothing is made anew of what had not come yet
+/// when it was said, or its payload would have to be kept until then, be it for ever. What is summed of it stays until
+/// its hour is made anew of something else.
+fn is_void(state: &State, index: u64, received: UtcMillis, hour: UtcMillis) -> bool {
+    state.closed_at.is_some_and(|closed| index < closed) && is_ahead(hour, received)
+}
+
+/// Whether nothing of an hour had come yet when something was received.
+pub(crate) fn is_ahead(hour: UtcMillis, received: UtcMillis) -> bool {
+    hour > received.plus(CLOCK_TOLERANCE_MS)
 }
 
 /// The part of what an agent saw that it can have seen.

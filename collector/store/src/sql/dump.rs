@@ -3,15 +3,19 @@
 //! Which tables and columns there are is asked of the database, so that a later schema needs nothing here. A
 //! column that a summary of an earlier release does not have gets its default.
 
-use std::{future::poll_fn, pin::pin};
+use std::{future::poll_fn, path::Path, pin::pin};
 
 use futures_util::Stream;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite, SqliteConnection};
 use tokio::sync::mpsc;
+use weighbridge_journal::ReadError;
+use weighbridge_meter::{AgentId, UtcMillis};
 
 use super::{Cells, SqliteStore, index_i64, place};
-use crate::{Place, StoreError};
+use crate::{
+    Entry, Place, StoreError, fold::is_ahead, ledger::read_places, state::PlaceRow, summary::SummaryError,
+};
 
 /// Not derived from the ledger's entries: where the sums stand, of which store they are, and the schema.
 const KEPT: [&str; 3] = ["position", "origin", "_sqlx_migrations"];
@@ -208,22 +212,58 @@ impl SqliteStore {
         Ok((said != "ok").then_some(said))
     }
 
-    /// The segment of the oldest batch that touches an hour from this one on.
-    pub async fn oldest_segment_from(
+    /// The oldest segment with a batch that touches an hour from this one on, and whose it is. What had not come yet
+    /// when it was received does not count: from the next close on it is [void](crate::fold).
+    pub async fn oldest_needed(
         &self,
-        hour: weighbridge_meter::UtcMillis,
-    ) -> Result<Option<(u64, weighbridge_meter::AgentId)>, StoreError> {
-        let row = sqlx::query(
-            "SELECT segment, agent FROM place WHERE hour_ms >= $1 ORDER BY segment, agent LIMIT 1",
-        )
-        .bind(hour.0)
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(unavailable)?;
-        let Some(row) = &row else { return Ok(None) };
-        let cells = Cells { table: "place", row };
-        Ok(Some((cells.count("segment")?, cells.name("agent")?)))
+        ledger: &Path,
+        hour: UtcMillis,
+    ) -> Result<Option<(u64, AgentId)>, SummaryError> {
+        let oldest = weighbridge_journal::oldest_segment(ledger).map_err(ReadError::from)?.unwrap_or(1);
+        let query = sqlx::query(
+            "SELECT agent, hour_ms, segment, first_index, first_offset, last_index FROM place \
+             WHERE hour_ms >= $1 AND segment >= $2 ORDER BY segment, agent, hour_ms",
+        );
+        let mut rows = pin!(query.bind(hour.0).bind(index_i64(oldest)).fetch(&self.pool));
+        // A row of each hour that a batch touches leads to the same entries.
+        let mut read: Option<(PlaceRow, UtcMillis)> = None;
+        while let Some(row) = poll_fn(|context| rows.as_mut().poll_next(context)).await {
+            let row = row.map_err(unavailable)?;
+            let cells = Cells { table: "place", row: &row };
+            let place = PlaceRow {
+                segment: cells.count("segment")?,
+                first_index: cells.count("first_index")?,
+                first_offset: cells.count("first_offset")?,
+                last_index: cells.count("last_index")?,
+            };
+            let of = UtcMillis(cells.int("hour_ms")?);
+            let received = match read {
+                Some((read, received)) if read == place => received,
+                _ => {
+                    // As a rule the first entry of it is enough.
+                    let first = received(ledger, &PlaceRow { last_index: place.first_index, ..place })?;
+                    if is_ahead(of, first) { received(ledger, &place)? } else { first }
+                }
+            };
+            if !is_ahead(of, received) {
+                return Ok(Some((place.segment, cells.name("agent")?)));
+            }
+            read = Some((place, received));
+        }
+        Ok(None)
     }
+}
+
+/// When the last of the entries in a place was received.
+fn received(ledger: &Path, row: &PlaceRow) -> Result<UtcMillis, ReadError> {
+    let mut last = UtcMillis(i64::MIN);
+    let end = Place { index: u64::MAX, segment: u64::MAX, offset: u64::MAX };
+    read_places(ledger, row, end, |_, payload| {
+        // One that cannot be read is kept for those who look.
+        let received = Entry::decode(payload).map_or(UtcMillis(i64::MAX), |entry| entry.received);
+        last = last.max(received);
+    })?;
+    Ok(last)
 }
 
 async fn insert(

@@ -22,8 +22,8 @@ use crate::{
 const GENERATION: EpochId = EpochId([4; 16]);
 
 /// The last segment but those that may be pruned.
-async fn prunable(store: &SqliteStore, closed: UtcMillis, place: Place) -> u64 {
-    let needed = store.oldest_segment_from(closed).await.unwrap();
+async fn prunable(book: &Book, store: &SqliteStore, closed: UtcMillis, place: Place) -> u64 {
+    let needed = store.oldest_needed(book.folder(), closed).await.unwrap();
     needed.map_or(place.segment, |(segment, _)| segment.min(place.segment))
 }
 
@@ -76,7 +76,7 @@ proptest! {
                 if let Some(Step::Close(_)) = step {
                     let closed = crate::fold::state(&live).await.closed_before.unwrap();
                     summarise(&book, &live, summaries.path()).await;
-                    prune.push(prunable(&live, closed, end).await);
+                    prune.push(prunable(&book, &live, closed, end).await);
                 }
             }
             follower.catch_up(book.end()).await.unwrap();
@@ -111,7 +111,7 @@ async fn pruned(summaries: &std::path::Path) -> (Book, Summary, Vec<(String, i64
     let live = book.folded().await;
     let summary = summarise(&book, &live, summaries).await;
     let closed = at(UtcMillis::HOUR);
-    let segment = prunable(&live, closed, book.end()).await;
+    let segment = prunable(&book, &live, closed, book.end()).await;
     assert!(segment > 1, "something can be pruned");
     book.fact(summary.fact(closed, segment));
     book.sync();
@@ -197,6 +197,47 @@ async fn a_summary_that_no_fact_commits_is_passed_over_by_who_verifies() {
         matches!(&sums, Err(SumsError::Summary(SummaryError::Uncommitted { entry: of })) if *of == entry),
         "{sums:?}"
     );
+}
+
+#[tokio::test]
+async fn a_window_of_hours_to_come_is_pruned_with_the_rest_and_void_from_then_on() {
+    let summaries = tempfile::tempdir().unwrap();
+    let mut book = Book::enrolled(300);
+    // Everything here is received 30 days after the start.
+    let to_come = |sequence, minutes| {
+        let mut one = batch(u8::try_from(sequence).unwrap() % 2, sequence);
+        one.windows.push(window(0, minutes, 500));
+        one
+    };
+    book.batch(&to_come(2, minutes(90 * 1440, 90 * 1440 + 30)));
+    let mut honest = batch(0, 4);
+    honest.windows.push(window(0, minutes(0, 30), 500));
+    book.batch(&honest);
+    let closed = at(UtcMillis::HOUR);
+    book.fact(closed::fact(closed));
+    let live = book.folded().await;
+    assert_eq!(live.oldest_needed(book.folder(), closed).await.unwrap(), None);
+    let summary = summarise(&book, &live, summaries.path()).await;
+    book.fact(summary.fact(closed, book.end().segment));
+    book.sync();
+    // Another agent speaks of the same time, before the segments go and after.
+    book.batch(&to_come(1, minutes(90 * 1440 + 20, 90 * 1440 + 25)));
+    book.sync();
+    let (_, whole) = rebuilt(&book, summaries.path()).await;
+    let segment = summary.header.place.segment;
+    assert!(segment > 1);
+    book.follower(&live).await.catch_up(book.end()).await.unwrap();
+    book.prune(segment);
+    book.batch(&to_come(3, minutes(90 * 1440 + 22, 90 * 1440 + 28)));
+    book.sync();
+    let (from, fresh) = rebuilt(&book, summaries.path()).await;
+    assert!(from.is_some());
+    for store in [&live, &whole] {
+        book.follower(store).await.catch_up(book.end()).await.unwrap();
+        assert_eq!(store.fingerprint().await.unwrap(), fresh.fingerprint().await.unwrap());
+    }
+    let usage = crate::support::usage(&live).await;
+    assert!(usage.contains("measured 480s"), "what is void counts no more: {usage}");
 }
 
 #[tokio::test]
