@@ -38,7 +38,7 @@ pub const KIND: &str = "summary";
 /// What the signature is over, before the digest.
 pub const CONTEXT: &[u8] = b"weighbridge-summary-v1\0";
 
-/// What a file may make its reader hold, as a power of two: four times what [`write`] needs.
+/// What a file may make its reader hold, as a power of two: four times what [`write()`] needs.
 const LARGEST_WINDOW: u32 = 23;
 
 /// Lines are rows of one table: the longest are far below.

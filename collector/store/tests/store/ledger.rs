@@ -319,7 +319,8 @@ async fn after_the_disk_refused_nothing_of_it_is_believed_and_the_ledger_opens_a
     let obstacle = dir.path().join("00000000000000000002.seg");
     std::fs::create_dir(&obstacle).unwrap();
     assert!(matches!(submit(&ledger, &batches[1]).await, Err(CommitError::Unwritable)));
-    assert_eq!(*health.borrow_and_update(), Health::Unwritable);
+    // It is said a moment after whoever waited was let go.
+    health.wait_for(|health| *health == Health::Unwritable).await.unwrap();
     assert!(
         matches!(submit(&ledger, &batches[0]).await, Err(CommitError::Unwritable)),
         "not even a duplicate"
