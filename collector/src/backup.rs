@@ -19,7 +19,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use weighbridge_journal::{ReadError, chain_at};
+use weighbridge_journal::{ReadError, chain_at, fail};
 use weighbridge_meter::{EpochId, UtcMillis};
 use weighbridge_store::{Place, files, mark};
 use weighbridge_wire::{KeyId, SigningKey};
@@ -218,7 +218,7 @@ impl Run<'_> {
 
 /// Copies, durably, and tells digest and length of what was copied.
 pub(crate) fn copy(mut from: impl Read, name: &Path, to: &Path) -> Result<([u8; 32], u64), BackupError> {
-    let mut out = File::create(to).map_err(failed("make", to))?;
+    let mut out = fail::around("copy.create", || File::create(to)).map_err(failed("make", to))?;
     let mut digest = Sha256::new();
     let mut chunk = vec![0; 1 << 20];
     let mut length = 0;
@@ -226,10 +226,10 @@ pub(crate) fn copy(mut from: impl Read, name: &Path, to: &Path) -> Result<([u8; 
         let read = from.read(&mut chunk).map_err(failed("read", name))?;
         let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
         digest.update(bytes);
-        out.write_all(bytes).map_err(failed("write", to))?;
+        fail::around("copy.write", || out.write_all(bytes)).map_err(failed("write", to))?;
         length += read as u64;
     }
-    out.sync_all().map_err(failed("sync", to))?;
+    fail::around("copy.sync", || out.sync_all()).map_err(failed("sync", to))?;
     Ok((digest.finalize().into(), length))
 }
 

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use weighbridge_journal::{Journal, Options};
+use weighbridge_journal::{Journal, Options, fail};
 use weighbridge_meter::{EpochId, UtcMillis};
 use weighbridge_store::{
     files,
@@ -250,7 +250,7 @@ pub(crate) fn finish(places: &Places) -> Result<(), OpeningError> {
             // An empty one, or a lock: a restore begins only where there is no ledger.
             fs::remove_dir_all(&to).map_err(at(&to))?;
         }
-        fs::rename(&from, &to).map_err(at(&to))?;
+        fail::around("restore.rename", || fs::rename(&from, &to)).map_err(at(&to))?;
         files::sync_folder(&places.data).map_err(at(&places.data))?;
     }
     // Sums of another store would be found to be of another generation, but they are of no use to anybody.
@@ -262,6 +262,6 @@ pub(crate) fn finish(places: &Places) -> Result<(), OpeningError> {
     // What says that it is whole goes first: without it, only the removal of the rest is left.
     let whole = staging.join(WHOLE);
     files::remove(&whole).and_then(|()| files::sync_folder(&staging)).map_err(at(&whole))?;
-    fs::remove_dir_all(&staging).map_err(at(&staging))?;
+    fail::around("restore.remove", || fs::remove_dir_all(&staging)).map_err(at(&staging))?;
     files::sync_folder(&places.data).map_err(at(&places.data))
 }

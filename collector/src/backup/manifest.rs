@@ -12,6 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
+use weighbridge_journal::fail;
 use weighbridge_meter::{EpochId, UtcMillis};
 use weighbridge_store::{Place, files, mark, signed::Signed};
 use weighbridge_wire::{KeyId, SigningKey};
@@ -98,8 +99,9 @@ pub(super) fn write(
     erased::Line::write(&signed, &mut text);
     text.push(b'\n');
     let mut out = BufWriter::new(File::create(&new).map_err(failed("make", &new))?);
-    out.write_all(&text).and_then(|()| out.flush()).map_err(failed("write", &new))?;
-    out.get_ref().sync_all().map_err(failed("sync", &new))?;
+    fail::around("manifest.write", || out.write_all(&text).and_then(|()| out.flush()))
+        .map_err(failed("write", &new))?;
+    fail::around("manifest.sync", || out.get_ref().sync_all()).map_err(failed("sync", &new))?;
     files::settle(&path).map_err(failed("name", &path))?;
     Ok(Manifest { head, files: copied, key_id })
 }

@@ -27,6 +27,7 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
+use weighbridge_journal::fail;
 use weighbridge_meter::{AgentId, UtcMillis};
 use weighbridge_registry::{KeyError, KeyStore, RandomSource, SealedField};
 use weighbridge_wire::certificate::{IdentityPattern, Looked, fingerprint};
@@ -463,9 +464,9 @@ fn replace_private(file: &Path, content: &[u8]) -> io::Result<()> {
         _ => {}
     }
     let mut open = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    open.write_all(content)?;
-    open.sync_all()?;
-    fs::rename(&new, file)?;
+    fail::around("authority.write", || open.write_all(content))?;
+    fail::around("authority.sync", || open.sync_all())?;
+    fail::around("authority.rename", || fs::rename(&new, file))?;
     match file.parent() {
         Some(folder) => fs::File::open(folder)?.sync_all(),
         None => Ok(()),

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use weighbridge_journal::fail;
+
 /// Ends the name of a file that is not finished: whoever finds one after a crash may remove it.
 pub const UNFINISHED: &str = ".new";
 
@@ -20,14 +22,14 @@ pub fn unfinished(file: &Path) -> PathBuf {
 pub fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = unfinished(file);
     let mut open = File::create(&new)?;
-    open.write_all(bytes)?;
-    open.sync_all()?;
+    fail::around("file.write", || open.write_all(bytes))?;
+    fail::around("file.sync", || open.sync_all())?;
     settle(file)
 }
 
 /// Gives a finished and synced file its name, durably.
 pub fn settle(file: &Path) -> io::Result<()> {
-    fs::rename(unfinished(file), file)?;
+    fail::around("file.rename", || fs::rename(unfinished(file), file))?;
     sync_parent(file)
 }
 
@@ -42,12 +44,12 @@ pub fn sync_parent(file: &Path) -> io::Result<()> {
 
 /// Makes the names in a folder durable.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    fail::around("file.sync_folder", || File::open(folder)?.sync_all())
 }
 
 /// Removes a file; one that is not there is removed.
 pub fn remove(file: &Path) -> io::Result<()> {
-    match fs::remove_file(file) {
+    match fail::around("file.remove", || fs::remove_file(file)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

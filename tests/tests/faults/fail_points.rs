@@ -201,3 +201,73 @@ fn a_collector_that_fails_at_any_step_acknowledges_nothing_that_is_lost() {
         }
     }
 }
+
+#[test]
+fn a_backup_or_a_restore_that_fails_at_any_step_is_done_by_the_next_one() {
+    let mut random = Random::announced();
+    let agents =
+        (0..2).map(|index| AgentOptions::quick(format!("host-{index}"), vec![Device::numbered(index)]));
+    let mut site = Site::with_config("", agents.collect());
+    let config = fs::read_to_string(site.collector.config()).unwrap();
+    fs::write(site.collector.config(), config.replace("[store]", "[store]\nsegment_bytes = 4096")).unwrap();
+    site.start_agents();
+    site.measured(3_000);
+    let list = site.folder().join("points");
+    let to = site.folder().join("backup").display().to_string();
+    let backup = ["backup", "--to", &to];
+    let listed = site.collector.run_with(&backup, &[(POINTS_TO, &list.display().to_string())]);
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    let known = names(&list);
+    for step in ["copy.create", "copy.write", "copy.sync", "manifest.sync", "file.rename", "file.sync_folder"]
+    {
+        assert!(known.contains(step), "a backup has steps that can fail: {known:?}");
+    }
+    let mut died = 0;
+    for name in &known {
+        for moment in ["before", "after"] {
+            for action in ["abort", "error"] {
+                let point = format!("{name}:{moment}:{}:{action}", random.within(1..4));
+                let ended = site.collector.run_with(&backup, &[(POINT, &point)]);
+                died += usize::from(ended.code != Some(0));
+                // The one before counts until the new one is whole.
+                let checked = site.collector.run(&["backup", "--check", &to]);
+                assert_eq!(checked.code, Some(0), "{point}: {checked:?}");
+            }
+        }
+    }
+    assert!(died >= known.len(), "{died} failures at {} steps: {known:?}", known.len());
+    let whole = site.collector.run(&backup);
+    assert_eq!(whole.code, Some(0), "{whole:?}");
+
+    let restore = ["restore", "--from", &to];
+    let mut oracle = Oracle::new();
+    site.agents.iter().for_each(|agent| oracle.note(agent));
+    site.collector.kill();
+    let anew = |site: &Site| fs::remove_dir_all(site.collector.data()).unwrap();
+    anew(&site);
+    fs::remove_file(&list).unwrap();
+    let listed = site.collector.run_with(&restore, &[(POINTS_TO, &list.display().to_string())]);
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    let known = names(&list);
+    for step in ["copy.sync", "restore.rename", "restore.remove", "file.remove"] {
+        assert!(known.contains(step), "a restore has steps that can fail: {known:?}");
+    }
+    for name in &known {
+        for moment in ["before", "after"] {
+            anew(&site);
+            let action = if random.within(0..2) == 0 { "abort" } else { "error" };
+            let point = format!("{name}:{moment}:{}:{action}", random.within(1..3));
+            let ended = site.collector.run_with(&restore, &[(POINT, &point)]);
+            if ended.code != Some(0) {
+                // Where the ledger has taken its place already the next start finishes it.
+                let again = site.collector.run(&restore);
+                assert!(matches!(again.code, Some(0 | 2)), "{point}: {again:?}");
+            }
+            site.collector.start_ready();
+            site.collector.stop();
+        }
+    }
+    site.collector.start_ready();
+    oracle.judge(&mut site);
+    println!("{} steps of a restore: {known:?}", known.len());
+}
