@@ -296,7 +296,8 @@ async fn a_holding_that_marks_hours_without_end_is_refused() {
         (0..60).map(|number| format!("GPU-many-{number}").parse().expect("an accelerator")).collect();
     let on = |id: &weighbridge_meter::AcceleratorId, minute| weighbridge_meter::Window {
         accelerator: id.clone(),
-        ..window(minute)
+        span: weighbridge_meter::Span::new(at(minute), at(minute + 1)).expect("a minute"),
+        ..window(0)
     };
     let days = 15;
     let windows = ids.iter().flat_map(|id| [on(id, -days * 1440), on(id, 0)]).collect();
