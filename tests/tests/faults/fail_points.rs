@@ -11,6 +11,7 @@ use std::{
 use weighbridge_tests::{
     agent::{Agent, AgentOptions},
     collector::Collector,
+    damage,
     machine::Device,
     oracle::Oracle,
     random::Random,
@@ -243,7 +244,14 @@ fn a_backup_or_a_restore_that_fails_at_any_step_is_done_by_the_next_one() {
     let mut oracle = Oracle::new();
     site.agents.iter().for_each(|agent| oracle.note(agent));
     site.collector.kill();
-    let anew = |site: &Site| fs::remove_dir_all(site.collector.data()).unwrap();
+    let (keys, kept) = (site.collector.folder().join("keys"), site.folder().join("kept"));
+    damage::copy(&keys, &kept).unwrap();
+    // Each time as if for the first time: what a store signed that was thrown away since would be missed, rightly.
+    let anew = |site: &Site| {
+        fs::remove_dir_all(site.collector.data()).unwrap();
+        fs::remove_dir_all(&keys).unwrap();
+        damage::copy(&kept, &keys).unwrap();
+    };
     anew(&site);
     fs::remove_file(&list).unwrap();
     let listed = site.collector.run_with(&restore, &[(POINTS_TO, &list.display().to_string())]);
@@ -267,6 +275,9 @@ fn a_backup_or_a_restore_that_fails_at_any_step_is_done_by_the_next_one() {
             site.collector.stop();
         }
     }
+    anew(&site);
+    let restored = site.collector.run(&restore);
+    assert_eq!(restored.code, Some(0), "{restored:?}");
     site.collector.start_ready();
     oracle.judge(&mut site);
     println!("{} steps of a restore: {known:?}", known.len());
