@@ -43,7 +43,8 @@ fn main() {
     let hours = number("WEIGHBRIDGE_HOURS", usize::try_from(HOURS).expect("few")) as u64;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let mut collector = Collector::prepare(&folder.path().join("collector"), "[log]\nlevel = \"warn\"");
-    let start = wait::now().plus(-(i64::try_from(hours).expect("few")) * UtcMillis::HOUR);
+    // A whole hour, so that no window is still open in the end.
+    let start = wait::now().hour().plus(-(i64::try_from(hours).expect("few")) * UtcMillis::HOUR);
     let own = std::process::id();
     println!("{agents} agents of {ACCELERATORS} accelerators, {hours} hours, a batch every ten minutes");
 
