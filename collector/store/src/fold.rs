@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
 };
 
-use weighbridge_meter::{AcceleratorId, AgentId, EpochId, Estimator, Evidence, Holding, Span, UtcMillis};
+use weighbridge_meter::{AcceleratorId, AgentId, EpochId, Estimator, Span, UtcMillis};
 use weighbridge_wire::{Batch, Envelope, Loss};
 
 use crate::{
@@ -24,7 +24,10 @@ use crate::{
 
 mod devices;
 mod hours;
+mod touched;
 
+use self::touched::holding_span;
+pub use self::touched::{HeldHours, held_hours, touched_hours};
 pub(crate) use hours::is_ahead;
 
 /// What a piece of the ledger changes in SQL: rows as they are now, so that writing them twice changes nothing.
@@ -643,58 +646,6 @@ pub fn hours_of(batch: &Batch, minutes: &[i64]) -> BTreeSet<UtcMillis> {
         .flat_map(|span| minutes.iter().map(move |minutes| shifted(span, *minutes).start().hour()))
         .collect();
     if found.is_empty() { hours(labelled(batch)).collect() } else { found }
-}
-
-/// How many hours of accelerators the windows and gaps of a batch touch, at most.
-pub fn touched_hours(batch: &Batch) -> usize {
-    let spans = batch.windows.iter().map(|window| window.span).chain(batch.gaps.iter().map(|gap| gap.span));
-    usize::try_from(spans.map(count_hours).sum::<u64>()).unwrap_or(usize::MAX)
-}
-
-/// When something was held, as far as its agent can know: what it saw, it saw when it was there to see it, whatever
-/// its clock says. A lease file says what the operator agreed, by whatever clock and for as long ahead as it likes.
-fn holding_span(holding: &Holding, minutes: i64, received: UtcMillis) -> Option<Span> {
-    match holding.evidence {
-        Evidence::LeaseFile | Evidence::Lease => Some(holding.span),
-        Evidence::ProcessOwner => hours::within_reach(shifted(holding.span, minutes), received),
-    }
-}
-
-/// How many hours would be made anew for what a batch says of holders.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HeldHours {
-    /// For what its agent saw.
-    pub seen: u64,
-    /// For what it was told of leases.
-    pub leased: u64,
-}
-
-/// The same by what is known now of the accelerators: nothing is made anew of which nothing is summed, nor for what
-/// is known already.
-pub fn held_hours(state: &State, batch: &Batch, minutes: i64, received: UtcMillis) -> HeldHours {
-    let mut held = HeldHours::default();
-    for holding in &batch.holdings {
-        let Some(span) = holding_span(holding, minutes, received) else { continue };
-        let key = HeldKey::of(holding, span.start());
-        for id in &holding.accelerators {
-            let Some(accelerator) = state.accelerators.get(id) else { continue };
-            let known = state.held.get(id).is_some_and(|known| known.get(&key) == Some(&span.end()));
-            let summed = Span::new(accelerator.first_seen, accelerator.last_end);
-            let touched = summed.filter(|_| !known).and_then(|summed| summed.overlap(&span));
-            let Some(touched) = touched else { continue };
-            let count = match holding.evidence {
-                Evidence::ProcessOwner => &mut held.seen,
-                Evidence::LeaseFile | Evidence::Lease => &mut held.leased,
-            };
-            *count = count.saturating_add(count_hours(touched));
-        }
-    }
-    held
-}
-
-/// How many UTC hours the span touches.
-fn count_hours(span: Span) -> u64 {
-    (span.end().plus(-1).hour().since(span.start().hour()) / UtcMillis::HOUR + 1).unsigned_abs()
 }
 
 /// Bytes in hexadecimal.
