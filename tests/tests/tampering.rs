@@ -144,7 +144,7 @@ fn a_removed_segment_is_found_wherever_it_was() {
     // The journal is whole without its last segment; what was signed is not.
     let last = all.last().unwrap();
     fs::rename(last, &aside).unwrap();
-    let before = format!("the ledger ends in segment {} with entry", all.len() - 1);
+    let before = format!("the ledger ends in segment {} with entry", name(&all[all.len() - 2]));
     finds(&site, &["verify", "--full"], &[&before, "are missing"]);
     finds(&site, &["verify", "--quick"], &["the ledger ends with entry", "are missing"]);
     fs::rename(&aside, last).unwrap();

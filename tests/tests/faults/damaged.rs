@@ -105,15 +105,24 @@ fn a_damaged_ledger_is_found_and_the_place_named() {
     site.stop_agents();
     site.collector.stop();
     let (data, whole) = (site.collector.data(), site.folder().join("whole"));
+    let (keys, whole_keys) = (site.collector.keys(), site.folder().join("whole-keys"));
     damage::copy(&data, &whole).unwrap();
+    damage::copy(&keys, &whole_keys).unwrap();
     let segments = damage::files(&data.join("ledger"), ".seg").len();
     assert!(segments >= 4, "{segments} segments");
     let (mut found, mut cut) = (0, 0);
     for damage in Damage::ALL {
-        for _ in 0..rounds(3, 30) {
-            fs::remove_dir_all(&data).unwrap();
-            damage::copy(&whole, &data).unwrap();
-            let files = damage::files(&data.join("ledger"), ".seg");
+        for round in 0..rounds(3, 30) {
+            // With the keys that go with it: a collector that begins anew notes there what it signed.
+            for (whole, place) in [(&whole, &data), (&whole_keys, &keys)] {
+                fs::remove_dir_all(place).unwrap();
+                damage::copy(whole, place).unwrap();
+            }
+            let mut files = damage::files(&data.join("ledger"), ".seg");
+            if damage == Damage::Delete && round == 0 {
+                // Without its end a ledger is whole in itself.
+                files.drain(..files.len() - 1);
+            }
             let struck = damage.strike(&files, &mut random).unwrap();
             let same = fs::read(&struck).ok()
                 == fs::read(whole.join("ledger").join(struck.file_name().unwrap())).ok();

@@ -359,8 +359,8 @@ impl TreeCheck {
         };
         if whole && let Some((size, file)) = self.known.iter().rev().find_map(missing) {
             self.findings.faults.push(format!(
-                "the ledger ends in segment {} with entry {read}, but {} entries were signed ({}): entries {} to {size} \
-                 are missing",
+                "the ledger ends in segment {:020}.seg with entry {read}, but {} entries were signed ({}): entries {} to \
+                 {size} are missing",
                 self.last_segment,
                 size,
                 file.display(),
