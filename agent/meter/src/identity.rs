@@ -115,6 +115,17 @@ impl Principal {
         format!("{scheme}:{}/{}", percent_encoded(scope), percent_encoded(name)).parse()
     }
 
+    /// Somebody there whom only a better record of the same attempt can name: a job whose account is not known here.
+    /// Its name is a single question mark.
+    pub fn unknown(scheme: &str, scope: &str) -> Result<Self, BadName> {
+        Self::new(scheme, scope, "?")
+    }
+
+    /// Whether it is [`unknown`](Self::unknown).
+    pub fn is_unknown(&self) -> bool {
+        self.0.ends_with("/%3F")
+    }
+
     /// The part before the colon.
     pub fn scheme(&self) -> &str {
         self.0.split(':').next().unwrap_or_default()

@@ -450,7 +450,7 @@ fn from_holding(row: usize, holding: &proto::Holding, names: &Lookup<'_>) -> Res
             .collect::<Result<_, _>>()?,
         span: long_span(place, holding.start_ms, holding.length_ms)?,
         evidence: Evidence::from_code(holding.evidence)
-            .filter(|evidence| *evidence != Evidence::Lease)
+            .filter(|evidence| evidence.is_of_agent())
             .ok_or_else(|| bad(place("evidence"), holding.evidence, "evidence that an agent can have"))?,
     })
 }

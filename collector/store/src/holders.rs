@@ -17,14 +17,16 @@ pub struct Segment {
     pub holders: Vec<(Principal, AttemptId)>,
     /// Whether several contradict each other instead of sharing.
     pub disputed: bool,
+    /// Whether somebody holds it and no record says who.
+    pub unnamed: bool,
 }
 
 impl Segment {
     /// The state of measured time in this segment.
     pub fn state(&self, idle: bool) -> HeldState {
         match (self.holders.len(), idle) {
-            (0, true) => HeldState::Free,
-            (0, false) => HeldState::Unattributed,
+            (0, true) if !self.unnamed => HeldState::Free,
+            (0, _) => HeldState::Unattributed,
             (1, true) => HeldState::IdleHeld,
             (1, false) => HeldState::Attributed,
             _ if self.disputed => HeldState::Disputed,
@@ -51,7 +53,8 @@ pub fn selects(lease: &LeaseFact, id: &AcceleratorId, pci_device: &str) -> bool 
 }
 
 /// Cuts `span` where the answer changes. The evidence of the best rank decides; a lease excludes all else.
-/// Claims of leases that contradict each other are a dispute, processes of several principals are sharing.
+/// Leases to several are a dispute, and so are allocators that each gave it to theirs; what one allocator gave to
+/// several they share, and so do containers, units and users.
 pub fn segments(state: &State, id: &AcceleratorId, span: Span) -> Vec<Segment> {
     let mut claims = claims(state, id, span);
     claims.sort_unstable_by_key(|claim| claim.span.start());
@@ -66,23 +69,58 @@ pub fn segments(state: &State, id: &AcceleratorId, span: Span) -> Vec<Segment> {
         let Some(piece) = Span::new(pair[0], pair[1]) else { continue };
         here.retain(|claim| claim.span.contains(piece.start()));
         here.extend(std::iter::from_fn(|| coming.next_if(|claim| claim.span.contains(piece.start()))));
-        let rank = here.iter().map(|claim| claim.rank).min();
-        let mut holders: Vec<(Principal, AttemptId)> = here
-            .iter()
-            .filter(|claim| Some(claim.rank) == rank)
-            .map(|claim| (claim.principal.clone(), claim.attempt.clone()))
-            .collect();
-        holders.sort_unstable();
-        holders.dedup();
-        let disputed = holders.len() > 1 && rank == Some(Evidence::Lease.rank());
+        let Answer { holders, disputed, unnamed } = Answer::of(&here);
         match segments.last_mut() {
-            Some(last) if last.holders == holders && last.disputed == disputed => {
+            Some(last) if last.holders == holders && last.disputed == disputed && last.unnamed == unnamed => {
                 last.span = Span::new(last.span.start(), piece.end()).expect("longer than before");
             }
-            _ => segments.push(Segment { span: piece, holders, disputed }),
+            _ => segments.push(Segment { span: piece, holders, disputed, unnamed }),
         }
     }
     segments
+}
+
+/// What several claims come to.
+struct Answer {
+    holders: Vec<(Principal, AttemptId)>,
+    disputed: bool,
+    unnamed: bool,
+}
+
+impl Answer {
+    fn of(claims: &[&Claim<'_>]) -> Self {
+        let rank = claims.iter().map(|claim| claim.rank).min();
+        let mut best: Vec<(&Principal, &AttemptId)> = claims
+            .iter()
+            .filter(|claim| Some(claim.rank) == rank)
+            .map(|claim| (claim.principal, claim.attempt))
+            .collect();
+        best.sort_unstable();
+        best.dedup();
+        // Who an attempt is for, any better record of it says.
+        let named = |attempt: &AttemptId| {
+            best.iter().any(|(principal, other)| *other == attempt && !principal.is_unknown())
+        };
+        let known: Vec<_> = best
+            .iter()
+            .copied()
+            .filter(|(principal, attempt)| !principal.is_unknown() || !named(attempt))
+            .collect();
+        let disputed = match rank {
+            Some(Evidence::LEASE_RANK) => known.len() > 1,
+            Some(Evidence::ALLOCATOR_RANK) => {
+                let twice = known.windows(2).any(|pair| pair[0].0.scheme() != pair[1].0.scheme());
+                let mut attempts: Vec<_> = known.iter().map(|(_, attempt)| attempt).collect();
+                attempts.sort_unstable();
+                twice || attempts.windows(2).any(|pair| pair[0] == pair[1])
+            }
+            _ => false,
+        };
+        let unnamed = known.len() == 1 && known[0].0.is_unknown();
+        let holders = known.into_iter().filter(|_| !unnamed);
+        let holders = holders.map(|(principal, attempt)| (principal.clone(), attempt.clone())).collect();
+        Self { holders, disputed, unnamed }
+    }
 }
 
 fn claims<'a>(state: &'a State, id: &AcceleratorId, span: Span) -> Vec<Claim<'a>> {
@@ -129,8 +167,16 @@ mod tests {
     /// Who, by which evidence, from when, for how long.
     type Word = (usize, usize, i64, i64);
 
+    /// Two of one allocator, one of another, and somebody in the first one's attempt of whom no more is known.
+    const WHO: [(&str, &str); 4] = [
+        ("slurm:c/one", "slurm:c/1"),
+        ("slurm:c/two", "slurm:c/2"),
+        ("k8s:c/three", "k8s:c/3"),
+        ("slurm:c/%3F", "slurm:c/1"),
+    ];
+
     fn principal(number: usize) -> Principal {
-        format!("uid:gpu/{number}").parse().expect("valid")
+        WHO[number].0.parse().expect("valid")
     }
 
     fn held(words: &[Word]) -> (State, AcceleratorId) {
@@ -143,8 +189,10 @@ mod tests {
         state.accelerators.insert(id.clone(), accelerator);
         for (index, &(who, evidence, start, length)) in words.iter().enumerate() {
             let (principal, span) = (principal(who), span(start, length));
-            let attempt: AttemptId = "try-1".parse().expect("valid");
             let evidence = Evidence::ALL[evidence];
+            // Leases are told apart by their names.
+            let attempt = if evidence.is_agreed() { "lease" } else { WHO[who].1 };
+            let attempt: AttemptId = attempt.parse().expect("valid");
             if evidence == Evidence::Lease {
                 let lease = LeaseFact {
                     lease: attempt,
@@ -170,7 +218,14 @@ mod tests {
     proptest! {
         #[test]
         fn at_every_moment_the_best_evidence_there_is_decides(
-            words in prop::collection::vec((0_usize..3, 0_usize..3, 0_i64..40, 1_i64..30), 0..12),
+            words in prop::collection::vec(
+                (0..WHO.len(), 0..Evidence::ALL.len(), 0_i64..40, 1_i64..30),
+                0..12,
+            ).prop_map(|words| {
+                // Nobody leases anything to nobody.
+                let named = |word: &Word| word.0 != 3 || !Evidence::ALL[word.1].is_agreed();
+                words.into_iter().filter(named).collect::<Vec<_>>()
+            }),
             (start, length) in (0_i64..40, 1_i64..40),
         ) {
             // Of two words that begin at once by the same evidence the store keeps one.
@@ -183,19 +238,38 @@ mod tests {
             prop_assert_eq!(segments[segments.len() - 1].span.end().0, start + length);
             for pair in segments.windows(2) {
                 prop_assert_eq!(pair[0].span.end(), pair[1].span.start());
-                prop_assert!((&pair[0].holders, pair[0].disputed) != (&pair[1].holders, pair[1].disputed));
+                prop_assert_ne!(
+                    Segment { span: pair[1].span, ..pair[0].clone() },
+                    pair[1].clone(),
+                    "one answer is one segment"
+                );
             }
             for segment in &segments {
                 for moment in segment.span.start().0..segment.span.end().0 {
                     let here = || words.iter().filter(|(.., start, length)| (*start..start + length).contains(&moment));
                     let rank = here().map(|(_, evidence, ..)| Evidence::ALL[*evidence].rank()).min();
-                    let mut who: Vec<Principal> = here()
+                    let mut who: Vec<usize> = here()
                         .filter(|(_, evidence, ..)| Some(Evidence::ALL[*evidence].rank()) == rank)
-                        .map(|(who, ..)| principal(*who))
+                        .map(|(who, ..)| *who)
                         .collect();
                     who.sort_unstable();
                     who.dedup();
-                    prop_assert_eq!(segment.disputed, rank == Some(0) && who.len() > 1);
+                    if who.contains(&0) {
+                        // The first one's own record says whose attempt it is.
+                        who.retain(|who| *who != 3);
+                    }
+                    prop_assert_eq!(segment.unnamed, who == [3]);
+                    let disputed = match rank {
+                        Some(0) => who.len() > 1,
+                        Some(1) => who.contains(&2) && who.len() > 1,
+                        _ => false,
+                    };
+                    prop_assert_eq!(segment.disputed, disputed);
+                    if segment.unnamed {
+                        who.clear();
+                    }
+                    let mut who: Vec<Principal> = who.into_iter().map(principal).collect();
+                    who.sort_unstable();
                     let holders: Vec<Principal> =
                         segment.holders.iter().map(|(principal, _)| principal.clone()).collect();
                     prop_assert_eq!(holders, who);
@@ -205,15 +279,30 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_that_is_said_to_be_for_two_is_disputed() {
+        let (mut state, id) = held(&[(0, 3, 0, 10)]);
+        let key = HeldKey {
+            principal: principal(1),
+            attempt: WHO[0].1.parse().expect("valid"),
+            evidence: Evidence::SchedulerHook,
+            start: UtcMillis(5),
+        };
+        state.held.get_mut(&id).expect("held").insert(key, UtcMillis(10));
+        let segments = segments(&state, &id, span(0, 10));
+        assert_eq!(segments.iter().map(|segment| segment.disputed).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
     fn each_segment_has_one_state() {
-        let of = |number: usize, disputed: bool| {
+        let of = |number: usize, disputed: bool, unnamed: bool| {
             let holders = (0..number).map(|who| (principal(who), "try-1".parse().expect("valid"))).collect();
-            let segment = Segment { span: span(0, 1), holders, disputed };
+            let segment = Segment { span: span(0, 1), holders, disputed, unnamed };
             [segment.state(false), segment.state(true)]
         };
-        assert_eq!(of(0, false), [HeldState::Unattributed, HeldState::Free]);
-        assert_eq!(of(1, false), [HeldState::Attributed, HeldState::IdleHeld]);
-        assert_eq!(of(2, false), [HeldState::Shared, HeldState::Shared]);
-        assert_eq!(of(2, true), [HeldState::Disputed, HeldState::Disputed]);
+        assert_eq!(of(0, false, false), [HeldState::Unattributed, HeldState::Free]);
+        assert_eq!(of(0, false, true), [HeldState::Unattributed, HeldState::Unattributed]);
+        assert_eq!(of(1, false, false), [HeldState::Attributed, HeldState::IdleHeld]);
+        assert_eq!(of(2, false, false), [HeldState::Shared, HeldState::Shared]);
+        assert_eq!(of(2, true, false), [HeldState::Disputed, HeldState::Disputed]);
     }
 }

@@ -1,7 +1,7 @@
 //! How much one batch makes the fold do, known before it is taken: each hour that it touches, and each that is made
 //! anew for what it says of holders.
 
-use weighbridge_meter::{Evidence, Holding, Span, UtcMillis};
+use weighbridge_meter::{Holding, Span, UtcMillis};
 use weighbridge_wire::Batch;
 
 use super::{hours::within_reach, shifted};
@@ -16,9 +16,10 @@ pub fn touched_hours(batch: &Batch) -> usize {
 /// When something was held, as far as its agent can know: what it saw, it saw when it was there to see it, whatever
 /// its clock says. A lease file says what the operator agreed, by whatever clock and for as long ahead as it likes.
 pub(super) fn holding_span(holding: &Holding, minutes: i64, received: UtcMillis) -> Option<Span> {
-    match holding.evidence {
-        Evidence::LeaseFile | Evidence::Lease => Some(holding.span),
-        Evidence::ProcessOwner => within_reach(shifted(holding.span, minutes), received),
+    if holding.evidence.is_agreed() {
+        Some(holding.span)
+    } else {
+        within_reach(shifted(holding.span, minutes), received)
     }
 }
 
@@ -44,10 +45,7 @@ pub fn held_hours(state: &State, batch: &Batch, minutes: i64, received: UtcMilli
             let summed = Span::new(accelerator.first_seen, accelerator.last_end);
             let touched = summed.filter(|_| !known).and_then(|summed| summed.overlap(&span));
             let Some(touched) = touched else { continue };
-            let count = match holding.evidence {
-                Evidence::ProcessOwner => &mut held.seen,
-                Evidence::LeaseFile | Evidence::Lease => &mut held.leased,
-            };
+            let count = if holding.evidence.is_agreed() { &mut held.leased } else { &mut held.seen };
             *count = count.saturating_add(count_hours(touched));
         }
     }
