@@ -22,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use weighbridge_meter::AgentId;
 use weighbridge_wire::{Envelope, KeyId};
 
-pub(crate) use self::answer::hex;
 pub(crate) use self::sender::{post_json, retry};
 pub use self::{
     answer::{Acknowledged, Answer, KeyTrouble, Refusal, Retry},
@@ -35,6 +34,7 @@ use crate::{
     metrics::Metrics,
     spool::{Pending, Spool, SpoolError, is_full},
 };
+pub(crate) use weighbridge_meter::hex;
 
 /// Reads whatever is given as an answer, its status by the first byte: for tests with bytes that nobody wrote.
 /// Must come back.
@@ -48,7 +48,7 @@ pub fn read_anything(bytes: &[u8]) {
     };
     let hash = [0xab; 32];
     // So that a mutation need not find the hash first.
-    let named = String::from_utf8_lossy(body).replace("HASH", &answer::hex(&hash));
+    let named = String::from_utf8_lossy(body).replace("HASH", &hex(&hash));
     let _ = answer::answer(status, Some(&named), named.as_bytes(), &hash);
 }
 

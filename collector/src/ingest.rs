@@ -12,8 +12,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use ed25519_dalek::Signer;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use weighbridge_meter::{AgentId, BootId, EpochId, UtcMillis};
@@ -22,6 +20,7 @@ use weighbridge_store::{
     entry::{Clocks, Received},
     fold::{HeldHours, held_hours, hex, hours_of, touched_hours},
     ledger::{self, CommitError, Committed, Health, Outcome, Submission},
+    tree::promise::Promised,
 };
 use weighbridge_wire::{Batch, Envelope, KeyId, OpenError, limits};
 
@@ -72,7 +71,7 @@ struct Acknowledged {
     outcome: &'static str,
     batch_hash: String,
     store_generation: String,
-    promise: Option<Promise>,
+    promise: Option<Promised>,
     /// Numbers of this agent that are neither here nor given up: to be sent again, or closed by a loss.
     missing: Vec<Missing>,
 }
@@ -82,16 +81,6 @@ struct Missing {
     epoch: EpochId,
     first: u64,
     last: u64,
-}
-
-/// What the collector signs: this batch, received then, is in the ledger of this generation.
-/// The signature is over `weighbridge-promise-v1\0`, generation, batch hash, leaf hash and time (i64, little endian).
-#[derive(Debug, Serialize)]
-struct Promise {
-    leaf_hash: String,
-    received_at: UtcMillis,
-    key_id: String,
-    signature: String,
 }
 
 /// Why a batch was not taken, in the form of RFC 9457.
@@ -186,17 +175,17 @@ async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
     let asked = Asked::of(app, &batch, hash);
     let windows = batch.windows.len();
     let submission = Submission { received_at, received, batch, hash };
-    let Committed { outcome, missing } = match app.ledger.submit(submission).await {
+    let Committed { outcome, promised, missing } = match app.ledger.submit(submission).await {
         Ok(committed) => committed,
         Err(error) => return Err(refused(app, error).await),
     };
-    let (outcome, promise) = match outcome {
-        Outcome::Accepted { leaf_hash } => {
+    let outcome = match outcome {
+        Outcome::Accepted { .. } => {
             app.metrics.windows(windows);
-            ("accepted", Some(promise(app, &hash, &leaf_hash, received_at)))
+            "accepted"
         }
-        Outcome::Duplicate => ("duplicate", None),
-        Outcome::Old if is_known(app, &asked).await? => ("duplicate", None),
+        Outcome::Duplicate => "duplicate",
+        Outcome::Old if is_known(app, &asked).await? => "duplicate",
         Outcome::Old => {
             let Asked { agent, epoch, sequence, .. } = asked;
             let highest = sequence;
@@ -209,7 +198,7 @@ async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
         outcome,
         batch_hash: hex(&hash),
         store_generation: hex(&app.ledger.generation()),
-        promise,
+        promise: promised.map(|promised| promised.promise(&app.ledger.generation(), app.signing_key())),
         missing: missing
             .map(|ledger::Missing { epoch, first, last }| Missing { epoch, first, last })
             .collect(),
@@ -388,24 +377,6 @@ fn clocks(headers: &HeaderMap, batch: &Batch) -> Option<Clocks> {
     let boot_ms = text("x-weighbridge-boot-ms")?.parse().ok()?;
     let wall = UtcMillis(text("x-weighbridge-wall-ms")?.parse().ok()?);
     (boot == batch.boot).then_some(Clocks { boot_ms, wall })
-}
-
-fn promise(app: &App, hash: &[u8; 32], leaf_hash: &[u8; 32], received_at: UtcMillis) -> Promise {
-    let key = app.signing_key();
-    let message = [
-        b"weighbridge-promise-v1\0".as_slice(),
-        &app.ledger.generation(),
-        hash,
-        leaf_hash,
-        &received_at.0.to_le_bytes(),
-    ]
-    .concat();
-    Promise {
-        leaf_hash: hex(leaf_hash),
-        received_at,
-        key_id: KeyId::of(&key.verifying_key()).to_string(),
-        signature: BASE64.encode(key.sign(&message).to_bytes()),
-    }
 }
 
 fn unreadable(error: &OpenError) -> Refusal {

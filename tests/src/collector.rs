@@ -161,6 +161,11 @@ impl Collector {
         self.folder.join("data")
     }
 
+    /// Where its keys are.
+    pub fn keys(&self) -> PathBuf {
+        self.folder.join("keys")
+    }
+
     /// Where it takes batches.
     pub fn ingest(&self) -> SocketAddr {
         self.ingest

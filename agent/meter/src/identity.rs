@@ -144,6 +144,17 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
+/// Bytes in lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut digits = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 15] {
+            digits.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+        }
+    }
+    digits
+}
+
 macro_rules! bytes16 {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
@@ -152,7 +163,7 @@ macro_rules! bytes16 {
 
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                f.write_str(&hex(&self.0))
             }
         }
 

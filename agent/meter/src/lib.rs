@@ -22,7 +22,7 @@ pub use classify::{Class, Judgement, Signs};
 pub use estimate::{Doubt, Estimate, Estimator};
 pub use features::Features;
 pub use holding::{Evidence, Holding};
-pub use identity::{AcceleratorId, AgentId, AttemptId, BootId, EpochId, Principal};
+pub use identity::{AcceleratorId, AgentId, AttemptId, BootId, EpochId, Principal, hex};
 pub use meter::{Meter, Observed};
 pub use operations::{Calibrated, Interval, Operations, OutOfOrder};
 pub use reading::{Condition, DeviceState, GapCause, Reading, Source, Tier, Trust};

@@ -3,6 +3,8 @@
 //! The figures are data (`data/accelerators.csv`), each row with source and confidence; the hash of that file
 //! goes into the ledger, so that a changed table is a dated event and not a silent edit.
 
+use std::collections::HashMap;
+
 use sha2::{Digest, Sha256};
 
 /// A positive rational factor.
@@ -101,6 +103,9 @@ pub struct Peaks {
 #[derive(Clone, Debug)]
 pub struct AcceleratorTable {
     models: Vec<Model>,
+    /// Where the first row of each PCI device (in lower case) and of each name is.
+    by_pci: HashMap<String, usize>,
+    by_name: HashMap<String, usize>,
     sha256: [u8; 32],
 }
 
@@ -141,7 +146,12 @@ impl AcceleratorTable {
             let line = record.position().map_or(0, csv::Position::line);
             models.push(Row { headers: &headers, record: &record, line }.model()?);
         }
-        Ok(Self { models, sha256: Sha256::digest(text.as_bytes()).into() })
+        let (mut by_pci, mut by_name) = (HashMap::new(), HashMap::new());
+        for (index, model) in models.iter().enumerate() {
+            by_pci.entry(model.pci_device.to_ascii_lowercase()).or_insert(index);
+            by_name.entry(model.device_name.clone()).or_insert(index);
+        }
+        Ok(Self { models, by_pci, by_name, sha256: Sha256::digest(text.as_bytes()).into() })
     }
 
     /// SHA-256 of the file.
@@ -156,9 +166,10 @@ impl AcceleratorTable {
 
     /// The row of a device: by PCI device, which is the safer key, else by the driver's name.
     pub fn find(&self, pci_device: Option<&str>, device_name: &str) -> Option<&Model> {
+        // As drivers write it, it is in lower case.
         let by_pci = pci_device
-            .and_then(|id| self.models.iter().find(|model| model.pci_device.eq_ignore_ascii_case(id)));
-        by_pci.or_else(|| self.models.iter().find(|model| model.device_name == device_name))
+            .and_then(|id| self.by_pci.get(id).or_else(|| self.by_pci.get(&id.to_ascii_lowercase())));
+        self.models.get(*by_pci.or_else(|| self.by_name.get(device_name))?)
     }
 }
 

@@ -100,7 +100,7 @@ impl Promises {
         }
         let line = Promise {
             sequence,
-            batch_hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+            batch_hash: weighbridge_meter::hex(hash),
             store_generation: generation.to_owned(),
             promise,
         };

@@ -133,7 +133,7 @@ impl ServerCertVerifier for FirstContact {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let named = intermediates.iter().find(|der| fingerprint(der) == self.authority);
         let Some(named) = named else {
-            let expected = self.authority.iter().map(|byte| format!("{byte:02x}")).collect();
+            let expected = weighbridge_meter::hex(&self.authority);
             let error = rustls::OtherError(Arc::new(OtherAuthority { expected }));
             return Err(rustls::Error::Other(error));
         };

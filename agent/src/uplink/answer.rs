@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
+use weighbridge_meter::hex;
 use weighbridge_wire::Hash;
 
 use crate::spool::Missing;
@@ -272,10 +273,6 @@ fn not_a_collector(why: String) -> Answer {
 fn beginning(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(400)]);
     text.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -14,10 +14,11 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 use reqwest::Url;
+use weighbridge_meter::hex;
 
 use super::{
     Answer, Retry,
-    answer::{answer, hex},
+    answer::answer,
     chain,
     client::{Answered, Asked, Client, ClientError, Credentials, Distrust},
 };

@@ -13,7 +13,7 @@ use base64::{Engine, prelude::BASE64_STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, Signer};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use weighbridge_meter::{AgentId, UtcMillis};
+use weighbridge_meter::{AgentId, UtcMillis, hex};
 
 use crate::{Hash, SigningKey, VerifyingKey};
 
@@ -85,10 +85,6 @@ impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "JoinToken({})", hex(&self.id))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What an agent sends to join.

@@ -6,6 +6,7 @@ use ed25519_dalek::{Signature, Signer};
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 use prost::Message;
 use sha2::{Digest, Sha256};
+use weighbridge_meter::hex;
 
 use crate::{Batch, Hash, Malformed, convert, group::fits_with_cofactor, limits, proto, weight};
 
@@ -31,7 +32,7 @@ impl KeyId {
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 

@@ -29,6 +29,7 @@ mod touched;
 use self::touched::holding_span;
 pub use self::touched::{HeldHours, held_hours, touched_hours};
 pub(crate) use hours::is_ahead;
+pub use weighbridge_meter::hex;
 
 /// What a piece of the ledger changes in SQL: rows as they are now, so that writing them twice changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -646,9 +647,4 @@ pub fn hours_of(batch: &Batch, minutes: &[i64]) -> BTreeSet<UtcMillis> {
         .flat_map(|span| minutes.iter().map(move |minutes| shifted(span, *minutes).start().hour()))
         .collect();
     if found.is_empty() { hours(labelled(batch)).collect() } else { found }
-}
-
-/// Bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

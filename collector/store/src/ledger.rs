@@ -26,6 +26,7 @@ use crate::{
     Place,
     entry::{Body, Entry, EntryError, Fact, Received},
     state::{CursorRow, State},
+    tree::promise::InGroup,
 };
 
 mod clock;
@@ -198,6 +199,8 @@ pub enum Outcome {
 pub struct Committed {
     /// What became of it.
     pub outcome: Outcome,
+    /// What may be promised of it: of one that was accepted.
+    pub promised: Option<InGroup>,
     /// Numbers of its agent, in any epoch, that are neither here nor given up; not more than a few.
     pub missing: Vec<Missing>,
 }

@@ -102,14 +102,20 @@ pub fn of_consistency<H: Hashes>(hashes: &mut H, first: u64, second: u64) -> Res
 
 /// Whether `path` proves that a leaf with this hash is number `index` of the tree.
 pub fn includes(path: &[Hash], leaf: &Hash, index: u64, size: u64, root: &Hash) -> bool {
+    root_of(path, leaf, index, size).is_some_and(|leads_to| leads_to == *root)
+}
+
+/// The root that `path` leads to from a leaf with this hash as number `index` of a tree of `size`; `None` if no path of
+/// such a leaf is as long.
+pub fn root_of(path: &[Hash], leaf: &Hash, index: u64, size: u64) -> Option<Hash> {
     if index >= size {
-        return false;
+        return None;
     }
     let (mut at, mut last) = (index, size - 1);
     let mut hash = *leaf;
     for step in path {
         if last == 0 {
-            return false;
+            return None;
         }
         if at & 1 == 1 || at == last {
             hash = node_hash(step, &hash);
@@ -123,7 +129,7 @@ pub fn includes(path: &[Hash], leaf: &Hash, index: u64, size: u64, root: &Hash) 
         at >>= 1;
         last >>= 1;
     }
-    last == 0 && hash == *root
+    (last == 0).then_some(hash)
 }
 
 /// Whether `path` proves that the first tree is the beginning of the second.

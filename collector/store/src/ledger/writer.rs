@@ -26,6 +26,7 @@ use crate::{
     entry::{self, Body, Entry, Fact},
     fold::Opened,
     state::{CursorRow, State},
+    tree::promise::{Group, Word},
 };
 
 /// What batches leave free of a disk that is large enough.
@@ -45,6 +46,8 @@ pub(super) struct Writer {
     closed: Option<UtcMillis>,
     /// What the group that is being written holds, for the tail.
     opened: Vec<(Opened, Place)>,
+    /// What is promised of it, in order.
+    words: Vec<Word>,
     /// How to forget what the group that is being written changed, in order.
     undo: Vec<Step>,
     salts: Arc<Salts>,
@@ -96,6 +99,7 @@ impl Writer {
             offsets,
             closed: state.closed_before,
             opened: Vec::new(),
+            words: Vec::new(),
             undo: Vec::new(),
             salts,
             outlets,
@@ -138,10 +142,17 @@ impl Writer {
         self.outlets.tail.extend(self.opened.drain(..));
         self.outlets.announce.send_replace(self.durable);
         self.outlets.announce_tip.send_replace((self.durable, journal.chain()));
+        let promises = Group::of(std::mem::take(&mut self.words));
+        let mut numbers = 0..;
         for answer in waiting {
             // A sender that went away will ask again.
             match answer {
-                Waiting::Batch(reply, committed) => drop(reply.send(Ok(committed))),
+                Waiting::Batch(reply, mut committed) => {
+                    if let Outcome::Accepted { .. } = committed.outcome {
+                        committed.promised = numbers.next().and_then(|number| promises.at(number));
+                    }
+                    drop(reply.send(Ok(committed)));
+                }
                 Waiting::Facts(reply, place) => drop(reply.send(Ok(place))),
             }
         }
@@ -192,7 +203,8 @@ impl Writer {
                         Known::Same => Outcome::Duplicate,
                         Known::Old => Outcome::Old,
                     };
-                    let committed = Committed { outcome, missing: self.cursors.missing(&agent) };
+                    let missing = self.cursors.missing(&agent);
+                    let committed = Committed { outcome, promised: None, missing };
                     waiting.push(Waiting::Batch(reply, committed));
                 }
             },
@@ -244,6 +256,7 @@ impl Writer {
         // A batch has a salt of its own.
         let payload = Entry { received: received_at, body: Body::Batch(received) }.encode(&[0; 16]);
         let leaf_hash = entry::leaf_hash(&payload);
+        self.words.push(Word { batch_hash: hash, leaf_hash, received_at });
         let place = journal.append(&payload)?;
         let undo = self.cursors.take(&batch, hash);
         self.undo.push(Step::Batch(undo));
@@ -259,6 +272,7 @@ impl Writer {
         // Closed and unlocked.
         self.journal = None;
         self.opened.clear();
+        self.words.clear();
         while let Some(step) = self.undo.pop() {
             match step {
                 Step::Batch(undo) => self.cursors.forget(undo),
