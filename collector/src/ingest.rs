@@ -14,6 +14,7 @@ use axum::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
+use tokio::sync::oneshot;
 use weighbridge_meter::{AgentId, BootId, EpochId, UtcMillis};
 use weighbridge_store::{
     UsageStore,
@@ -30,6 +31,8 @@ use crate::{
     random,
     tls::peer::{NotAdmitted, PeerAgent, admit, admit_any},
 };
+
+use self::opener::Opened;
 
 pub mod delays;
 pub mod opener;
@@ -161,21 +164,23 @@ async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
     admitted(app, &parts, &agent.agent)?;
     let received_at = app.now();
     app.quotas.allows(&agent.agent, received_at).map_err(|wait| over_quota(&agent.agent, wait))?;
-    let opened = app.opener.open(envelope, key).await.map_err(|error| unavailable(&error, BUSY))?;
-    let batch = opened.map_err(|error| unreadable(&error))?;
-    app.quotas.spend(&agent.agent, body.len(), received_at);
-    if batch.agent != agent.agent {
-        return Err(somebody_elses(&batch.agent, &agent.agent));
-    }
-    bounded(app, &batch, received_at)?;
-    let clocks = clocks(&parts.headers, &batch);
-    believed(app, &batch, clocks, received_at)?;
-    let hash = weighbridge_wire::hash(&body);
-    let received = Received { clocks, salt: random::bytes(), envelope: body.into() };
-    let asked = Asked::of(app, &batch, hash);
-    let windows = batch.windows.len();
-    let submission = Submission { received_at, received, batch, hash };
-    let Committed { outcome, promised, missing } = match app.ledger.submit(submission).await {
+    let (clocks, hash) = (SentAt::of(&parts.headers), weighbridge_wire::hash(&body));
+    let (reply, answer) = oneshot::channel();
+    let of_app = app.clone();
+    // Straight on from thread to thread: the one that waits for the answer is woken once.
+    let then = move |opened| match checked(&of_app, opened, &agent.agent, body, hash, clocks, received_at) {
+        Ok(Checked { submission, windows, asked }) => {
+            of_app.ledger.submit_then(submission, move |committed| {
+                // Who asked may be gone.
+                drop(reply.send(Ok((committed, windows, asked))));
+            })
+        }
+        Err(refusal) => drop(reply.send(Err(refusal))),
+    };
+    app.opener.open(envelope, key, then).map_err(|error| unavailable(&error, BUSY))?;
+    let (committed, windows, asked) =
+        answer.await.unwrap_or_else(|_| Err(unavailable(&CommitError::Unwritable, NO_DISK)))?;
+    let Committed { outcome, promised, missing } = match committed {
         Ok(committed) => committed,
         Err(error) => return Err(refused(app, error).await),
     };
@@ -203,6 +208,36 @@ async fn accept(app: &App, request: Request) -> Result<Acknowledged, Refusal> {
             .map(|ledger::Missing { epoch, first, last }| Missing { epoch, first, last })
             .collect(),
     })
+}
+
+/// A batch that may go into the ledger.
+struct Checked {
+    submission: Submission,
+    windows: usize,
+    asked: Asked,
+}
+
+/// Whether what was opened is its sender's own, and can be believed.
+fn checked(
+    app: &App,
+    opened: Opened,
+    agent: &AgentId,
+    body: Bytes,
+    hash: weighbridge_wire::Hash,
+    sent_at: Option<SentAt>,
+    received_at: UtcMillis,
+) -> Result<Checked, Refusal> {
+    let batch = opened.map_err(|error| unreadable(&error))?;
+    app.quotas.spend(agent, body.len(), received_at);
+    if batch.agent != *agent {
+        return Err(somebody_elses(&batch.agent, agent));
+    }
+    bounded(app, &batch, received_at)?;
+    let clocks = sent_at.filter(|sent_at| sent_at.boot == batch.boot).map(|sent_at| sent_at.clocks);
+    believed(app, &batch, clocks, received_at)?;
+    let received = Received { clocks, salt: random::bytes(), envelope: body.into() };
+    let (asked, windows) = (Asked::of(app, &batch, hash), batch.windows.len());
+    Ok(Checked { submission: Submission { received_at, received, batch, hash }, windows, asked })
 }
 
 /// Every hour that a batch touches costs the collector something, and every hour that is made anew because of it.
@@ -370,13 +405,21 @@ fn admitted(app: &App, parts: &Parts, agent: &AgentId) -> Result<(), Refusal> {
     admit(app, parts.extensions.get::<Option<PeerAgent>>(), agent).map_err(refused)
 }
 
-/// The agent's clocks, where they are of the boot that the batch was made in.
-fn clocks(headers: &HeaderMap, batch: &Batch) -> Option<Clocks> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let boot: BootId = text("x-weighbridge-boot-id")?.parse().ok()?;
-    let boot_ms = text("x-weighbridge-boot-ms")?.parse().ok()?;
-    let wall = UtcMillis(text("x-weighbridge-wall-ms")?.parse().ok()?);
-    (boot == batch.boot).then_some(Clocks { boot_ms, wall })
+/// The agent's clocks when it sent, and the boot that they are of.
+#[derive(Clone, Copy)]
+struct SentAt {
+    boot: BootId,
+    clocks: Clocks,
+}
+
+impl SentAt {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let boot = text("x-weighbridge-boot-id")?.parse().ok()?;
+        let boot_ms = text("x-weighbridge-boot-ms")?.parse().ok()?;
+        let wall = UtcMillis(text("x-weighbridge-wall-ms")?.parse().ok()?);
+        Some(Self { boot, clocks: Clocks { boot_ms, wall } })
+    }
 }
 
 fn unreadable(error: &OpenError) -> Refusal {

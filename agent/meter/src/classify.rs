@@ -167,6 +167,9 @@ impl Signs {
     /// The part that falls into `from..to` of a whole: pieces that meet add up to it.
     #[must_use]
     pub fn piece(&self, from: u64, to: u64, whole: u64) -> Self {
+        if from == 0 && to >= whole {
+            return *self;
+        }
         let upto = |value: i64, moment: u64| {
             let part = i128::from(value) * i128::from(moment.min(whole)) / i128::from(whole.max(1));
             i64::try_from(part).unwrap_or(value)

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use weighbridge_wire::{Batch, Envelope, OpenError, VerifyingKey, group};
 
 /// Envelopes in one group: beyond this the cost of each hardly falls.
@@ -15,12 +15,15 @@ const GROUP: usize = 64;
 const QUEUE: usize = 1024;
 
 /// What became of an envelope.
-type Opened = Result<Batch, OpenError>;
+pub type Opened = Result<Batch, OpenError>;
+
+/// What goes on with it.
+type Then = Box<dyn FnOnce(Opened) + Send>;
 
 struct Request {
     envelope: Envelope,
     key: VerifyingKey,
-    reply: oneshot::Sender<Opened>,
+    then: Then,
 }
 
 /// The threads; they end with it.
@@ -49,13 +52,17 @@ impl Opener {
         Self { queues: (0..threads.max(1)).map(start).collect(), turn: AtomicUsize::new(0) }
     }
 
-    /// Checks the signature of an envelope with an enrolled key, then reads its content.
-    pub async fn open(&self, envelope: Envelope, key: VerifyingKey) -> Result<Opened, Behind> {
+    /// Checks the signature of an envelope with an enrolled key, reads its content and calls `then` with it, on a
+    /// thread of its own: one that waits would be woken only to pass it on.
+    pub fn open(
+        &self,
+        envelope: Envelope,
+        key: VerifyingKey,
+        then: impl FnOnce(Opened) + Send + 'static,
+    ) -> Result<(), Behind> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let queue = self.queues.get(turn % self.queues.len()).ok_or(Behind)?;
-        let (reply, answer) = oneshot::channel();
-        queue.try_send(Request { envelope, key, reply }).map_err(|_| Behind)?;
-        answer.await.map_err(|_| Behind)
+        queue.try_send(Request { envelope, key, then: Box::new(then) }).map_err(|_| Behind)
     }
 }
 
@@ -64,13 +71,12 @@ fn run(mut requests: mpsc::Receiver<Request>) {
     while requests.blocking_recv_many(&mut waiting, GROUP) > 0 {
         let pairs: Vec<_> = waiting.iter().map(|one| (&one.envelope, &one.key)).collect();
         let right = group::verify(&pairs);
-        for (Request { envelope, reply, .. }, right) in waiting.drain(..).zip(right) {
+        for (Request { envelope, then, .. }, right) in waiting.drain(..).zip(right) {
             let opened = match right {
                 true => envelope.read(),
                 false => Err(OpenError::BadSignature { key_id: envelope.key_id() }),
             };
-            // Who asked may be gone.
-            drop(reply.send(opened));
+            then(opened);
         }
     }
 }
@@ -112,8 +118,10 @@ mod tests {
             all.spawn(async move {
                 let forged = number % 7 == 0;
                 let key = key(if forged { 200 } else { number }).verifying_key();
-                let opened = opener.open(sealed(number), key).await.expect("not behind");
-                match opened {
+                let (reply, answer) = tokio::sync::oneshot::channel();
+                let then = move |opened| drop(reply.send(opened));
+                opener.open(sealed(number), key, then).expect("not behind");
+                match answer.await.expect("is answered") {
                     Ok(batch) => assert!(!forged && batch.agent.as_str() == format!("agent-{number}")),
                     Err(error) => {
                         assert!(forged && matches!(error, OpenError::BadSignature { .. }), "{error}")

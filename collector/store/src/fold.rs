@@ -7,7 +7,8 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet},
+    hash::Hash,
 };
 
 use weighbridge_meter::{AcceleratorId, AgentId, EpochId, Estimator, Span, UtcMillis};
@@ -177,12 +178,12 @@ pub struct Fold {
 struct Changed {
     begins: Option<Place>,
     ends: Option<Place>,
-    hours: BTreeSet<HourKey>,
+    hours: HashSet<HourKey>,
     /// Whole hours to make anew. One word can mark years of thousands of accelerators: as spans that is little.
     refold: BTreeMap<AcceleratorId, Spans>,
-    accelerators: BTreeSet<AcceleratorId>,
-    seen: BTreeSet<AgentId>,
-    cursors: BTreeSet<(AgentId, EpochId)>,
+    accelerators: HashSet<AcceleratorId>,
+    seen: HashSet<AgentId>,
+    cursors: HashSet<(AgentId, EpochId)>,
     state: Vec<StateRow>,
     /// All mappings are one row, written out once a piece.
     mappings: bool,
@@ -409,10 +410,8 @@ impl Fold {
         for mut window in batch.windows {
             window.span = shifted(window.span, minutes);
             match hours::dated(window.span, received) {
-                None => {
-                    self.known(&window.accelerator, &batch.agent, window.span);
-                    self.measured(&window.accelerator, window.span);
-                }
+                // What was measured was there, whatever an inventory says.
+                None => self.known(&window.accelerator, &batch.agent, window.span).measured(window.span),
                 // A clock that was never set makes no device older than we know it.
                 Some(_) => self.known_at(&window.accelerator, &batch.agent, received),
             }
@@ -422,7 +421,9 @@ impl Fold {
         for mut gap in batch.gaps {
             gap.span = shifted(gap.span, minutes);
             match hours::dated(gap.span, received) {
-                None => self.known(&gap.accelerator, &batch.agent, gap.span),
+                None => {
+                    self.known(&gap.accelerator, &batch.agent, gap.span);
+                }
                 Some(_) => self.known_at(&gap.accelerator, &batch.agent, received),
             }
             self.note(&batch.agent, &mut noted, gap.span, place);
@@ -569,18 +570,16 @@ impl Fold {
         let changed = std::mem::take(&mut self.changed);
         let (begins, ends) = changed.begins.zip(changed.ends)?;
         let mut state = changed.state;
-        state.extend(changed.accelerators.iter().filter_map(|id| self.state.accelerator_row(id)));
-        state.extend(changed.seen.iter().filter_map(|agent| self.state.seen_row(agent)));
+        state.extend(sorted(changed.accelerators).iter().filter_map(|id| self.state.accelerator_row(id)));
+        state.extend(sorted(changed.seen).iter().filter_map(|agent| self.state.seen_row(agent)));
         state.extend(changed.mappings.then(|| self.state.mapping_row()));
-        let hours = changed
-            .hours
+        let hours = sorted(changed.hours)
             .into_iter()
             .filter_map(|key| {
                 self.hours.get(&key).map(|hour| HourRow { key: key.clone(), hour: hour.clone() })
             })
             .collect();
-        let cursors = changed
-            .cursors
+        let cursors = sorted(changed.cursors)
             .into_iter()
             .filter_map(|(agent, epoch)| {
                 let Cursor { numbers, measured, received } = self.cursors.get(&agent)?.get(&epoch)?.clone();
@@ -611,6 +610,13 @@ impl Fold {
         let newest = self.hours.keys().map(|key| key.hour).max().unwrap_or_default();
         self.hours.retain(|key, _| newest.since(key.hour) <= UtcMillis::HOUR);
     }
+}
+
+/// Rows are written in order, whatever the order in which they changed.
+fn sorted<T: Ord + Hash>(changed: HashSet<T>) -> Vec<T> {
+    let mut changed: Vec<T> = changed.into_iter().collect();
+    changed.sort_unstable();
+    changed
 }
 
 /// The moment with its clock corrected by whole minutes, within two centuries: further off is no clock.

@@ -57,6 +57,12 @@ pub fn selects(lease: &LeaseFact, id: &AcceleratorId, pci_device: &str) -> bool 
 /// several they share, and so do containers, units and users.
 pub fn segments(state: &State, id: &AcceleratorId, span: Span) -> Vec<Segment> {
     let mut claims = claims(state, id, span);
+    // As a rule: nobody, or one all the time.
+    if claims.iter().all(|claim| claim.span == span) {
+        let here: Vec<&Claim<'_>> = claims.iter().collect();
+        let Answer { holders, disputed, unnamed } = Answer::of(&here);
+        return vec![Segment { span, holders, disputed, unnamed }];
+    }
     claims.sort_unstable_by_key(|claim| claim.span.start());
     let mut cuts: Vec<UtcMillis> = vec![span.start(), span.end()];
     cuts.extend(claims.iter().flat_map(|claim| [claim.span.start(), claim.span.end()]));

@@ -17,7 +17,10 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot, watch,
+};
 use weighbridge_journal::{Journal, MAX_PAYLOAD, OpenError, Options, RemoveError, Removed, fail};
 use weighbridge_meter::{AgentId, EpochId, UtcMillis};
 use weighbridge_wire::Batch;
@@ -325,9 +328,11 @@ pub enum PruneError {
     Commit(CommitError),
 }
 
-#[derive(Debug)]
+/// What goes on with a batch.
+type Then = Box<dyn FnOnce(Result<Committed, CommitError>) + Send>;
+
 enum Request {
-    Batch(Box<Submission>, oneshot::Sender<Result<Committed, CommitError>>),
+    Batch(Box<Submission>, Then),
     Facts(Vec<(UtcMillis, Fact, Vec<u8>)>, oneshot::Sender<Result<Place, CommitError>>),
     /// Remove the segments numbered below this one.
     Prune(u64, oneshot::Sender<Result<Removed, RemoveError>>),
@@ -427,8 +432,27 @@ impl Ledger {
     /// Commits a batch; returns after the fsync.
     pub async fn submit(&self, submission: Submission) -> Result<Committed, CommitError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Batch(Box::new(submission), reply))?;
+        self.submit_then(submission, move |committed| drop(reply.send(committed)));
         answer.await.unwrap_or(Err(CommitError::Unwritable))
+    }
+
+    /// Commits a batch and calls `then`: after the fsync, on the thread that writes, so it must be short; or at once
+    /// where too much waits. Where the ledger turns out not to be writable it may be dropped uncalled.
+    pub fn submit_then(
+        &self,
+        submission: Submission,
+        then: impl FnOnce(Result<Committed, CommitError>) + Send + 'static,
+    ) {
+        let request = Request::Batch(Box::new(submission), Box::new(then));
+        if let Err(refused) = self.requests.try_send(request) {
+            let (error, request) = match refused {
+                TrySendError::Full(request) => (CommitError::Busy, request),
+                TrySendError::Closed(request) => (CommitError::Unwritable, request),
+            };
+            if let Request::Batch(_, then) = request {
+                then(Err(error));
+            }
+        }
     }
 
     /// Commits facts, all in one group; returns the place after them, after the fsync.
@@ -454,8 +478,8 @@ impl Ledger {
 
     fn send(&self, request: Request) -> Result<(), CommitError> {
         self.requests.try_send(request).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => CommitError::Busy,
-            mpsc::error::TrySendError::Closed(_) => CommitError::Unwritable,
+            TrySendError::Full(_) => CommitError::Busy,
+            TrySendError::Closed(_) => CommitError::Unwritable,
         })
     }
 

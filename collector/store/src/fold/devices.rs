@@ -146,27 +146,23 @@ impl Fold {
     }
 
     /// An accelerator that no inventory announced is still one: nothing measured may fall away.
-    pub(super) fn known(&mut self, id: &AcceleratorId, agent: &AgentId, span: Span) {
-        let host = || {
-            self.state.agents.get(agent).and_then(|entries| entries.last()).map(|entry| entry.host.clone())
-        };
-        if !self.state.accelerators.contains_key(id) {
-            let report = Report::unknown(host().unwrap_or_default(), span.start());
-            self.by_host.entry(report.host.as_str().into()).or_default().insert(id.clone());
-            let accelerator = Accelerator {
+    pub(super) fn known(&mut self, id: &AcceleratorId, agent: &AgentId, span: Span) -> &mut Presence {
+        let Self { state, by_host, changed, .. } = self;
+        let accelerator = state.accelerators.entry(id.clone()).or_insert_with(|| {
+            let host = state.agents.get(agent).and_then(|entries| entries.last());
+            let host = host.map(|entry| entry.host.clone()).unwrap_or_default();
+            by_host.entry(host.as_str().into()).or_default().insert(id.clone());
+            Accelerator {
                 first_seen: span.start(),
                 last_end: span.start(),
                 presence: Presence::default(),
-                reports: BTreeMap::from([(agent.clone(), report)]),
-            };
-            self.state.accelerators.insert(id.clone(), accelerator);
-        }
-        let accelerator = self.state.accelerators.get_mut(id).expect("inserted above if it was missing");
-        if span.end() > accelerator.last_end || span.start() < accelerator.first_seen {
-            accelerator.last_end = accelerator.last_end.max(span.end());
-            accelerator.first_seen = accelerator.first_seen.min(span.start());
-            self.changed.accelerators.insert(id.clone());
-        }
+                reports: BTreeMap::from([(agent.clone(), Report::unknown(host, span.start()))]),
+            }
+        });
+        accelerator.last_end = accelerator.last_end.max(span.end());
+        accelerator.first_seen = accelerator.first_seen.min(span.start());
+        changed.accelerators.insert(id.clone());
+        &mut accelerator.presence
     }
 
     /// The same for one that was measured nobody knows when: it is there since now, if it was not known before.
@@ -175,14 +171,6 @@ impl Fold {
             && let Some(moment) = Span::new(received, received.plus(1))
         {
             self.known(id, agent, moment);
-        }
-    }
-
-    /// What was measured was there, whatever an inventory says.
-    pub(super) fn measured(&mut self, id: &AcceleratorId, span: Span) {
-        if let Some(accelerator) = self.state.accelerators.get_mut(id) {
-            accelerator.presence.measured(span);
-            self.changed.accelerators.insert(id.clone());
         }
     }
 

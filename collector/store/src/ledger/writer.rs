@@ -17,7 +17,7 @@ use weighbridge_meter::{AgentId, BootId, UtcMillis};
 use weighbridge_wire::Batch;
 
 use super::{
-    CommitError, Committed, GROUP, Health, LedgerOptions, Outcome, Request, Salts, Submission, Tail,
+    CommitError, Committed, GROUP, Health, LedgerOptions, Outcome, Request, Salts, Submission, Tail, Then,
     clock::{is_news, offset_minutes},
     cursor::{Cursors, Known, Undo},
 };
@@ -71,7 +71,7 @@ enum Step {
 
 /// An answer that waits for the fsync.
 enum Waiting {
-    Batch(oneshot::Sender<Result<Committed, CommitError>>, Committed),
+    Batch(Then, Committed),
     Facts(oneshot::Sender<Result<Place, CommitError>>, Place),
 }
 
@@ -147,11 +147,11 @@ impl Writer {
         for answer in waiting {
             // A sender that went away will ask again.
             match answer {
-                Waiting::Batch(reply, mut committed) => {
+                Waiting::Batch(then, mut committed) => {
                     if let Outcome::Accepted { .. } = committed.outcome {
                         committed.promised = numbers.next().and_then(|number| promises.at(number));
                     }
-                    drop(reply.send(Ok(committed)));
+                    then(Ok(committed));
                 }
                 Waiting::Facts(reply, place) => drop(reply.send(Ok(place))),
             }
@@ -193,9 +193,9 @@ impl Writer {
                 waiting.push(Waiting::Facts(reply, journal.next()));
             }
             Request::Prune(segment, reply) => drop(reply.send(journal.remove_segments_before(segment))),
-            Request::Batch(submission, reply) => match self.judge(&submission) {
-                Err(refusal) => drop(reply.send(Err(refusal))),
-                Ok(Known::New) if !room => drop(reply.send(Err(CommitError::Full))),
+            Request::Batch(submission, then) => match self.judge(&submission) {
+                Err(refusal) => then(Err(refusal)),
+                Ok(Known::New) if !room => then(Err(CommitError::Full)),
                 Ok(known) => {
                     let agent = submission.batch.agent.clone();
                     let outcome = match known {
@@ -205,7 +205,7 @@ impl Writer {
                     };
                     let missing = self.cursors.missing(&agent);
                     let committed = Committed { outcome, promised: None, missing };
-                    waiting.push(Waiting::Batch(reply, committed));
+                    waiting.push(Waiting::Batch(then, committed));
                 }
             },
         }
