@@ -202,9 +202,10 @@ async fn full(
     ));
     say(format_args!("tree of {} leaves, log {log}", findings.size));
     findings.notes.iter().for_each(say);
-    let mut faults = verified.faults;
+    // What is gone first: what follows from that comes after it.
+    let mut faults: Vec<String> = known.fault.into_iter().collect();
+    faults.extend(verified.faults);
     faults.extend(findings.faults);
-    faults.extend(known.fault);
     faults.extend(promised(&places).err());
     if !faults.is_empty() {
         return Ok(faults);
@@ -248,7 +249,14 @@ impl Known {
         let end = Place { index: u64::MAX, segment: u64::MAX, offset: 0 };
         let summary = match summary::begin_committed(&memory, &places.ledger, &places.summaries, end).await {
             Ok(Some(summary)) => summary,
-            Ok(None) => return Ok(Self::default()),
+            Ok(None) => {
+                let last = places.ledger.join(format!("{:020}.seg", oldest - 1));
+                let fault = format!(
+                    "{}: the ledger begins after it, with segment {oldest}, and no summary stands for what was before",
+                    last.display()
+                );
+                return Ok(Self { fault: Some(fault), ..Self::default() });
+            }
             Err(error) => return Ok(Self { fault: Some(chain_of(&error)), ..Self::default() }),
         };
         let mut state = State::default();

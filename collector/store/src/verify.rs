@@ -182,7 +182,7 @@ pub enum SumsError {
     #[error("the ledger cannot be read")]
     Read(#[from] ReadError),
     /// More is gone than was pruned.
-    #[error("segments {allowed} to {} are missing: they were not pruned", oldest - 1)]
+    #[error("segments {allowed:020}.seg to {:020}.seg are missing: they were not pruned", oldest - 1)]
     Removed {
         /// The oldest that must be there.
         allowed: u64,
