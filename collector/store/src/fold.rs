@@ -3,7 +3,7 @@
 //! [`Fold::apply`] is the only way that anything gets into the sums, live and in a rebuild. A window adds to
 //! its hour at once if nothing covers its time yet. Whatever could change what is already summed (a late
 //! holding, a second source for the same time) marks the hour for [`Fold::refold`], which makes it anew from
-//! all windows of that hour. So the sums are a function of the facts, not of the order in which they came.
+//! all windows of that hour, unless only the name of its holder changes ([`Relabel`]). So the sums are a function of the facts, not of the order in which they came.
 
 use std::{
     cmp::Reverse,
@@ -16,15 +16,15 @@ use weighbridge_wire::{Batch, Envelope, Loss};
 
 use crate::{
     Place, RecordRow, closed,
-    entry::{Body, Entry, EntryError, Fact, LeaseFact},
-    holders,
-    hour::{Hour, HourKey, HourRow, Spans},
+    entry::{Body, Entry, EntryError, Fact},
+    hour::{Hour, HourKey, HourRow, Relabel, Spans},
     numbers::Numbers,
-    state::{Accelerator, AgentSeen, CursorRow, HeldKey, PlaceRow, State, StateRow, lease_row},
+    state::{AgentSeen, CursorRow, HeldKey, PlaceRow, State, StateRow},
 };
 
 mod devices;
 mod hours;
+mod relabel;
 mod touched;
 
 use self::touched::holding_span;
@@ -39,6 +39,8 @@ pub struct Folded {
     pub begins: Place,
     /// Place of the first entry not in it.
     pub ends: Place,
+    /// Hours that are stored and change their holder, in this order, before any hour is written.
+    pub relabels: Vec<Relabel>,
     /// Hours as they are now.
     pub hours: Vec<HourRow>,
     /// Parts of the state as they are now.
@@ -181,6 +183,11 @@ struct Changed {
     hours: HashSet<HourKey>,
     /// Whole hours to make anew. One word can mark years of thousands of accelerators: as spans that is little.
     refold: BTreeMap<AcceleratorId, Spans>,
+    /// All that were marked, those that are made anew already included: they get no other name beside that.
+    remade: BTreeMap<AcceleratorId, Spans>,
+    relabels: Vec<Relabel>,
+    /// Hours in them.
+    relabelled: usize,
     accelerators: HashSet<AcceleratorId>,
     seen: HashSet<AgentId>,
     cursors: HashSet<(AgentId, EpochId)>,
@@ -322,17 +329,7 @@ impl Fold {
                     self.believe(Some(&agent));
                 }
             }
-            Fact::Lease(lease) => {
-                for lease in self.state.withdraw_other_counts(&lease) {
-                    self.changed.state.push(lease_row(&LeaseFact { end: lease.start, ..lease.clone() }));
-                    self.mark_lease(&lease);
-                }
-                self.changed.state.push(lease_row(&lease));
-                let replaced = self.state.lease(lease.clone());
-                for lease in replaced.iter().chain([&lease]) {
-                    self.mark_lease(lease);
-                }
-            }
+            Fact::Lease(lease) => self.lease(lease),
             Fact::Mapping(mapping) => {
                 self.state.mappings.push(mapping);
                 self.changed.mappings = true;
@@ -348,38 +345,21 @@ impl Fold {
         }
     }
 
-    /// A lease came or changed: what is already summed under it must be made anew.
-    fn mark_lease(&mut self, lease: &LeaseFact) {
-        let Some(span) = lease.span() else { return };
-        let selected = |id: &&AcceleratorId| {
-            let report = self.state.accelerators.get(*id).and_then(Accelerator::report);
-            holders::selects(lease, id, report.map_or("", |report| &report.pci_device))
-        };
-        let of_host = self.by_host.get(lease.host.as_str());
-        let touched: Vec<AcceleratorId> = of_host.into_iter().flatten().filter(selected).cloned().collect();
-        for id in touched {
-            self.mark(&id, span);
-        }
-    }
-
+    /// What is summed of the span is to be made anew.
     fn mark(&mut self, id: &AcceleratorId, span: Span) {
-        let Some(accelerator) = self.state.accelerators.get(id) else { return };
-        let summed = Span::new(accelerator.first_seen, accelerator.last_end);
-        let touched = summed.and_then(|summed| summed.overlap(&span));
-        // A closed hour stays as it is: what it was made of may be gone.
-        let open = touched.and_then(|touched| closed::open_part(self.state.closed_before, touched));
-        if let Some(touched) = open {
+        if let Some(touched) = self.open_and_summed(id, span) {
             self.mark_hours(id, touched);
         }
     }
 
     /// All hours that the span touches are to be made anew.
     fn mark_hours(&mut self, id: &AcceleratorId, span: Span) {
-        let end = span.end().plus(-1).hour().plus(UtcMillis::HOUR);
-        let Some(whole) = Span::new(span.start().hour(), end) else { return };
-        match self.changed.refold.get_mut(id) {
-            Some(marked) => marked.insert(whole),
-            None => self.changed.refold.entry(id.clone()).or_default().insert(whole),
+        let Some(whole) = relabel::whole_hours(span) else { return };
+        for marked in [&mut self.changed.refold, &mut self.changed.remade] {
+            match marked.get_mut(id) {
+                Some(marked) => marked.insert(whole),
+                None => marked.entry(id.clone()).or_default().insert(whole),
+            }
         }
     }
 
@@ -588,10 +568,21 @@ impl Fold {
             .collect();
         // A part that changed twice is written once, as it is now.
         let state: BTreeMap<_, _> = state.into_iter().map(|row| ((row.kind, row.key.clone()), row)).collect();
+        let remade = changed.remade;
+        // An hour that is made anew is written as it is in the end, perhaps it was already.
+        let relabels = changed.relabels.into_iter().flat_map(|relabel| match remade.get(&relabel.accelerator) {
+            None => vec![relabel],
+            Some(remade) => {
+                let rest = remade.missing(relabel.hours).into_iter();
+                rest.map(|hours| Relabel { hours, ..relabel.clone() }).collect()
+            }
+        });
+        let relabels = relabels.collect();
         self.forget_old_hours();
         Some(Folded {
             begins,
             ends,
+            relabels,
             hours,
             state: state.into_values().collect(),
             cursors,

@@ -3,7 +3,7 @@
 //! The same code serves the start (replay before ingest opens), the live collector and a rebuild.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -49,6 +49,10 @@ const KEYS: usize = 4096;
 /// Hours made anew at once: bounds those in memory, of which one word may mark any number.
 const REFOLDED: usize = 10_000;
 
+/// Hours that change their holder after which a piece ends, with the word that has the last of them: bounds the
+/// transaction. They are in no memory.
+const RELABELLED: usize = 250_000;
+
 /// The fold cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowError {
@@ -91,10 +95,12 @@ pub struct Follower<S> {
     at: Place,
     /// Whether the reader stands there: it does not after entries that came from the tail.
     reader_at: bool,
-    /// An entry that was read and has to be the first of its piece.
-    first: Option<(Opened, Place, usize)>,
+    /// Entries that were read and belong to the next piece, with the place after each and its bytes.
+    waiting: VecDeque<(Opened, Place, usize)>,
     /// Hours made anew at once.
     refolded: usize,
+    /// Hours relabelled at once.
+    relabelled: usize,
     /// Held while hours are written of a piece that is not: readers wait until all of it is.
     moving: Option<OwnedRwLockWriteGuard<()>>,
 }
@@ -140,8 +146,9 @@ impl<S: UsageStore> Follower<S> {
             tail,
             at,
             reader_at,
-            first: None,
+            waiting: VecDeque::new(),
             refolded: REFOLDED,
+            relabelled: RELABELLED,
             moving: None,
         })
     }
@@ -160,10 +167,17 @@ impl<S: UsageStore> Follower<S> {
         self
     }
 
+    /// Ends a piece after so many hours that change their holder.
+    #[must_use]
+    pub fn relabelling(mut self, most: usize) -> Self {
+        self.relabelled = most.max(1);
+        self
+    }
+
     /// The next entry before `end`, with the place after it and its bytes.
     fn next(&mut self, end: Place) -> Result<Option<(Opened, Place, usize)>, FollowError> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
+        if let Some(waiting) = self.waiting.pop_front() {
+            return Ok(Some(waiting));
         }
         if self.at < end
             && let Some((entry, next)) = self.tail.take(self.at)
@@ -243,8 +257,10 @@ impl<S: UsageStore> Follower<S> {
         loop {
             match Self::new(&self.folder, self.store.clone(), self.fold.estimator().clone()).await {
                 Ok(fresh) => {
-                    let Self { shared, tail, refolded, moving, .. } = std::mem::replace(&mut *self, fresh);
+                    let Self { shared, tail, refolded, relabelled, moving, .. } =
+                        std::mem::replace(&mut *self, fresh);
                     (self.tail, self.refolded, self.moving) = (tail, refolded, moving);
+                    self.relabelled = relabelled;
                     let state = self.fold.state().clone();
                     *shared.0.write().unwrap_or_else(PoisonError::into_inner) = state;
                     self.shared = shared;
@@ -259,7 +275,7 @@ impl<S: UsageStore> Follower<S> {
     /// Folds one piece; `false` if there was nothing.
     async fn piece(&mut self, end: Place) -> Result<bool, FollowError> {
         let mut entries = Vec::new();
-        let mut nexts = Vec::new();
+        let mut lengths = Vec::new();
         let (mut bytes, mut hours, mut records) = (0, 0, 0);
         while entries.len() < PIECE
             && bytes < PIECE_BYTES
@@ -269,7 +285,7 @@ impl<S: UsageStore> Follower<S> {
         {
             // What closes hours is alone in its piece: what was marked before it is made anew as it was before it.
             if entry.closes() && !entries.is_empty() {
-                self.first = Some((entry, next, length));
+                self.waiting.push_front((entry, next, length));
                 break;
             }
             hours += entry.touches();
@@ -277,15 +293,13 @@ impl<S: UsageStore> Follower<S> {
             bytes += length;
             let closes = entry.closes();
             entries.push(entry);
-            nexts.push(next);
+            lengths.push((next, length));
             if closes {
                 break;
             }
         }
-        let Some(last) = nexts.last().copied() else { return Ok(false) };
-        if let Some(first) =
-            entries.first().map(|entry| entry.place().index).filter(|first| *first > self.stands.index.max(1))
-        {
+        let Some(first) = entries.first().map(|entry| entry.place().index) else { return Ok(false) };
+        if first > self.stands.index.max(1) {
             return Err(FollowError::Pruned { begins: first });
         }
         let needed = self.fold.needs(&entries);
@@ -293,9 +307,17 @@ impl<S: UsageStore> Follower<S> {
             let rows = self.store.hours(&needed).await?;
             self.fold.load(rows);
         }
-        for (entry, next) in entries.into_iter().zip(nexts) {
+        let mut last = self.stands;
+        let mut entries = entries.into_iter().zip(lengths);
+        while self.fold.relabelled() < self.relabelled
+            && let Some((entry, (next, _))) = entries.next()
+        {
             self.fold.apply(entry, next);
+            last = next;
         }
+        let mut rest: VecDeque<_> = entries.map(|(entry, (next, length))| (entry, next, length)).collect();
+        rest.append(&mut self.waiting);
+        self.waiting = rest;
         self.refold(last).await?;
         let Some(piece) = self.fold.take() else { return Ok(false) };
         let ahead = self.moving.is_some();

@@ -60,13 +60,53 @@ impl HeldState {
     }
 }
 
+/// Who, in which attempt.
+pub type Holder = (Principal, AttemptId);
+
 /// Who and how: the key of sums within an hour.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UsageKey {
     /// Who; `None` where nobody is known.
-    pub holder: Option<(Principal, AttemptId)>,
+    pub holder: Option<Holder>,
     /// How.
     pub state: HeldState,
+}
+
+/// Hours that somebody, or nobody, held from beginning to end, and that another or nobody did after all: sums that
+/// belonged to the one belong to the other, as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relabel {
+    /// Of which accelerator.
+    pub accelerator: AcceleratorId,
+    /// Whole hours.
+    pub hours: Span,
+    /// Whose they were; `None` for nobody.
+    pub before: Option<Holder>,
+    /// Whose they are.
+    pub after: Option<Holder>,
+}
+
+impl Relabel {
+    /// How many hours.
+    pub fn count(&self) -> usize {
+        usize::try_from(self.hours.end().since(self.hours.start()) / UtcMillis::HOUR).unwrap_or(usize::MAX)
+    }
+
+    /// How time is held that one holder, or nobody, has: used and idle.
+    pub fn states(holder: Option<&Holder>) -> [HeldState; 2] {
+        match holder {
+            Some(_) => [HeldState::Attributed, HeldState::IdleHeld],
+            None => [HeldState::Unattributed, HeldState::Free],
+        }
+    }
+
+    /// What a key is called now; `None` if it stays as it is.
+    fn renamed(&self, key: &UsageKey) -> Option<UsageKey> {
+        let states = Self::states(self.before.as_ref()).into_iter().zip(Self::states(self.after.as_ref()));
+        let (_, state) =
+            states.filter(|_| key.holder == self.before).find(|(before, _)| *before == key.state)?;
+        Some(UsageKey { holder: self.after.clone(), state })
+    }
 }
 
 /// Measured operations and the time they were measured in.
@@ -244,6 +284,14 @@ pub struct HourRow {
 }
 
 impl Hour {
+    /// Gives sums their new name.
+    pub fn relabel(&mut self, relabel: &Relabel) {
+        for (key, sums) in std::mem::take(&mut self.usage) {
+            let key = relabel.renamed(&key).unwrap_or(key);
+            self.usage.entry(key).or_default().merge(&sums);
+        }
+    }
+
     /// Milliseconds by cause of gaps that nothing covers and no earlier cause explains.
     pub fn gap_millis(&self) -> Vec<(GapCause, u64)> {
         let mut known = self.covered.clone();

@@ -277,7 +277,7 @@ impl UsageStore for SqliteStore {
             for row in query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)? {
                 let cells = Cells { table: "usage", row: &row };
                 if let Some(hour) = found.get_mut(&hour_key(&cells)?) {
-                    hour.usage.insert(cells.usage_key()?, cells.sums()?);
+                    hour.usage.entry(cells.usage_key()?).or_default().merge(&cells.sums()?);
                 }
             }
         }

@@ -377,22 +377,27 @@ impl State {
         Ok(())
     }
 
-    /// Records a lease; gives back the one it replaces.
-    pub fn lease(&mut self, lease: LeaseFact) -> Option<LeaseFact> {
+    /// Records a lease in the place of one with its key.
+    pub fn lease(&mut self, lease: LeaseFact) {
         let of_host = self.leases.entry(lease.host.as_str().into()).or_default();
-        of_host.insert((lease.lease.clone(), lease.selector.clone()), lease)
+        of_host.insert((lease.lease.clone(), lease.selector.clone()), lease);
+    }
+
+    /// The leases whose word ends with this one: those of its key and of other counts.
+    pub(crate) fn replaced_by(&self, lease: &LeaseFact) -> Vec<LeaseFact> {
+        let of_host = self.leases.get(lease.host.as_str()).into_iter().flat_map(BTreeMap::values);
+        let replaced = |other: &&LeaseFact| {
+            other.lease == lease.lease && (other.selector == lease.selector || is_other_count(lease, other))
+        };
+        of_host.filter(replaced).cloned().collect()
     }
 
     /// A lease of another count of the same kind on the same host replaces the count before:
     /// withdraws that one and gives it back as it was.
     pub(crate) fn withdraw_other_counts(&mut self, lease: &LeaseFact) -> Vec<LeaseFact> {
-        let Selector::Count { pci_device, .. } = &lease.selector else { return Vec::new() };
-        let of_host = self.leases.entry(lease.host.as_str().into()).or_default();
         let mut withdrawn = Vec::new();
-        for other in of_host.values_mut() {
-            let same_kind =
-                matches!(&other.selector, Selector::Count { pci_device: of, .. } if of == pci_device);
-            if same_kind && other.lease == lease.lease && other.selector != lease.selector {
+        for other in self.leases.get_mut(lease.host.as_str()).into_iter().flat_map(BTreeMap::values_mut) {
+            if is_other_count(lease, other) {
                 withdrawn.push(other.clone());
                 other.end = other.start;
             }
@@ -471,6 +476,16 @@ impl State {
     pub(crate) fn method_row(&self) -> Option<StateRow> {
         Some(StateRow { kind: kind::METHOD, key: String::new(), body: json(self.method.as_ref()?) })
     }
+}
+
+/// Whether both are one lease of the same kind on the same host, and count differently.
+fn is_other_count(lease: &LeaseFact, other: &LeaseFact) -> bool {
+    let kind = |selector: &Selector| match selector {
+        Selector::Count { pci_device, .. } => Some(pci_device.clone()),
+        Selector::All | Selector::Accelerator(_) => None,
+    };
+    let of = kind(&lease.selector);
+    of.is_some() && of == kind(&other.selector) && other.lease == lease.lease && other.selector != lease.selector
 }
 
 /// Of what the ledger says of an agent, the last word counts.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use weighbridge_meter::{AcceleratorId, AgentId, Evidence, Span, Trust, UtcMillis};
 use weighbridge_wire::DeviceRecord;
 
-use super::{Fold, corrected, hours::dated};
+use super::{Fold, corrected, hours::dated, relabel};
 use crate::{
     hour::HourKey,
     presence::Presence,
@@ -175,13 +175,12 @@ impl Fold {
     }
 
     pub(super) fn held(&mut self, id: &AcceleratorId, key: HeldKey, span: Span) {
-        if key.evidence == Evidence::LeaseFile {
-            self.replace_lease(id, &key, span);
-        }
-        let held = self.state.held.entry(id.clone()).or_default();
+        let replaced = if key.evidence == Evidence::LeaseFile { self.replaced(id, &key, span) } else { Vec::new() };
+        let held = self.state.held.get(id);
         // A confirmation that goes on where the last one ended, or overlaps it, is the same holding.
-        let same = held.range(..=&key).next_back().filter(|(other, end)| {
-            other.principal == key.principal
+        let same = held.and_then(|held| held.range(..=&key).next_back()).filter(|(other, end)| {
+            replaced.is_empty()
+                && other.principal == key.principal
                 && other.attempt == key.attempt
                 && other.evidence == key.evidence
                 && span.start() <= **end
@@ -190,30 +189,42 @@ impl Fold {
             Some((other, end)) => (other.clone(), (*end).max(span.end())),
             None => (key, span.end()),
         };
-        let before = held.insert(key.clone(), end);
-        self.changed.state.push(held_row(id, &key, end));
-        if let Some(new) = Span::new(before.unwrap_or(key.start), end) {
-            self.mark(id, new);
-        }
+        let still = replaced.iter().all(|(other, _)| *other != key);
+        let known = held.and_then(|held| held.get(&key)).filter(|_| still);
+        let new = Span::new(known.copied().unwrap_or(key.start), end);
+        let spans = replaced.iter().filter_map(|(other, end)| Span::new(other.start, *end)).chain(new);
+        let touched = spans.clone().reduce(relabel::hull).and_then(|hull| self.open_and_summed(id, hull));
+        // Who held it is asked of longer spans only: a word on minutes comes every minute.
+        let touched = match touched {
+            Some(touched) if relabel::inner_hours(touched).is_none() => {
+                spans.for_each(|span| self.mark(id, span));
+                None
+            }
+            touched => touched,
+        };
+        let touched = touched.into_iter().map(|touched| (id.clone(), touched)).collect();
+        self.reattribute(touched, |fold| {
+            let held = fold.state.held.entry(id.clone()).or_default();
+            for (other, _) in replaced {
+                fold.changed.state.push(held_row(id, &other, other.start));
+                // An empty span stays as a mark, so that the row in SQL is overwritten too.
+                held.insert(other.clone(), other.start);
+            }
+            fold.changed.state.push(held_row(id, &key, end));
+            held.insert(key, end);
+        });
     }
 
     /// A lease says its whole span each time: what the same lease said before no longer holds.
-    fn replace_lease(&mut self, id: &AcceleratorId, key: &HeldKey, span: Span) {
-        let mut gone = Vec::new();
-        for (other, end) in self.state.held.entry(id.clone()).or_default().iter_mut() {
-            let same = other.principal == key.principal
+    fn replaced(&self, id: &AcceleratorId, key: &HeldKey, span: Span) -> Vec<(HeldKey, UtcMillis)> {
+        let same = |other: &HeldKey, end: UtcMillis| {
+            other.principal == key.principal
                 && other.attempt == key.attempt
                 && other.evidence == key.evidence
-                && (other.start, *end) != (span.start(), span.end());
-            if let Some(before) = Span::new(other.start, *end).filter(|_| same) {
-                // An empty span stays as a mark, so that the row in SQL is overwritten too.
-                *end = other.start;
-                gone.push((other.clone(), before));
-            }
-        }
-        for (other, before) in gone {
-            self.changed.state.push(held_row(id, &other, other.start));
-            self.mark(id, before);
-        }
+                && (other.start, end) != (span.start(), span.end())
+                && other.start < end
+        };
+        let held = self.state.held.get(id).into_iter().flatten();
+        held.filter(|(other, end)| same(other, **end)).map(|(other, end)| (other.clone(), *end)).collect()
     }
 }

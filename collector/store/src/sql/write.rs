@@ -5,7 +5,7 @@ use sqlx::{QueryBuilder, Sqlite};
 use super::{ROWS, cell, index_i64};
 use crate::{
     Folded,
-    hour::{HourRow, Sums, UsageKey},
+    hour::{HeldState, Holder, HourRow, Relabel, Sums, UsageKey},
 };
 
 fn json(value: &impl serde::Serialize) -> String {
@@ -14,9 +14,48 @@ fn json(value: &impl serde::Serialize) -> String {
 
 /// The statements that write a piece.
 pub(super) fn statements(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {
-    let mut statements = whole_hours(&piece.hours);
+    // Hours that are written whole have their last name already.
+    let mut statements: Vec<_> = piece.relabels.iter().map(relabel).collect();
+    statements.extend(whole_hours(&piece.hours));
     statements.extend(others(piece));
     statements
+}
+
+/// The statement that gives the rows of whole hours their new name, where they lie.
+fn relabel(relabel: &Relabel) -> QueryBuilder<Sqlite> {
+    let Relabel { accelerator, hours, before, after } = relabel;
+    let [used, idle] = Relabel::states(before.as_ref());
+    let [now_used, now_idle] = Relabel::states(after.as_ref());
+    let (principal, attempt) = names(after.as_ref());
+    let mut query = QueryBuilder::new("UPDATE usage SET principal = ");
+    query.push_bind(principal.to_owned()).push(", attempt = ").push_bind(attempt.to_owned());
+    query.push(", state = CASE state WHEN ").push_bind(idle.as_str());
+    query.push(" THEN ").push_bind(now_idle.as_str());
+    query.push(" ELSE ").push_bind(now_used.as_str());
+    let (principal, attempt) = names(before.as_ref());
+    query.push(" END WHERE cell = ").push_bind(cell(accelerator.as_str()));
+    query.push(" AND accelerator = ").push_bind(accelerator.as_str().to_owned());
+    query.push(" AND hour_ms >= ").push_bind(hours.start().0);
+    query.push(" AND hour_ms < ").push_bind(hours.end().0);
+    query.push(" AND principal = ").push_bind(principal.to_owned());
+    query.push(" AND attempt = ").push_bind(attempt.to_owned());
+    query.push(" AND state IN (").push_bind(used.as_str()).push(", ").push_bind(idle.as_str()).push(")");
+    query
+}
+
+/// Both are empty where nobody is known.
+fn names(holder: Option<&Holder>) -> (&str, &str) {
+    holder.map_or(("", ""), |(principal, attempt)| (principal.as_str(), attempt.as_str()))
+}
+
+/// The rows of an hour in the order of their numbers: one that another holder gets keeps its number.
+fn numbered(row: &HourRow) -> impl Iterator<Item = (&HourRow, u64, &UsageKey, &Sums)> {
+    let mut usage: Vec<_> = row.hour.usage.iter().collect();
+    usage.sort_by_key(|(key, _)| {
+        let idle = matches!(key.state, HeldState::IdleHeld | HeldState::Free);
+        (idle, names(key.holder.as_ref()), key.state.as_str())
+    });
+    (0..).zip(usage).map(move |(number, (key, sums))| (row, number, key, sums))
 }
 
 /// The statements that write hours. An hour is written whole: its old sums go first.
@@ -37,8 +76,7 @@ pub(super) fn whole_hours(all: &[HourRow]) -> Vec<QueryBuilder<Sqlite>> {
         }
         statements.push(hours(rows));
     }
-    let usage: Vec<_> =
-        all.iter().flat_map(|row| row.hour.usage.iter().map(move |(key, sums)| (row, key, sums))).collect();
+    let usage: Vec<_> = all.iter().flat_map(numbered).collect();
     statements.extend(usage.chunks(ROWS).map(usages));
     let gaps: Vec<_> = all
         .iter()
@@ -90,19 +128,17 @@ fn hours(rows: &[HourRow]) -> QueryBuilder<Sqlite> {
     query
 }
 
-fn usages(rows: &[(&HourRow, &UsageKey, &Sums)]) -> QueryBuilder<Sqlite> {
+fn usages(rows: &[(&HourRow, u64, &UsageKey, &Sums)]) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new(
-        "INSERT INTO usage (cell, accelerator, hour_ms, principal, attempt, state, low_tera, best_tera, high_tera, \
+        "INSERT INTO usage (cell, accelerator, hour_ms, number, principal, attempt, state, low_tera, best_tera, high_tera, \
          calibrated_low_tera, calibrated_high_tera, measured_ms, interpolated_ms, signs) ",
     );
-    query.push_values(rows, |mut b, (row, key, sums)| {
-        let (principal, attempt) = key
-            .holder
-            .as_ref()
-            .map_or(("", ""), |(principal, attempt)| (principal.as_str(), attempt.as_str()));
+    query.push_values(rows, |mut b, (row, number, key, sums)| {
+        let (principal, attempt) = names(key.holder.as_ref());
         b.push_bind(cell(row.key.accelerator.as_str()))
             .push_bind(row.key.accelerator.as_str().to_owned())
             .push_bind(row.key.hour.0)
+            .push_bind(index_i64(*number))
             .push_bind(principal.to_owned())
             .push_bind(attempt.to_owned())
             .push_bind(key.state.as_str())

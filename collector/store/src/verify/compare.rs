@@ -61,7 +61,11 @@ async fn rows(table: &str, store: &SqliteStore) -> Result<Rows, StoreError> {
     let mut query = QueryBuilder::<Sqlite>::new("SELECT name FROM pragma_table_info(");
     query.push_bind(table.to_owned()).push(") WHERE pk > 0 ORDER BY pk");
     let keys = query.build().fetch_all(store.pool()).await.map_err(StoreError::Unavailable)?;
-    let keys: Vec<String> = keys.iter().map(|row| text(row, 0)).collect();
+    let mut keys: Vec<String> = keys.iter().map(|row| text(row, 0)).collect();
+    // Who held it says more than a number does.
+    if let Some(number) = keys.iter().position(|key| table == "usage" && key == "number") {
+        keys.splice(number.., ["principal", "attempt", "state"].map(str::to_owned));
+    }
     let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM ");
     query.push(table);
     let found = query.build().fetch_all(store.pool()).await.map_err(StoreError::Unavailable)?;

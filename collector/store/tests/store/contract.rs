@@ -8,7 +8,7 @@ use weighbridge_meter::{
 };
 use weighbridge_store::{
     Applied, CoverageSum, Filter, Folded, Place, RecordRow, SqliteStore, StoreError, UsageStore, UsageSum,
-    hour::{HeldState, Hour, HourKey, HourRow, Spans, Sums, UsageKey},
+    hour::{HeldState, Hour, HourKey, HourRow, Relabel, Spans, Sums, UsageKey},
     numbers::Numbers,
     state::{CursorRow, PlaceRow, StateRow, kind},
     witness::{Teller, Witness, WitnessedHour},
@@ -41,6 +41,9 @@ macro_rules! usage_store_contract {
             hours_put_ahead_move_nothing_and_their_piece_replaces_them,
             an_empty_store_stands_before_the_first_entry,
             hours_read_back_as_written_and_are_replaced_whole,
+            relabelled_hours_keep_their_sums_under_another_name,
+            an_hour_that_is_written_with_a_relabel_has_its_last_name_already,
+            sums_that_get_the_name_of_others_add_up,
             state_and_cursors_read_back_as_they_are_now,
             places_of_a_segment_are_one_row_that_grows,
             records_read_back_in_order_of_the_ledger,
@@ -73,6 +76,7 @@ fn piece(begins: u64, ends: u64) -> Folded {
     Folded {
         begins: place(begins),
         ends: place(ends),
+        relabels: Vec::new(),
         hours: Vec::new(),
         state: Vec::new(),
         cursors: Vec::new(),
@@ -246,6 +250,65 @@ async fn hours_read_back_as_written_and_are_replaced_whole(store: impl UsageStor
     assert_eq!(store.hours(&asked[1..]).await.unwrap(), first.hours[1..], "and other hours are as before");
     let gaps = store.coverage(&Filter { accelerator: Some(gpu(0)), ..Filter::default() }).await.unwrap();
     assert!(gaps[0].gaps.is_empty());
+}
+
+fn relabel(hours: std::ops::Range<i64>, before: &str, after: &str) -> Relabel {
+    let holder = |name: &str| usage_key(name, HeldState::Free).holder;
+    let hours = span(hours.start * HOUR, hours.end * HOUR);
+    Relabel { accelerator: gpu(0), hours, before: holder(before), after: holder(after) }
+}
+
+/// An hour in which one, or nobody, used it and left it idle.
+fn held_by(number: u8, hours: i64, holder: &str) -> HourRow {
+    let mut row = hour(number, hours, holder, 1800, 10);
+    row.hour.usage.clear();
+    for (state, tera) in Relabel::states(usage_key(holder, HeldState::Free).holder.as_ref()).into_iter().zip([10, 3]) {
+        row.hour.usage.insert(usage_key(holder, state), sums(tera, 900_000, 0));
+    }
+    row
+}
+
+async fn relabelled_hours_keep_their_sums_under_another_name(store: impl UsageStore) {
+    let held = [held_by(0, 0, ""), held_by(0, 1, ""), held_by(0, 2, ""), held_by(0, 3, "uid:gpu/1"), held_by(1, 1, "")];
+    let first = Folded { hours: held.to_vec(), ..piece(1, 2) };
+    store.apply(&first).await.unwrap();
+    let there = async || store.hours(&keys(&first.hours)).await.unwrap();
+    let relabels = vec![relabel(1..4, "", "uid:gpu/2"), relabel(2..4, "uid:gpu/2", "uid:gpu/3")];
+    store.apply(&Folded { relabels, ..piece(2, 3) }).await.unwrap();
+    let mut expected = vec![
+        held_by(0, 0, ""),
+        held_by(0, 1, "uid:gpu/2"),
+        held_by(0, 2, "uid:gpu/3"),
+        held_by(0, 3, "uid:gpu/1"),
+        held_by(1, 1, ""),
+    ];
+    assert_eq!(there().await, expected, "only what was of the one before, in their order");
+    let fresh = SqliteStore::in_memory().await.unwrap();
+    fresh.apply(&Folded { hours: expected.clone(), ..piece(1, 3) }).await.unwrap();
+    assert_eq!(store.fingerprint().await.unwrap(), fresh.fingerprint().await.unwrap());
+    let relabels = vec![relabel(1..2, "uid:gpu/2", "")];
+    store.apply(&Folded { relabels, ..piece(3, 4) }).await.unwrap();
+    expected[1] = held_by(0, 1, "");
+    assert_eq!(there().await, expected);
+}
+
+async fn an_hour_that_is_written_with_a_relabel_has_its_last_name_already(store: impl UsageStore) {
+    store.apply(&Folded { hours: vec![held_by(0, 0, "uid:gpu/1")], ..piece(1, 2) }).await.unwrap();
+    let hours = vec![held_by(0, 0, "uid:gpu/1"), held_by(0, 1, "uid:gpu/1")];
+    let relabels = vec![relabel(0..2, "uid:gpu/1", "uid:gpu/2")];
+    store.apply(&Folded { hours: hours.clone(), relabels, ..piece(2, 3) }).await.unwrap();
+    assert_eq!(store.hours(&keys(&hours)).await.unwrap(), hours);
+}
+
+async fn sums_that_get_the_name_of_others_add_up(store: impl UsageStore) {
+    let mut both = held_by(0, 0, "uid:gpu/1");
+    both.hour.usage.extend(held_by(0, 0, "uid:gpu/2").hour.usage);
+    store.apply(&Folded { hours: vec![both.clone()], ..piece(1, 2) }).await.unwrap();
+    let relabel = relabel(0..1, "uid:gpu/1", "uid:gpu/2");
+    store.apply(&Folded { relabels: vec![relabel.clone()], ..piece(2, 3) }).await.unwrap();
+    both.hour.relabel(&relabel);
+    assert_eq!(both.hour.usage.len(), 2, "used and idle");
+    assert_eq!(store.hours(&keys(&[both.clone()])).await.unwrap(), [both]);
 }
 
 async fn state_and_cursors_read_back_as_they_are_now(store: impl UsageStore) {

@@ -20,6 +20,8 @@ mod order;
 #[cfg(test)]
 mod prune;
 #[cfg(test)]
+mod relabel;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tree;

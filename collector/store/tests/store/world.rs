@@ -16,7 +16,7 @@ use weighbridge_wire::{DeviceRecord, Status};
 
 use crate::support::{Book, H100, agent, at, batch, device, gpu, lease, minutes, record};
 
-const PRINCIPALS: [&str; 3] = ["lease:site/a", "uid:gpu/1000", "slurm:c/b"];
+pub(crate) const PRINCIPALS: [&str; 3] = ["lease:site/a", "uid:gpu/1000", "slurm:c/b"];
 
 /// One entry of the ledger.
 #[derive(Clone, Debug)]
