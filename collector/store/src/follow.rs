@@ -101,8 +101,18 @@ pub struct Follower<S> {
     refolded: usize,
     /// Hours relabelled at once.
     relabelled: usize,
+    worked: Worked,
     /// Held while hours are written of a piece that is not: readers wait until all of it is.
     moving: Option<OwnedRwLockWriteGuard<()>>,
+}
+
+/// What late words have cost so far, in hours of accelerators.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Worked {
+    /// They got another name.
+    pub relabelled: u64,
+    /// They were made anew from their batches.
+    pub remade: u64,
 }
 
 /// The state as of the last write, for readers.
@@ -149,6 +159,7 @@ impl<S: UsageStore> Follower<S> {
             waiting: VecDeque::new(),
             refolded: REFOLDED,
             relabelled: RELABELLED,
+            worked: Worked::default(),
             moving: None,
         })
     }
@@ -191,6 +202,11 @@ impl<S: UsageStore> Follower<S> {
         let Some(entry) = self.reader.next_before(end)? else { return Ok(None) };
         self.at = entry.next;
         Ok(Some((fold::open(entry.place, &entry.payload)?, entry.next, entry.payload.len())))
+    }
+
+    /// What late words have cost since it was made.
+    pub fn worked(&self) -> Worked {
+        self.worked
     }
 
     /// The state as of the last write.
@@ -257,10 +273,10 @@ impl<S: UsageStore> Follower<S> {
         loop {
             match Self::new(&self.folder, self.store.clone(), self.fold.estimator().clone()).await {
                 Ok(fresh) => {
-                    let Self { shared, tail, refolded, relabelled, moving, .. } =
+                    let Self { shared, tail, refolded, relabelled, worked, moving, .. } =
                         std::mem::replace(&mut *self, fresh);
                     (self.tail, self.refolded, self.moving) = (tail, refolded, moving);
-                    self.relabelled = relabelled;
+                    (self.relabelled, self.worked) = (relabelled, worked);
                     let state = self.fold.state().clone();
                     *shared.0.write().unwrap_or_else(PoisonError::into_inner) = state;
                     self.shared = shared;
@@ -320,6 +336,7 @@ impl<S: UsageStore> Follower<S> {
         self.waiting = rest;
         self.refold(last).await?;
         let Some(piece) = self.fold.take() else { return Ok(false) };
+        self.worked.relabelled += piece.relabels.iter().map(|relabel| relabel.count() as u64).sum::<u64>();
         let ahead = self.moving.is_some();
         self.moves().await;
         match self.store.apply(&piece).await {
@@ -371,6 +388,7 @@ impl<S: UsageStore> Follower<S> {
             let rows = self.store.hours(&absent).await?;
             self.fold.load(rows);
         }
+        self.worked.remade += keys.len() as u64;
         let mut by_hour: BTreeMap<UtcMillis, Vec<(HourKey, Vec<AgentId>)>> = BTreeMap::new();
         for key in keys {
             let agents = self.fold.agents_of(&key);
