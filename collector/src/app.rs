@@ -265,7 +265,7 @@ impl App {
         Ok(app)
     }
 
-    /// Records method and packs where they are not what the ledger says was last in use.
+    /// Records method, packs and authorities where they are not what the ledger says was last in use.
     async fn announce(&self) -> Result<(), StartError> {
         let figures_sha256 = weighbridge_store::fold::hex(&self.estimator.figures_sha256());
         let method = (METHOD.to_owned(), figures_sha256.clone());
@@ -282,6 +282,10 @@ impl App {
             if last.is_none_or(|row| row.body != body) {
                 facts.push(Fact::Record { kind: record::PACK.into(), key: pack.id.clone(), body });
             }
+        }
+        if let Some(step) = self.unrecorded_step().await? {
+            tracing::warn!("the authorities are others than the ledger says last: a step was not recorded");
+            facts.push(step);
         }
         if !facts.is_empty() {
             self.record(facts).await?;

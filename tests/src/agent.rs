@@ -194,8 +194,14 @@ impl Agent {
     /// Runs another command of the program on the same configuration.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> Finished {
+        self.run_with(arguments, &[])
+    }
+
+    /// The same with something in its environment.
+    #[track_caller]
+    pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Finished {
         let mut command = process::command(&process::program(PROGRAM));
-        command.arg("--config").arg(self.config()).args(arguments);
+        command.envs(environment.iter().copied()).arg("--config").arg(self.config()).args(arguments);
         process::run("command", &mut command, &self.folder, std::time::Duration::from_secs(60))
     }
 

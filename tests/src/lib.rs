@@ -21,6 +21,7 @@ pub mod ledgers;
 pub mod machine;
 pub mod mounts;
 pub mod oracle;
+pub mod past;
 pub mod pencil;
 pub mod ports;
 pub mod process;
