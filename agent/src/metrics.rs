@@ -16,7 +16,7 @@ use weighbridge_meter::{
 use weighbridge_wire::{Batch, DeviceRecord};
 
 use crate::{
-    holders::LeaseState,
+    holders::{HolderStates, LeaseState, ProcessState},
     spool::{Spool, SpoolEvent},
     tls::Identity,
     uplink::{Retry, Stopped},
@@ -50,6 +50,7 @@ pub struct Metrics {
     uplink_state: IntGaugeVec,
     source_state: IntGaugeVec,
     lease_state: IntGaugeVec,
+    device_processes: IntGaugeVec,
     renewals: IntCounterVec,
     certificate_left: IntGauge,
     identity: Mutex<Option<Arc<Identity>>>,
@@ -176,6 +177,11 @@ impl Metrics {
             )?,
             source_state: register.gauges("source_state", "1 on how the source of readings is.", &["state"])?,
             lease_state: register.gauges("lease_file_state", "1 on how the lease file is.", &["state"])?,
+            device_processes: register.gauges(
+                "device_processes",
+                "Processes that have an accelerator open, by what tells their holder: the best, or why none is known.",
+                &["state"],
+            )?,
             renewals: register.counters(
                 "certificate_renewals_total",
                 "Attempts to renew the certificate, by how they ended.",
@@ -260,11 +266,20 @@ impl Metrics {
         self.seal_failures.with_label_values(&[reason]).inc();
     }
 
-    /// How the source, the lease file and what waits in memory are.
-    pub fn looked(&self, source_state: &str, unidentified: u32, leases: LeaseState, dropped_holdings: u64) {
+    /// How the source, the witnesses of holders and what waits in memory are.
+    pub fn looked(
+        &self,
+        source_state: &str,
+        unidentified: u32,
+        holders: HolderStates,
+        dropped_holdings: u64,
+    ) {
         let named = SOURCE_STATES.iter().find(|name| **name == source_state).unwrap_or(&"other");
         one_of(&self.source_state, &SOURCE_STATES, named);
-        one_of(&self.lease_state, &LeaseState::ALL.map(LeaseState::as_str), leases.as_str());
+        one_of(&self.lease_state, &LeaseState::ALL.map(LeaseState::as_str), holders.leases.as_str());
+        for (state, count) in ProcessState::ALL.iter().zip(holders.processes.iter().flatten()) {
+            self.device_processes.with_label_values(&[state.as_str()]).set(i64::from(*count));
+        }
         self.unidentified.set(i64::from(unidentified));
         self.dropped_holdings.set(to_i64(dropped_holdings));
     }
@@ -446,7 +461,7 @@ mod tests {
     fn names_follow_the_conventions_of_prometheus() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
-        metrics.looked("ok", 0, LeaseState::Ok, 0);
+        metrics.looked("ok", 0, HolderStates::default(), 0);
         metrics.sending(&Stopped::Empty);
         metrics.acknowledged(false, UtcMillis(0));
         metrics.refused(400);
@@ -512,7 +527,7 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         for state in ["ok", "driver_missing", "device_lost"] {
-            metrics.looked(state, 0, LeaseState::Unused, 0);
+            metrics.looked(state, 0, HolderStates::default(), 0);
             let shown: Vec<String> = String::from_utf8(exposition(&registry, &metrics).unwrap())
                 .unwrap()
                 .lines()
