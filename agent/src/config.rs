@@ -415,7 +415,7 @@ fn processes(raw: raw::Holders, host: &str, class: &str) -> Result<Option<Proces
         cloud: name("holders.cloud", "vm", raw.cloud)?,
         libvirt: raw.libvirt.unwrap_or_else(|| "/run/libvirt/qemu".into()),
     };
-    if !options.host_fits() {
+    if (cgroups || owners) && !options.host_fits() {
         return Err(bad(
             "agent.host",
             quoted(host),

@@ -51,6 +51,7 @@ pub struct Metrics {
     source_state: IntGaugeVec,
     lease_state: IntGaugeVec,
     device_processes: IntGaugeVec,
+    unresolved_processes: IntCounter,
     renewals: IntCounterVec,
     certificate_left: IntGauge,
     identity: Mutex<Option<Arc<Identity>>>,
@@ -182,6 +183,10 @@ impl Metrics {
                 "Processes that have an accelerator open, by what tells their holder: the best, or why none is known.",
                 &["state"],
             )?,
+            unresolved_processes: register.counter(
+                "unresolved_processes_total",
+                "Processes with an accelerator open whose cgroup is of an unknown shape or contradicts itself.",
+            )?,
             renewals: register.counters(
                 "certificate_renewals_total",
                 "Attempts to renew the certificate, by how they ended.",
@@ -280,6 +285,8 @@ impl Metrics {
         for (state, count) in ProcessState::ALL.iter().zip(holders.processes.iter().flatten()) {
             self.device_processes.with_label_values(&[state.as_str()]).set(i64::from(*count));
         }
+        let counted = self.unresolved_processes.get();
+        self.unresolved_processes.inc_by(holders.unresolved.saturating_sub(counted));
         self.unidentified.set(i64::from(unidentified));
         self.dropped_holdings.set(to_i64(dropped_holdings));
     }
@@ -517,6 +524,31 @@ mod tests {
             "spool_quarantined_bytes 77",
             "spool_losses_to_tell 1",
             "promises_kept 0",
+        ] {
+            assert!(text.contains(&format!("weighbridge_agent_{line}\n")), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn processes_are_shown_by_what_tells_their_holder() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let mut holders = HolderStates::default();
+        metrics.looked("ok", 0, holders, 0);
+        let shown = || String::from_utf8(exposition(&registry, &metrics).unwrap()).unwrap();
+        assert!(!shown().contains("device_processes{"), "nobody is asked");
+        holders.processes = Some([3, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0]);
+        for unresolved in [2, 2, 3] {
+            holders.unresolved = unresolved;
+            metrics.looked("ok", 0, holders, 0);
+        }
+        let text = shown();
+        for line in [
+            "device_processes{state=\"slurm_job\"} 3",
+            "device_processes{state=\"user\"} 1",
+            "device_processes{state=\"unknown_cgroup\"} 2",
+            "device_processes{state=\"not_read\"} 0",
+            "unresolved_processes_total 3",
         ] {
             assert!(text.contains(&format!("weighbridge_agent_{line}\n")), "{line}: {text}");
         }

@@ -26,8 +26,9 @@ pub enum Placed {
     In(Group),
     /// In no group at all, in any hierarchy.
     Nowhere,
-    /// In a group of a shape that is not known.
-    Unknown(PathDigest),
+    /// In a group of a shape that is not known; somebody's all the same, by what another hierarchy says or by whose
+    /// process it is.
+    Unknown(PathDigest, Person),
     /// In groups of two makers that exclude each other.
     Contradictory(PathDigest),
 }
@@ -149,7 +150,8 @@ pub fn read(file: &[u8], roots: &Roots) -> Placed {
     match (best, contradicts, unknown) {
         (Some((standing, _)), Some((at, digest)), _) if at == standing => Placed::Contradictory(digest),
         (Some((standing, group)), ..) if standing >= Standing::Container => Placed::In(group),
-        (_, _, Some(digest)) => Placed::Unknown(digest),
+        (Some((_, Group::Person(person))), _, Some(digest)) => Placed::Unknown(digest, person),
+        (_, _, Some(digest)) => Placed::Unknown(digest, Person::Owner),
         (Some((_, group)), ..) => Placed::In(group),
         (None, ..) => Placed::Nowhere,
     }

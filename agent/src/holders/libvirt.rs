@@ -17,7 +17,7 @@ pub(super) fn uuid(folder: &Path, domain: &str) -> Option<String> {
 }
 
 /// What a tenant may have written, as a title, comes later.
-fn uuid_of(xml: &str) -> Option<String> {
+pub(super) fn uuid_of(xml: &str) -> Option<String> {
     let domain = &xml[xml.find("<domain ")?..];
     let rest = &domain[domain.find("<uuid>")? + "<uuid>".len()..];
     super::cgroup::uuid(&rest[..rest.find("</uuid>")?])

@@ -157,6 +157,8 @@ pub struct ProcessHolders {
     devices: BTreeMap<AcceleratorId, Device>,
     sightings: Sightings,
     logged: HashSet<PathDigest>,
+    /// Processes whose group told no holder, each once.
+    unresolved: u64,
 }
 
 /// A process that was read.
@@ -187,6 +189,7 @@ impl ProcessHolders {
             devices: BTreeMap::new(),
             sightings: Sightings::default(),
             logged: HashSet::new(),
+            unresolved: 0,
         })
     }
 
@@ -217,7 +220,10 @@ impl ProcessHolders {
             }
         }
         let outcome = self.judge(&process)?;
-        self.tell(&outcome);
+        let before = self.known.get(&pid).filter(|known| known.started == process.started);
+        if before.is_none_or(|known| known.outcome.digest != outcome.digest) {
+            self.tell(&outcome);
+        }
         if self.known.len() < MOST_PROCESSES || self.known.contains_key(&pid) {
             let known = Known {
                 started: process.started,
@@ -236,7 +242,7 @@ impl ProcessHolders {
             Placed::In(Group::Person(person)) => (ProcessState::User, person, None),
             Placed::In(group) => return Ok(self.group(&group)),
             Placed::Nowhere => (ProcessState::User, Person::Login, None),
-            Placed::Unknown(digest) => (ProcessState::UnknownCgroup, Person::Owner, Some(digest)),
+            Placed::Unknown(digest, person) => (ProcessState::UnknownCgroup, person, Some(digest)),
             Placed::Contradictory(digest) => (ProcessState::ContradictoryCgroup, Person::Owner, Some(digest)),
         };
         if !self.options.owners {
@@ -277,6 +283,7 @@ impl ProcessHolders {
 
     fn tell(&mut self, outcome: &Outcome) {
         let Some(digest) = outcome.digest else { return };
+        self.unresolved += 1;
         if self.logged.len() < MOST_LOGGED && self.logged.insert(digest) {
             tracing::warn!(
                 state = outcome.state.as_str(),
@@ -329,9 +336,7 @@ impl Witness for ProcessHolders {
                 news.changed.push(device.id.clone());
             }
         }
-        if !found.is_empty() || !self.devices.is_empty() {
-            self.forget(now_ms);
-        }
+        self.forget(now_ms);
     }
 
     fn confirm(&mut self) -> Vec<Holding> {
@@ -340,6 +345,7 @@ impl Witness for ProcessHolders {
 
     fn report(&self, states: &mut HolderStates) {
         states.processes = Some(self.counts());
+        states.unresolved = self.unresolved;
     }
 }
 

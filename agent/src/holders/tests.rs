@@ -261,6 +261,10 @@ fn what_processes_came_to_is_forgotten_a_minute_after_they_were_last_named() {
     assert_eq!(look(20, None, Some(&[])), "user 1, unknown_cgroup 1");
     assert_eq!(look(69, None, None), "user 1, unknown_cgroup 1");
     assert_eq!(look(80, None, None), "");
+    // Each once, however often it was read.
+    assert_eq!(look(90, Some(&[10]), None), "unknown_cgroup 1");
+    assert_eq!(look(100, Some(&[10]), None), "unknown_cgroup 1");
+    assert_eq!(holders.states().unresolved, 2, "and once more after it was forgotten");
 }
 
 #[test]

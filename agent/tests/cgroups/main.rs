@@ -1,5 +1,7 @@
 //! Every shape of a cgroup that is known, as a tree of small files like those of the kernel: what holder comes of it.
 
+mod kernel;
+
 use std::{
     fmt::Write,
     fs,

@@ -116,7 +116,7 @@ proptest! {
         let second = placed(&lines.concat());
         // Of several bad paths one is named.
         let kind = |placed: &Placed| match placed {
-            Placed::Unknown(_) => Placed::Unknown(PathDigest::of(b"")),
+            Placed::Unknown(_, person) => Placed::Unknown(PathDigest::of(b""), *person),
             Placed::Contradictory(_) => Placed::Contradictory(PathDigest::of(b"")),
             other => other.clone(),
         };
@@ -127,6 +127,9 @@ proptest! {
 #[test]
 fn a_digest_is_that_of_the_whole_path() {
     // printf /process_api/1 | sha256sum
-    assert_eq!(placed("0::/process_api/1\n"), Placed::Unknown(PathDigest::of(b"/process_api/1")));
+    assert_eq!(
+        placed("0::/process_api/1\n"),
+        Placed::Unknown(PathDigest::of(b"/process_api/1"), Person::Owner)
+    );
     assert_eq!(PathDigest::of(b"/process_api/1").to_string(), "c8e28704");
 }
