@@ -15,7 +15,9 @@ mod sightings;
 
 use std::fmt;
 
-use weighbridge_meter::{AcceleratorId, Holding, meter::Now};
+use weighbridge_meter::{AcceleratorId, AttemptId, Holding, Principal, meter::Now};
+
+use self::cgroup::Group;
 
 pub use self::{
     leases::{Lease, LeaseError, LeaseFile, LeaseState, parse as parse_leases},
@@ -35,6 +37,13 @@ pub trait Witness: fmt::Debug + Send {
         Vec::new()
     }
 
+    /// Whose a group of processes is and in which attempt, if this witness knows more of it than its shape tells: the
+    /// account and the restart of a job, the namespace of a pod.
+    fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
+        let _ = group;
+        None
+    }
+
     /// Says how it is, for metrics.
     fn report(&self, states: &mut HolderStates) {
         let _ = states;
@@ -50,10 +59,19 @@ pub struct Seen<'a> {
     pub look: &'a Look,
     /// All accelerators found so far.
     pub accelerators: &'a [AcceleratorId],
+    /// The witnesses that have taken this look already.
+    before: &'a [Box<dyn Witness>],
+}
+
+impl Seen<'_> {
+    /// Whose a group is, by the first witness before this one that knows.
+    pub fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
+        self.before.iter().find_map(|witness| witness.knows(group))
+    }
 }
 
 /// How the witnesses are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HolderStates {
     /// The lease file.
     pub leases: LeaseState,
@@ -82,7 +100,7 @@ impl Holders {
         Self::default()
     }
 
-    /// With one more.
+    /// With one more, which can ask those before it: processes come last.
     #[must_use]
     pub fn with(mut self, witness: impl Witness + 'static) -> Self {
         self.witnesses.push(Box::new(witness));
@@ -95,9 +113,10 @@ impl Holders {
         if let Some(devices) = &look.inventory_changed {
             self.accelerators = devices.iter().map(|device| device.id.clone()).collect();
         }
-        let seen = Seen { now, look, accelerators: &self.accelerators };
-        for witness in &mut self.witnesses {
-            witness.look(&seen, &mut news);
+        for index in 0..self.witnesses.len() {
+            let (before, from) = self.witnesses.split_at_mut(index);
+            let seen = Seen { now, look, accelerators: &self.accelerators, before };
+            from[0].look(&seen, &mut news);
         }
         news
     }

@@ -276,7 +276,7 @@ impl Metrics {
         &self,
         source_state: &str,
         unidentified: u32,
-        holders: HolderStates,
+        holders: &HolderStates,
         dropped_holdings: u64,
     ) {
         let named = SOURCE_STATES.iter().find(|name| **name == source_state).unwrap_or(&"other");
@@ -468,7 +468,7 @@ mod tests {
     fn names_follow_the_conventions_of_prometheus() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
-        metrics.looked("ok", 0, HolderStates::default(), 0);
+        metrics.looked("ok", 0, &HolderStates::default(), 0);
         metrics.sending(&Stopped::Empty);
         metrics.acknowledged(false, UtcMillis(0));
         metrics.refused(400);
@@ -534,13 +534,13 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let mut holders = HolderStates::default();
-        metrics.looked("ok", 0, holders, 0);
+        metrics.looked("ok", 0, &holders, 0);
         let shown = || String::from_utf8(exposition(&registry, &metrics).unwrap()).unwrap();
         assert!(!shown().contains("device_processes{"), "nobody is asked");
         holders.processes = Some([3, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0]);
         for unresolved in [2, 2, 3] {
             holders.unresolved = unresolved;
-            metrics.looked("ok", 0, holders, 0);
+            metrics.looked("ok", 0, &holders, 0);
         }
         let text = shown();
         for line in [
@@ -559,7 +559,7 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         for state in ["ok", "driver_missing", "device_lost"] {
-            metrics.looked(state, 0, HolderStates::default(), 0);
+            metrics.looked(state, 0, &HolderStates::default(), 0);
             let shown: Vec<String> = String::from_utf8(exposition(&registry, &metrics).unwrap())
                 .unwrap()
                 .lines()

@@ -135,7 +135,9 @@ pub type ProcessCounts = [u32; ProcessState::ALL.len()];
 pub struct Outcome {
     /// In a word.
     pub state: ProcessState,
-    /// Whom it holds for; `None`: nobody that may be named.
+    /// The group it was put into, of which another witness may know more.
+    pub group: Option<Group>,
+    /// Whom it holds for, by itself; `None`: nobody that may be named.
     pub who: Option<Who>,
     /// The path whose shape is not known, or that excludes another.
     pub digest: Option<PathDigest>,
@@ -143,7 +145,7 @@ pub struct Outcome {
 
 impl Outcome {
     fn nobody(state: ProcessState) -> Self {
-        Self { state, who: None, digest: None }
+        Self { state, group: None, who: None, digest: None }
     }
 }
 
@@ -240,13 +242,13 @@ impl ProcessHolders {
         let placed = if self.options.cgroups { self.proc.placed(process)? } else { Placed::Nowhere };
         let (state, person, digest) = match placed {
             Placed::In(Group::Person(person)) => (ProcessState::User, person, None),
-            Placed::In(group) => return Ok(self.group(&group)),
+            Placed::In(group) => return Ok(self.group(group)),
             Placed::Nowhere => (ProcessState::User, Person::Login, None),
             Placed::Unknown(digest, person) => (ProcessState::UnknownCgroup, person, Some(digest)),
             Placed::Contradictory(digest) => (ProcessState::ContradictoryCgroup, Person::Owner, Some(digest)),
         };
         if !self.options.owners {
-            return Ok(Outcome { state, who: None, digest });
+            return Ok(Outcome { digest, ..Outcome::nobody(state) });
         }
         let uid = match person {
             Person::Slice(uid) => uid,
@@ -256,11 +258,11 @@ impl ProcessHolders {
             }
             Person::Owner => process.owner()?.uid,
         };
-        Ok(Outcome { state, who: self.names.user(uid), digest })
+        Ok(Outcome { who: self.names.user(uid), digest, ..Outcome::nobody(state) })
     }
 
-    fn group(&self, group: &Group) -> Outcome {
-        let state = match group {
+    fn group(&self, group: Group) -> Outcome {
+        let state = match &group {
             Group::SlurmJob(_) => ProcessState::SlurmJob,
             Group::Pod { .. } => ProcessState::Pod,
             Group::Machine { .. } => ProcessState::Machine,
@@ -268,7 +270,7 @@ impl ProcessHolders {
             Group::Unit(_) => ProcessState::Unit,
             Group::Person(_) => ProcessState::User,
         };
-        let who = match group {
+        let who = match &group {
             Group::SlurmJob(job) => self.names.slurm_job(job),
             Group::Pod { uid, .. } => self.names.pod(uid),
             Group::Machine { number, domain } => {
@@ -278,7 +280,7 @@ impl ProcessHolders {
             Group::Unit(unit) => self.names.unit(unit),
             Group::Person(_) => None,
         };
-        Outcome { state, who, digest: None }
+        Outcome { who, group: Some(group), ..Outcome::nobody(state) }
     }
 
     fn tell(&mut self, outcome: &Outcome) {
@@ -323,7 +325,7 @@ impl Witness for ProcessHolders {
                     Some(outcome) => outcome.clone(),
                     None if found.len() >= MOST_PROCESSES => Outcome::nobody(ProcessState::NotRead),
                     None => {
-                        let outcome = self.find(now_ms, pid);
+                        let outcome = named(self.find(now_ms, pid), seen);
                         found.insert(pid, outcome.clone());
                         outcome
                     }
@@ -347,6 +349,15 @@ impl Witness for ProcessHolders {
         states.processes = Some(self.counts());
         states.unresolved = self.unresolved;
     }
+}
+
+/// With what another witness knows of its group.
+fn named(mut outcome: Outcome, seen: &Seen<'_>) -> Outcome {
+    let known = outcome.group.as_ref().and_then(|group| seen.knows(group));
+    if let (Some(who), Some((principal, attempt))) = (&mut outcome.who, known) {
+        (who.principal, who.attempt) = (principal, attempt);
+    }
+    outcome
 }
 
 /// What things are called.

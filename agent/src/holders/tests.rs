@@ -247,6 +247,43 @@ fn a_process_that_is_moved_is_found_in_its_new_group_within_ten_seconds() {
     "#]].assert_eq(&bench.shown);
 }
 
+/// What a scheduler's hook would know: nothing before a moment, then whose a job is and that it was begun again.
+#[derive(Debug)]
+struct Hook {
+    from: i64,
+    told: bool,
+}
+
+impl Witness for Hook {
+    fn look(&mut self, seen: &Seen<'_>, _: &mut HolderNews) {
+        self.told = seen.now.wall >= at(self.from).wall;
+    }
+
+    fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
+        let known = self.told && *group == Group::SlurmJob("7".into());
+        known.then(|| ("slurm:alpha/physics".parse().unwrap(), "slurm:alpha/7+1".parse().unwrap()))
+    }
+}
+
+#[test]
+fn a_witness_that_knows_whose_a_group_is_names_the_holder_of_its_processes() {
+    let processes = Processes::new();
+    processes.begin(10, 0, 1000, "/system.slice/slurmstepd.scope/job_7/step_0");
+    processes.begin(11, 0, 1000, "/system.slice/slurmstepd.scope/job_8/step_0");
+    let mut bench = Bench::new(&processes);
+    bench.holders.witnesses.insert(0, Box::new(Hook { from: 30, told: false }));
+    for seconds in [10, 20, 30, 40, 60] {
+        bench.step(seconds, Some(&[10, 11]), None);
+    }
+    expect![[r#"
+        10: cut A
+        30: cut A
+        60 batch: slurm:alpha/%3F as slurm:alpha/7 holds A 10..20 by allocator_process
+        60 batch: slurm:alpha/%3F as slurm:alpha/8 holds A 10..60 by allocator_process
+        60 batch: slurm:alpha/physics as slurm:alpha/7+1 holds A 30..60 by allocator_process
+    "#]].assert_eq(&bench.shown);
+}
+
 #[test]
 fn what_processes_came_to_is_forgotten_a_minute_after_they_were_last_named() {
     let processes = Processes::new();
