@@ -215,13 +215,25 @@ fn place(path: &str, roots: &Roots) -> Read {
         return Read::Unknown;
     }
     // As seen from another cgroup namespace: up to an ancestor of the agent's own group, which root made.
+    let from_inside = parts(path).next() == Some("..");
     let path: Vec<&str> = parts(path).skip_while(|part| *part == "..").collect();
     if path.iter().any(|part| is_dots(part)) {
         return Read::Unknown;
     }
+    if let (true, Some(group)) = (from_inside, beside(&path)) {
+        return Read::Group(group);
+    }
     match roots.below(&path).map(walk) {
         Some(Read::Group(group)) if Standing::of(&group, b"") == Standing::Allocator => Read::Group(group),
         _ => walk(&path),
+    }
+}
+
+/// What directories say without those above them.
+fn beside(path: &[&str]) -> Option<Group> {
+    match (pod_in_directories(path), path.first()?) {
+        (Read::Group(pod), _) => Some(pod),
+        (_, name) => hex(name, 64).map(Group::Container),
     }
 }
 

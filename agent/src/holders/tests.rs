@@ -281,7 +281,8 @@ fn a_witness_that_knows_whose_a_group_is_names_the_holder_of_its_processes() {
         60 batch: slurm:alpha/%3F as slurm:alpha/7 holds A 10..20 by allocator_process
         60 batch: slurm:alpha/%3F as slurm:alpha/8 holds A 10..60 by allocator_process
         60 batch: slurm:alpha/physics as slurm:alpha/7+1 holds A 30..60 by allocator_process
-    "#]].assert_eq(&bench.shown);
+    "#]]
+    .assert_eq(&bench.shown);
 }
 
 #[test]
