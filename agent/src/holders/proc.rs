@@ -124,7 +124,8 @@ fn unusable(file: &str) -> Missing {
 fn read(folder: &OwnedFd, file: &str, longest: u64) -> Result<Vec<u8>, Missing> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let opened = openat(folder, file, flags, Mode::empty()).map_err(io::Error::from)?;
-    let mut bytes = Vec::new();
+    // As a rule one read, and one that says it was all.
+    let mut bytes = Vec::with_capacity(2 << 10);
     let length = File::from(opened).take(longest).read_to_end(&mut bytes)?;
     // The end may say something else.
     if length as u64 == longest { Err(unusable(file)) } else { Ok(bytes) }
