@@ -1,5 +1,7 @@
 //! Looks at everything an agent needs, and says what was found, what is missing and what that costs.
 
+mod holders;
+
 use std::{fmt::Write, path::Path, sync::Arc};
 
 use weighbridge_meter::{AcceleratorTable, Condition, GapCause, Tier};
@@ -52,22 +54,24 @@ impl Diagnosis {
 /// Looks once; changes nothing, makes no key and no spool.
 pub async fn examine(config: &Config, clock: Arc<dyn Clock>) -> Diagnosis {
     let mut found = Diagnosis::default();
-    source(config, &mut found).await;
+    let pids = source(config, &mut found).await;
+    holders::examine(config, pids.as_deref(), clock.boot(), clock.now().boot_ms, &mut found);
     spool_state(&config.spool.dir, &mut found);
     collectors(config, clock, &mut found).await;
     enrolment(config, &mut found);
     found
 }
 
-async fn source(config: &Config, found: &mut Diagnosis) {
+/// The processes that have an accelerator open, if the source names any.
+async fn source(config: &Config, found: &mut Diagnosis) -> Option<Vec<u32>> {
     match &config.source {
         SourceConfig::Nvml { sysfs, .. } => {
             let inner = NvmlSource::start(nvml_options(config));
-            look(WithPassthrough::new(inner, passthrough_options(config, sysfs)), "nvml", found).await;
+            look(WithPassthrough::new(inner, passthrough_options(config, sysfs)), "nvml", found).await
         }
         SourceConfig::Amdgpu { sysfs, .. } => {
             let inner = AmdgpuSource::start(amdgpu_options(config));
-            look(WithPassthrough::new(inner, passthrough_options(config, sysfs)), "amdgpu", found).await;
+            look(WithPassthrough::new(inner, passthrough_options(config, sysfs)), "amdgpu", found).await
         }
         SourceConfig::Dcgm(options) => look(DcgmSource::start(options.clone()), "dcgm", found).await,
         SourceConfig::Gaudi(options) => look(GaudiSource::start(options.clone()), "gaudi", found).await,
@@ -80,6 +84,7 @@ async fn source(config: &Config, found: &mut Diagnosis) {
                 }
                 Err(error) => found.fail(format!("source simulated: {}", chain(&error))),
             }
+            None
         }
         SourceConfig::Replay { file, models, .. } => {
             match crate::source::Replay::read(file, &config.agent, models, 10_000) {
@@ -89,17 +94,19 @@ async fn source(config: &Config, found: &mut Diagnosis) {
                 }
                 Err(error) => found.fail(format!("source replay: {}", chain(&error))),
             }
+            None
         }
         SourceConfig::Allocation { devices: list } => {
             found
                 .note("source allocation: nothing is read; operations are bounded by what the models can do");
             devices(list, found);
+            None
         }
     }
 }
 
 /// Looks once through a source that asks something.
-async fn look(mut source: impl AcceleratorSource, what: &str, found: &mut Diagnosis) {
+async fn look(mut source: impl AcceleratorSource, what: &str, found: &mut Diagnosis) -> Option<Vec<u32>> {
     let look = source.look().await;
     match look.source_state {
         SourceState::Ok => found.good(format!("source {what} answers")),
@@ -114,6 +121,15 @@ async fn look(mut source: impl AcceleratorSource, what: &str, found: &mut Diagno
         found.fail(format!("{} accelerators cannot be named and are not metered", look.unidentified));
     }
     devices(look.inventory_changed.as_deref().unwrap_or_default(), found);
+    let mut pids: Option<Vec<u32>> = None;
+    for of_device in look.devices.into_iter().filter_map(|device| device.pids) {
+        pids.get_or_insert_default().extend(of_device);
+    }
+    if let Some(pids) = &mut pids {
+        pids.sort_unstable();
+        pids.dedup();
+    }
+    pids
 }
 
 fn devices(devices: &[Device], found: &mut Diagnosis) {

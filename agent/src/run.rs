@@ -24,7 +24,7 @@ use crate::{
     clock::{Clock, ScaledClock},
     config::{Config, SimulatedTime, SourceConfig},
     engine::EngineOptions,
-    holders::{Holders, LeaseFile, ProcessOwners, ProcessTable},
+    holders::{Holders, LeaseFile, ProcessHolders},
     host::{Host, HostOptions, Weigher},
     http::{Health, Pages, serve},
     key::{self, KeyError},
@@ -196,16 +196,15 @@ fn clock_for(time: SimulatedTime, real: Arc<dyn Clock>, random: Random) -> Arc<d
 }
 
 fn host_options(config: Config, boot: BootId, key: SigningKey, metrics: Arc<Metrics>) -> HostOptions {
-    let leases = config.lease_file.map(|path| LeaseFile::new(path, config.host.clone()));
-    let owners = config.process_owners.then(|| match ProcessTable::new() {
-        Ok(table) => ProcessOwners::new(&config.class, boot, Box::new(table))
-            .inspect_err(|error| tracing::error!(%error, "owners of processes are not holders"))
-            .ok(),
-        Err(error) => {
-            tracing::warn!(?error, "there is no table of processes: their owners are not known");
-            None
-        }
-    });
+    let mut holders = Holders::none();
+    if let Some(path) = config.lease_file {
+        holders = holders.with(LeaseFile::new(path, config.host.clone()));
+    }
+    match config.processes.map(|options| ProcessHolders::new(options, boot)) {
+        Some(Ok(processes)) => holders = holders.with(processes),
+        Some(Err(error)) => tracing::error!(%error, "processes are not asked for their holders"),
+        None => {}
+    }
     HostOptions {
         agent: config.agent,
         boot,
@@ -217,7 +216,7 @@ fn host_options(config: Config, boot: BootId, key: SigningKey, metrics: Arc<Metr
             held_records: HELD_RECORDS,
         },
         spool: config.spool,
-        holders: Holders::new(leases, owners.flatten()),
+        holders,
         metrics: Some(metrics),
     }
 }

@@ -57,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "gpu-metrics", read: weighbridge_agent::source::amdgpu::read_anything, most: 4_096 },
     Target { name: "answer", read: weighbridge_agent::uplink::read_anything, most: 2_048 },
     Target { name: "lease-file", read: lease_file, most: 4_096 },
+    Target { name: "process-files", read: weighbridge_agent::holders::read_anything, most: 4_096 },
     Target { name: "import-agents", read: |bytes| drop(import::parse_agents("a.csv", bytes)), most: 4_096 },
     Target {
         name: "import-customers",

@@ -1,5 +1,10 @@
 //! Where mutations begin: something right of every kind.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
 use prost::Message;
 use weighbridge_meter::UtcMillis;
 use weighbridge_store::{
@@ -47,6 +52,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
             "lease,host,accelerator,principal,start,end\nL-1,host-1,*,lease:a,2026-01-01T00:00:00Z,\n\
              L-2,host-2,8x10de:2330,lease:b,2026-01-01T00:00:00Z,2026-02-01T00:00:00Z\n",
         ]),
+        "process-files" => process_files(),
         "import-agents" => texts(&["agent,host,site,fabric,public_key,valid_from,valid_to\n\
              a,h,s,f,5ZbXPpzP0zZbF3wzu0VRVd3cvo7cJ4QWzYJ6mR2pPTA=,2026-01-01T00:00:00Z,\n"]),
         "import-customers" => texts(&[
@@ -220,4 +226,20 @@ fn gpu_metrics() -> Vec<Vec<u8>> {
         bytes
     });
     tables.into()
+}
+
+/// Every shape of a cgroup that the agent's tests know, and one of each other file.
+fn process_files() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../agent/tests/cgroups");
+    let mut files: Vec<PathBuf> = fs::read_dir(folder.join("shapes"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|shape| shape.path().join("4242/cgroup"))
+        .collect();
+    files.sort();
+    for other in ["shapes/unit/4242/stat", "shapes/unit/4242/status", "libvirt/instance-00000007.xml"] {
+        files.push(folder.join(other));
+    }
+    files.iter().filter_map(|file| fs::read(file).ok()).collect()
 }

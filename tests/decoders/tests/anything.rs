@@ -84,6 +84,7 @@ whatever_is_read_comes_back! {
     any_table_of_a_driver: "gpu-metrics"
     any_answer_of_a_collector: "answer"
     any_lease_file: "lease-file"
+    any_files_of_a_process: "process-files"
     any_import_of_agents: "import-agents"
     any_import_of_customers: "import-customers"
     any_import_of_principals: "import-principals"
