@@ -403,7 +403,7 @@ fn fold_apart(fold: impl Future<Output = ()> + Send + 'static) {
     let run = move || match runtime {
         Ok(runtime) => {
             // Of this thread alone: where processors are scarce, sums wait and acknowledgements do not.
-            drop(rustix::process::setpriority_process(None, FOLD_NICE));
+            let _ = rustix::process::setpriority_process(None, FOLD_NICE);
             runtime.block_on(fold);
         }
         Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the fold cannot be run"),
