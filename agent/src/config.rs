@@ -18,11 +18,14 @@ use figment::{
     value::Value,
 };
 use reqwest::Url;
-use weighbridge_meter::{AcceleratorTable, AgentId, Principal, Source, Tier, Trust, UtcMillis, meter::Pace};
+use weighbridge_meter::{
+    AcceleratorId, AcceleratorTable, AgentId, Principal, Source, Tier, Trust, UtcMillis, meter::Pace,
+};
 
 use self::raw::Raw;
 use crate::{
     duration,
+    holders::slurm,
     source::{DcgmOptions, Device, GaudiOptions, RedfishOptions, redfish::Controller},
     spool::SpoolOptions,
     tls::files::Files,
@@ -57,6 +60,10 @@ pub struct Config {
     pub lease_file: Option<PathBuf>,
     /// Whether owners of processes are holders.
     pub process_owners: bool,
+    /// Where Slurm's hooks put their files; `None`: they are not read.
+    pub slurm_hooks: Option<PathBuf>,
+    /// Accelerators in Slurm's order, where the operator says it.
+    pub slurm_order: Vec<AcceleratorId>,
     /// Where batches are kept.
     pub spool: SpoolOptions,
     /// Where they are sent; `None`: nowhere, they wait.
@@ -374,6 +381,9 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
         source,
         lease_file: raw.holders.lease_file,
         process_owners: raw.holders.process_owners.unwrap_or(true),
+        slurm_hooks: Some(raw.holders.slurm_hooks.unwrap_or_else(|| slurm::FOLDER.into()))
+            .filter(|folder| !folder.as_os_str().is_empty()),
+        slurm_order: slurm_order(&raw.holders.slurm_order)?,
         spool,
         uplink: uplink(&raw.uplink)?,
         tls: tls(raw.tls)?,
@@ -382,6 +392,20 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
         listen,
         log_level,
     })
+}
+
+fn slurm_order(raw: &[String]) -> Result<Vec<AcceleratorId>, ConfigError> {
+    const KEY: &str = "holders.slurm_order";
+    let mut order: Vec<AcceleratorId> = Vec::new();
+    for text in raw {
+        let id =
+            text.parse().map_err(|_| bad(KEY, quoted(text), "ids of accelerators, as doctor lists them"))?;
+        if order.contains(&id) {
+            return Err(bad(KEY, quoted(text), "each accelerator once"));
+        }
+        order.push(id);
+    }
+    Ok(order)
 }
 
 fn uplink(raw: &raw::Uplink) -> Result<Option<SenderOptions>, ConfigError> {

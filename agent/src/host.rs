@@ -180,6 +180,7 @@ impl Weigher {
                 self.holders.lease_state(),
                 self.engine.dropped_holdings(),
             );
+            metrics.slurm(&self.holders.slurm_state());
         }
     }
 

@@ -16,7 +16,10 @@ use weighbridge_meter::{
 use weighbridge_wire::{Batch, DeviceRecord};
 
 use crate::{
-    holders::LeaseState,
+    holders::{
+        LeaseState,
+        slurm::{FolderState, Refusal, SlurmState},
+    },
     spool::{Spool, SpoolEvent},
     tls::Identity,
     uplink::{Retry, Stopped},
@@ -50,6 +53,10 @@ pub struct Metrics {
     uplink_state: IntGaugeVec,
     source_state: IntGaugeVec,
     lease_state: IntGaugeVec,
+    slurm_folder: IntGaugeVec,
+    slurm_refused: IntGaugeVec,
+    slurm_allocations: IntGaugeVec,
+    slurm_unknown: IntGauge,
     renewals: IntCounterVec,
     certificate_left: IntGauge,
     identity: Mutex<Option<Arc<Identity>>>,
@@ -176,6 +183,25 @@ impl Metrics {
             )?,
             source_state: register.gauges("source_state", "1 on how the source of readings is.", &["state"])?,
             lease_state: register.gauges("lease_file_state", "1 on how the lease file is.", &["state"])?,
+            slurm_folder: register.gauges(
+                "slurm_hooks_state",
+                "1 on how the folder of Slurm's hooks is; unused where there is none.",
+                &["state"],
+            )?,
+            slurm_refused: register.gauges(
+                "slurm_hook_files_refused",
+                "Files there that are not believed, by why.",
+                &["reason"],
+            )?,
+            slurm_allocations: register.gauges(
+                "slurm_allocations",
+                "What Slurm gave away: going on, or lapsed because slurmd and the job were gone without an epilog.",
+                &["state"],
+            )?,
+            slurm_unknown: register.gauge(
+                "slurm_unknown_accelerators",
+                "Accelerators that Slurm gave away and that are none of this host's, as far as it is known here.",
+            )?,
             renewals: register.counters(
                 "certificate_renewals_total",
                 "Attempts to renew the certificate, by how they ended.",
@@ -267,6 +293,19 @@ impl Metrics {
         one_of(&self.lease_state, &LeaseState::ALL.map(LeaseState::as_str), leases.as_str());
         self.unidentified.set(i64::from(unidentified));
         self.dropped_holdings.set(to_i64(dropped_holdings));
+    }
+
+    /// What there is to say of Slurm's hooks.
+    pub fn slurm(&self, state: &SlurmState) {
+        one_of(&self.slurm_folder, &FolderState::ALL.map(FolderState::as_str), state.folder.as_str());
+        for refusal in Refusal::ALL {
+            let count = state.refused.get(&refusal).copied().unwrap_or(0);
+            self.slurm_refused.with_label_values(&[refusal.as_str()]).set(to_i64(count as u64));
+        }
+        for (name, count) in [("open", state.open), ("lapsed", state.lapsed)] {
+            self.slurm_allocations.with_label_values(&[name]).set(to_i64(count as u64));
+        }
+        self.slurm_unknown.set(to_i64(state.unknown_accelerators as u64));
     }
 
     /// How full the spool is.

@@ -223,6 +223,13 @@ pub struct Holders {
     /// Whether the users whose processes have a device open are reported as holders. Default `true`; needs a
     /// source that names processes, and the right to see those of others.
     pub process_owners: Option<bool>,
+    /// Where `weighbridge-agent hook slurm`, called from Slurm's prolog and epilog, puts its files. Default
+    /// `/run/weighbridge/hooks`; empty: they are not read. The folder must be root's, and nobody else may write to it.
+    pub slurm_hooks: Option<PathBuf>,
+    /// The accelerators in the order in which Slurm counts them, as `["GPU-...", "GPU-..."]`. Default: by the numbers
+    /// of their device nodes where the driver tells them, else by PCI address. Needed where `gres.conf` lists them
+    /// in another order; `doctor` prints the order that is taken.
+    pub slurm_order: Vec<String>,
 }
 
 /// `[spool]`: where batches are kept.
