@@ -258,8 +258,12 @@ impl Slurm {
     #[track_caller]
     pub fn requeue(&self, job: u32) {
         self.run("scontrol", &["requeue", &job.to_string()]);
-        self.wait_for(job, "PENDING");
-        // It would wait for two minutes.
+        let number = job.to_string();
+        // Only what its nodes have let go of can be moved; then it would wait for two minutes.
+        wait::until(&format!("job {job} is put back"), || {
+            let now = self.try_run("squeue", &["-h", "-j", &number, "-o", "%T %r"])?;
+            if now.trim() == "PENDING BeginTime" { Ok(()) } else { Err(now) }
+        });
         self.run("scontrol", &["update", &format!("JobId={job}"), "StartTime=now"]);
     }
 
@@ -430,7 +434,7 @@ fn write_configuration(folder: &Path) {
          SlurmdPidFile={here}/slurmd-%n.pid\nSlurmctldLogFile={here}/log/ctld\nSlurmdLogFile={here}/log/d-%n\n\
          ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nSwitchType=switch/none\nMpiDefault=none\n\
          JobAcctGatherType=jobacct_gather/none\nSelectType=select/cons_tres\nSelectTypeParameters=CR_Core\n\
-         GresTypes=gpu\nSchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_min_interval=0\n\
+         GresTypes=gpu\nSchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1,sched_min_interval=0\n\
          AccountingStorageType=accounting_storage/slurmdbd\nAccountingStorageHost=127.0.0.1\n\
          AccountingStoragePort={dbd}\nAccountingStoragePass={here}/munge/socket\n\
          AccountingStorageTRES=gres/gpu,gres/gpu:h100\nAccountingStorageEnforce=associations\n\

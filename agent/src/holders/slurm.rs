@@ -521,3 +521,6 @@ fn read(path: &Path) -> (Result<Told, Refusal>, i64) {
     let ordered = |told: &Told| told.ended.is_none_or(|ended| ended.boot_ms >= told.began.boot_ms);
     (told.and_then(|told| if ordered(&told) { Ok(told) } else { Err(Refusal::Malformed) }), seen)
 }
+
+#[cfg(test)]
+mod tests;
