@@ -19,6 +19,7 @@ use weighbridge_tests::{
     collector::time,
     ledgers,
     machine::Device,
+    mounts::Mount,
     process,
     site::Site,
     slurm::{ACCOUNTS, CLUSTER, GPUS, NODES, Slurm, USER},
@@ -36,8 +37,12 @@ type Totals = BTreeMap<Option<(String, String)>, (u128, u64)>;
 struct Weighed {
     slurm: Slurm,
     site: Site,
-    /// Account and expected attempts of each job.
+    /// Account of each job.
     truth: BTreeMap<u32, &'static str>,
+    /// The job of which the hooks were not told the account.
+    unnamed: u32,
+    /// The job whose end nobody told: slurmd was gone.
+    lost: u32,
 }
 
 impl Weighed {
@@ -57,7 +62,7 @@ impl Weighed {
         let mut site = Site::new(agents.collect());
         site.start_agents();
         site.measured(500);
-        Self { slurm, site, truth: BTreeMap::new() }
+        Self { slurm, site, truth: BTreeMap::new(), unnamed: 0, lost: 0 }
     }
 
     /// Submits a job of root's.
@@ -81,8 +86,9 @@ impl Weighed {
         });
     }
 
-    /// What the hooks told, in the time of the agent: spans by accelerator, with principal and attempt.
-    fn told(&self, node: usize) -> Vec<(String, Span, String, String)> {
+    /// What the hooks told, in the time of the agent: spans by accelerator, with principal and attempt. With the end
+    /// of the lost job by the scheduler's record, if that is known.
+    fn told(&self, node: usize, recorded: Option<UtcMillis>) -> Vec<(String, Span, String, String)> {
         let agent = &self.site.agents[node];
         let device = &agent.devices()[0];
         let (from, to) = (wait::now().plus(-2 * UtcMillis::HOUR), wait::now().plus(UtcMillis::HOUR));
@@ -106,19 +112,23 @@ impl Weighed {
             let from = wall(&said["began"]);
             let ended = self.confirmed(node, &attempt);
             assert_eq!(ended.0, from, "{attempt} on {node}");
-            match &said["ended"] {
-                Value::Null => {}
+            let at = wall(&said["ended"]);
+            let late = ended.1.since(at);
+            let mut until = ended.1;
+            if job == self.lost {
+                assert!(
+                    late < 0,
+                    "{attempt} was confirmed {late} ms after its epilog, which came late itself"
+                );
+                until = until.max(recorded.unwrap_or(until));
+            } else {
                 // A batch that was sealed while the hook moved its file says a moment more.
-                ended_at => {
-                    let at = wall(ended_at);
-                    let late = ended.1.since(at);
-                    assert!(
-                        (0..250).contains(&late) || self.lapsed(job),
-                        "{attempt}: {late} ms after its epilog"
-                    );
-                }
+                assert!((0..250).contains(&late), "{attempt}: {late} ms after its epilog");
             }
-            let span = Span::new(from, ended.1).expect("a job lasts");
+            let span = Span::new(from, until).expect("a job lasts");
+            if job == self.unnamed && recorded.is_none() {
+                continue;
+            }
             let principal = format!("slurm:{CLUSTER}/{}", self.truth[&job]);
             for number in said["gpus"].as_str().expect("a list").split(',') {
                 let number: usize = number.parse().expect("Slurm gives numbers here");
@@ -126,11 +136,6 @@ impl Weighed {
             }
         }
         told
-    }
-
-    /// Whether the agent could not hear of the end of a job.
-    fn lapsed(&self, _job: u32) -> bool {
-        false
     }
 
     /// From when to when an agent said that an attempt held anything.
@@ -153,10 +158,10 @@ impl Weighed {
     }
 
     /// What each should come to.
-    fn expected(&self) -> Totals {
+    fn expected(&self, recorded: Option<UtcMillis>) -> Totals {
         let mut totals = Totals::new();
         for (node, agent) in self.site.agents.iter().enumerate() {
-            let told = self.told(node);
+            let told = self.told(node, recorded);
             for device in agent.devices() {
                 let audited = audit::windows(&self.site.collector, device);
                 for window in audited.windows {
@@ -299,6 +304,10 @@ fn each_account_is_charged_what_its_jobs_held_to_the_integer() {
     weighed.slurm.wait_for_events("prolog_slurmd", again, 2);
     // What keeps the accounts is down meanwhile, for another job too.
     weighed.slurm.stop_accounting();
+    fs::write(weighed.slurm.path().join("no-account"), "").unwrap();
+    weighed.unnamed = weighed.submit("biology", &["--gres=gpu:1", "-w", "gpu2"], &gate.command());
+    weighed.slurm.wait_for_events("prolog_slurmd", weighed.unnamed, 1);
+    fs::remove_file(weighed.slurm.path().join("no-account")).unwrap();
     let unaccounted = weighed.submit("physics", &["--gres=gpu:2", "-w", "gpu2"], &gate.command());
     weighed.slurm.wait_for_events("prolog_slurmd", unaccounted, 1);
     weighed.measured_more(1_000);
@@ -312,25 +321,76 @@ fn each_account_is_charged_what_its_jobs_held_to_the_integer() {
     weighed.measured_more(1_000);
     weighed.slurm.start_accounting();
     weighed.slurm.cancel(unaccounted);
+    weighed.slurm.cancel(weighed.unnamed);
     weighed.slurm.start_node(1);
     weighed.slurm.wait_for_events("epilog_slurmd", unaccounted, 1);
-    weighed.slurm.wait_for(unaccounted, "");
+    weighed.slurm.wait_for_events("epilog_slurmd", weighed.unnamed, 1);
     drop(gate);
     lap("slurmd was killed and is back");
+
+    // The same of the other node, and the job ends before it is back.
+    let gate = weighed.slurm.gate("lost");
+    weighed.lost = weighed.submit("physics", &["--gres=gpu:2", "-w", "gpu1"], &gate.command());
+    weighed.slurm.wait_for(weighed.lost, "RUNNING");
+    weighed.measured_more(1_000);
+    weighed.slurm.kill_node(0);
+    gate.open();
+    wait::until("the agent finds the job gone", || {
+        let metrics = weighed.site.agents[0].metrics()?;
+        let lapsed = "weighbridge_agent_slurm_allocations{state=\"lapsed\"} 1";
+        if metrics.lines().any(|line| line == lapsed) { Ok(()) } else { Err(metrics) }
+    });
+    // Its record ends in whole seconds: some of them later than it was last confirmed.
+    weighed.measured_more(1_000);
+    weighed.slurm.start_node(0);
+    weighed.slurm.wait_for_events("epilog_slurmd", weighed.lost, 1);
+    lap("a job was lost with its slurmd");
     weighed.measured_more(1_000);
     weighed.site.stop_agents();
     lap("everything is folded");
 
-    let (expected, found) = (weighed.expected(), weighed.found());
+    let (expected, found) = (weighed.expected(None), weighed.found());
     assert_eq!(found, expected);
-    assert_eq!(accounts(&found), accounts(&expected));
+    let charged = found.keys().flatten().find(|(_, attempt)| *attempt == format!("slurm:{CLUSTER}/{forged}"));
+    assert_eq!(charged.map(|(principal, _)| principal.as_str()), Some("slurm:weighed/chemistry"));
+    lap("what the hooks told is charged");
+
+    // What Slurm itself keeps names the job that had no account, and says how long the lost one went on.
+    let columns = "JobIDRaw,JobID,DBIndex,Account,User,UID,Cluster,Submit,Start,End,State,NodeList,AllocTRES,JobName,WorkDir";
+    let columns = ["-P", "-X", "-o", columns];
+    let starts = weighed.truth.len() + 1; // One was started twice.
+    let lost = weighed.lost.to_string();
+    let recorded = wait::until("everything is in the accounts", || {
+        let kept = weighed.slurm.sacct(&columns);
+        let over: Vec<Vec<&str>> = kept.lines().skip(1).map(|line| line.split('|').collect()).collect();
+        let ends = over.iter().filter(|row| row[9].parse::<i64>().is_ok()).count();
+        let end = over.iter().find(|row| row[0] == lost).and_then(|row| row[9].parse::<i64>().ok());
+        end.filter(|_| ends == starts).map(|seconds| UtcMillis(seconds * 1000)).ok_or(kept)
+    });
+    let (json, columns) = (weighed.slurm.sacct(&["--json"]), weighed.slurm.sacct(&columns));
+    let import = |text: &str| {
+        let finished = weighed.site.collector.try_import("slurm", text);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        weighed.site.collector.settle();
+        finished.stdout.trim().to_owned()
+    };
+    assert_eq!(import(&json), format!("{starts} rows, {starts} recorded"));
+    let found = weighed.found();
+    assert_eq!(found, weighed.expected(Some(recorded)));
+    assert_eq!(import(&json), format!("{starts} rows, 0 recorded"));
+    assert_eq!(
+        import(&columns),
+        format!("{starts} rows, {starts} recorded"),
+        "it has numbers that the other has not"
+    );
+    assert_eq!(import(&json), format!("{starts} rows, 0 recorded"));
+    assert_eq!(weighed.found(), found);
     for account in ACCOUNTS {
         let (best, millis) = accounts(&found)[&format!("slurm:{CLUSTER}/{account}")];
         assert!(best > 0 && millis > 1_000, "{account}: {best} tera in {millis} ms");
     }
-    let charged = found.keys().flatten().find(|(_, attempt)| *attempt == format!("slurm:{CLUSTER}/{forged}"));
-    assert_eq!(charged.map(|(principal, _)| principal.as_str()), Some("slurm:weighed/chemistry"));
     eprintln!("{:#?}", accounts(&found));
+    lap("and so is what Slurm keeps");
 
     // Nothing of a tenant's is in what agents wrote and sent.
     for agent in &weighed.site.agents {
@@ -346,9 +406,112 @@ fn each_account_is_charged_what_its_jobs_held_to_the_integer() {
             }
         }
     }
-    for bytes in ledgers::plain_batches(&weighed.site.collector.data()) {
-        assert!(PLANTED.iter().all(|planted| !holds(&bytes, planted)), "it was sent");
+    let kept = files_below(&weighed.site.collector.data());
+    for bytes in ledgers::plain_batches(&weighed.site.collector.data()).iter().chain(&kept) {
+        assert!(PLANTED.iter().all(|planted| !holds(bytes, planted)), "it was sent or kept");
     }
     assert_eq!(weighed.site.agents[0].devices().len(), GPUS);
     lap("and was searched");
+}
+
+/// Calls the hook as Slurm does, with what a prolog is told; how long that took.
+#[track_caller]
+fn hooked(arguments: &[&str], folder: Option<&Path>) -> (process::Finished, std::time::Duration) {
+    let mut command = process::command(&process::program(agent::PROGRAM));
+    command.args(arguments);
+    if let Some(folder) = folder {
+        command.arg("--folder").arg(folder);
+    }
+    for (name, value) in [
+        ("SLURM_SCRIPT_CONTEXT", "prolog_slurmd"),
+        ("SLURM_CLUSTER_NAME", CLUSTER),
+        ("SLURM_JOB_ID", "7"),
+        ("SLURMD_NODENAME", NODES[0]),
+        ("SLURM_JOB_GPUS", "0"),
+        ("SLURM_JOB_NAME", PLANTED[0]),
+        ("SLURM_JOB_USER", PLANTED[2]),
+    ] {
+        command.env(name, value);
+    }
+    let log = tempfile::tempdir().unwrap();
+    let began = wait::instant();
+    let finished = process::run("hook", &mut command, log.path(), wait::PATIENCE);
+    (finished, began.elapsed())
+}
+
+/// A file system that lets nobody write until this is dropped.
+struct Frozen(std::path::PathBuf);
+
+impl Frozen {
+    #[track_caller]
+    fn new(at: std::path::PathBuf) -> Self {
+        let done = std::process::Command::new("fsfreeze").arg("--freeze").arg(&at).status();
+        assert!(
+            done.is_ok_and(|status| status.success()),
+            "fsfreeze: tests/run installs it, and it needs root"
+        );
+        Self(at)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).status());
+    }
+}
+
+#[test]
+fn a_hook_says_yes_and_soon_whatever_is_the_matter() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let hook = ["hook", "slurm"];
+    let good = |folder: &Path| {
+        let list = fs::read_dir(folder).into_iter().flatten().flatten();
+        list.filter(|entry| entry.file_name().to_string_lossy().ends_with(".open.json")).count()
+    };
+    let check = |arguments: &[&str], folder: Option<&Path>, expected: &str| {
+        let (finished, took) = hooked(arguments, folder);
+        assert_eq!(finished.code, Some(0), "{arguments:?}: {}", finished.stderr);
+        assert!(
+            finished.stderr.contains(expected),
+            "{arguments:?}, expected {expected}: {}",
+            finished.stderr
+        );
+        assert_eq!(finished.stderr.is_empty(), expected.is_empty(), "{}", finished.stderr);
+        // It waits for 700 ms at most; the rest is for a machine that is busy with other tests.
+        assert!(took.as_secs() < 5, "{arguments:?} {folder:?} took {took:?}");
+        took
+    };
+    check(&hook, Some(&at("made/on/the/way")), "");
+    assert_eq!(good(&at("made/on/the/way")), 1, "no agent runs, and it is written");
+    check(&["hook"], None, "Usage");
+    check(&["hook", "slurm", "--nonsense"], None, "--nonsense");
+    check(&["hook", "pbs"], None, "pbs");
+    fs::write(at("file"), "x").unwrap();
+    check(&hook, Some(&at("file")), "cannot write");
+    check(&hook, Some(&at("file/below")), "cannot write");
+    fs::create_dir(at("open")).unwrap();
+    fs::write(at("open/x"), "x").unwrap();
+    fs::set_permissions(at("open"), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    check(&hook, Some(&at("open")), "nobody else may write to it");
+    fs::write(at("bad.toml"), "[nonsense]").unwrap();
+    let config = format!("--config={}", at("bad.toml").display());
+    check(&[&config, "hook", "slurm"], Some(&at("despite")), "");
+    assert_eq!(good(&at("despite")), 1, "a configuration that is wrong costs nothing here");
+
+    let full = Mount::memory(&at("full"), "4k", Some(1));
+    check(&hook, Some(&at("full")), "cannot write");
+    drop(full);
+
+    // A disk that answers nobody: whoever asks it cannot even be killed.
+    let disk = Mount::disk(&at("disk"), 8);
+    fs::create_dir(at("disk/hooks")).unwrap();
+    let frozen = Frozen::new(at("disk"));
+    let took = check(&hook, Some(&at("disk/hooks")), "it is not waited for");
+    drop(frozen);
+    eprintln!("on a frozen disk: {} ms", took.as_millis());
+    wait::until("what was told is written once the disk answers", || {
+        if good(&at("disk/hooks")) == 1 { Ok(()) } else { Err("not yet".into()) }
+    });
+    drop(disk);
 }

@@ -3,7 +3,7 @@ use std::{fmt::Write, os::unix::fs::PermissionsExt};
 use expect_test::{Expect, expect};
 use weighbridge_meter::{Source, Tier};
 
-use super::*;
+use super::{told::VERSION, *};
 use crate::source::SourceState;
 
 /// 2026-01-31T08:00:00Z.
@@ -303,6 +303,8 @@ fn only_the_word_of_root_counts() {
         "backwards.ended.json",
         &Told { ended: Some(Moment { boot_ms: 1, wall: UtcMillis(START) }), ..told.clone() },
     );
+    let far = Moment { boot_ms: u64::MAX, wall: UtcMillis(i64::MAX) };
+    put("far.open.json", &Told { began: far, ..told.clone() });
     put("account.open.json", &Told { account: Some("x".repeat(300)), ..told.clone() });
     put("elsewhere", &told);
     std::os::unix::fs::symlink(node.path("elsewhere"), node.path("link.open.json")).expect("made");
@@ -324,7 +326,7 @@ fn only_the_word_of_root_counts() {
     let state = node.hooks.state();
     let refused: Vec<(&str, usize)> =
         state.refused.iter().map(|(why, count)| (why.as_str(), *count)).collect();
-    assert_eq!(refused, [("foreign", 1), ("writable", 1), ("huge", 1), ("malformed", 10)]);
+    assert_eq!(refused, [("foreign", 1), ("writable", 1), ("huge", 1), ("malformed", 11)]);
     assert_eq!((state.folder, state.open), (FolderState::Ok, 0));
     // Nor anything in a folder that others can write to.
     node.prolog(9, "0", 60);

@@ -151,6 +151,21 @@ impl Told {
         Ok((event, told))
     }
 
+    /// What a file says; `None` if it is not one of these, or of what cannot be.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        /// No host is up for longer, and no time is before 1970 or after the year 9000.
+        const LONGEST_MS: u64 = 100 * 366 * 86_400_000;
+        const LAST: UtcMillis = UtcMillis(222_000_000_000_000);
+        let told: Self = serde_json::from_slice(text).ok()?;
+        let is = |moment: &Moment| moment.boot_ms < LONGEST_MS && (UtcMillis(0)..LAST).contains(&moment.wall);
+        let can_be = told.version == VERSION
+            && told.principal().is_ok()
+            && told.attempt().is_ok()
+            && is(&told.began)
+            && told.ended.as_ref().is_none_or(|ended| is(ended) && ended.boot_ms >= told.began.boot_ms);
+        can_be.then_some(told)
+    }
+
     /// What the names of all files of this job on this node begin and end with, and that of this start.
     pub fn name(&self) -> String {
         let (begin, end) = self.around();
