@@ -18,12 +18,14 @@ use figment::{
     value::Value,
 };
 use reqwest::Url;
-use weighbridge_meter::{AcceleratorTable, AgentId, Principal, Source, Tier, Trust, UtcMillis, meter::Pace};
+use weighbridge_meter::{
+    AcceleratorId, AcceleratorTable, AgentId, Principal, Source, Tier, Trust, UtcMillis, meter::Pace,
+};
 
 use self::raw::Raw;
 use crate::{
     duration,
-    holders::{ProcessOptions, cgroup::Roots},
+    holders::{ProcessOptions, cgroup::Roots, slurm},
     source::{DcgmOptions, Device, GaudiOptions, RedfishOptions, redfish::Controller},
     spool::SpoolOptions,
     tls::files::Files,
@@ -58,6 +60,10 @@ pub struct Config {
     pub lease_file: Option<PathBuf>,
     /// How processes name their holders; `None`: they are not asked.
     pub processes: Option<ProcessOptions>,
+    /// Where Slurm's hooks put their files; `None`: they are not read.
+    pub slurm_hooks: Option<PathBuf>,
+    /// Accelerators in Slurm's order, where the operator says it.
+    pub slurm_order: Vec<AcceleratorId>,
     /// Where batches are kept.
     pub spool: SpoolOptions,
     /// Where they are sent; `None`: nowhere, they wait.
@@ -363,6 +369,9 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
         span("uplink.retry_not_enrolled", &raw.uplink.retry_not_enrolled, "5m", "1s", "1h")?,
     );
     let lease_file = raw.holders.lease_file.clone();
+    let slurm_hooks = Some(raw.holders.slurm_hooks.clone().unwrap_or_else(|| slurm::FOLDER.into()))
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let slurm_order = slurm_order(&raw.holders.slurm_order)?;
     let processes = processes(raw.holders, &host, &class)?;
     let stop_grace = span("uplink.stop_grace", &raw.uplink.stop_grace, "5s", "0s", "1m")?;
     Ok(Config {
@@ -377,6 +386,8 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
         source,
         lease_file,
         processes,
+        slurm_hooks,
+        slurm_order,
         spool,
         uplink: uplink(&raw.uplink)?,
         tls: tls(raw.tls)?,
@@ -423,6 +434,20 @@ fn processes(raw: raw::Holders, host: &str, class: &str) -> Result<Option<Proces
         ));
     }
     Ok(Some(options).filter(|_| cgroups || owners))
+}
+
+fn slurm_order(raw: &[String]) -> Result<Vec<AcceleratorId>, ConfigError> {
+    const KEY: &str = "holders.slurm_order";
+    let mut order: Vec<AcceleratorId> = Vec::new();
+    for text in raw {
+        let id =
+            text.parse().map_err(|_| bad(KEY, quoted(text), "ids of accelerators, as doctor lists them"))?;
+        if order.contains(&id) {
+            return Err(bad(KEY, quoted(text), "each accelerator once"));
+        }
+        order.push(id);
+    }
+    Ok(order)
 }
 
 fn uplink(raw: &raw::Uplink) -> Result<Option<SenderOptions>, ConfigError> {

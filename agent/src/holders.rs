@@ -1,7 +1,8 @@
 //! Who holds the accelerators of this host, as far as the host can tell.
 //!
 //! Each [`Witness`] gives [`weighbridge_meter::Holding`]s with its evidence: a lease file that the operator keeps,
-//! and the processes that have a device open, by their cgroups and owners. Which one to believe is for the
+//! what Slurm's prolog and epilog told ([`slurm`]), and the processes that have a device open, by their cgroups and
+//! owners. Which one to believe is for the
 //! collector. When the set of holders of a device changes, its window is cut there.
 //!
 //! Deliberately absent: what two witnesses that contradict each other come to.
@@ -12,13 +13,13 @@ mod libvirt;
 pub mod proc;
 mod processes;
 mod sightings;
+pub mod slurm;
 
 use std::fmt;
 
 use weighbridge_meter::{AcceleratorId, AttemptId, Holding, Principal, meter::Now};
 
-use self::cgroup::Group;
-
+use self::{cgroup::Group, slurm::SlurmState};
 pub use self::{
     leases::{Lease, LeaseError, LeaseFile, LeaseState, parse as parse_leases},
     processes::{Outcome, ProcessCounts, ProcessHolders, ProcessOptions, ProcessState},
@@ -79,11 +80,13 @@ pub struct HolderStates {
     pub processes: Option<ProcessCounts>,
     /// Processes so far whose cgroup told no holder.
     pub unresolved: u64,
+    /// What Slurm's hooks told.
+    pub slurm: SlurmState,
 }
 
 impl Default for HolderStates {
     fn default() -> Self {
-        Self { leases: LeaseState::Unused, processes: None, unresolved: 0 }
+        Self { leases: LeaseState::Unused, processes: None, unresolved: 0, slurm: SlurmState::default() }
     }
 }
 

@@ -16,7 +16,10 @@ use weighbridge_meter::{
 use weighbridge_wire::{Batch, DeviceRecord};
 
 use crate::{
-    holders::{HolderStates, LeaseState, ProcessState},
+    holders::{
+        HolderStates, LeaseState, ProcessState,
+        slurm::{FolderState, Refusal, SlurmState},
+    },
     spool::{Spool, SpoolEvent},
     tls::Identity,
     uplink::{Retry, Stopped},
@@ -52,6 +55,10 @@ pub struct Metrics {
     lease_state: IntGaugeVec,
     device_processes: IntGaugeVec,
     unresolved_processes: IntCounter,
+    slurm_folder: IntGaugeVec,
+    slurm_refused: IntGaugeVec,
+    slurm_allocations: IntGaugeVec,
+    slurm_unknown: IntGauge,
     renewals: IntCounterVec,
     certificate_left: IntGauge,
     identity: Mutex<Option<Arc<Identity>>>,
@@ -187,6 +194,25 @@ impl Metrics {
                 "unresolved_processes_total",
                 "Processes with an accelerator open whose cgroup is of an unknown shape or contradicts itself.",
             )?,
+            slurm_folder: register.gauges(
+                "slurm_hooks_state",
+                "1 on how the folder of Slurm's hooks is; unused where there is none.",
+                &["state"],
+            )?,
+            slurm_refused: register.gauges(
+                "slurm_hook_files_refused",
+                "Files there that are not believed, by why.",
+                &["reason"],
+            )?,
+            slurm_allocations: register.gauges(
+                "slurm_allocations",
+                "What Slurm gave away: going on, or lapsed because slurmd and the job were gone without an epilog.",
+                &["state"],
+            )?,
+            slurm_unknown: register.gauge(
+                "slurm_unknown_accelerators",
+                "Accelerators that Slurm gave away and that are none of this host's, as far as it is known here.",
+            )?,
             renewals: register.counters(
                 "certificate_renewals_total",
                 "Attempts to renew the certificate, by how they ended.",
@@ -287,8 +313,22 @@ impl Metrics {
         }
         let counted = self.unresolved_processes.get();
         self.unresolved_processes.inc_by(holders.unresolved.saturating_sub(counted));
+        self.slurm(&holders.slurm);
         self.unidentified.set(i64::from(unidentified));
         self.dropped_holdings.set(to_i64(dropped_holdings));
+    }
+
+    /// What there is to say of Slurm's hooks.
+    fn slurm(&self, state: &SlurmState) {
+        one_of(&self.slurm_folder, &FolderState::ALL.map(FolderState::as_str), state.folder.as_str());
+        for refusal in Refusal::ALL {
+            let count = state.refused.get(&refusal).copied().unwrap_or(0);
+            self.slurm_refused.with_label_values(&[refusal.as_str()]).set(to_i64(count as u64));
+        }
+        for (name, count) in [("open", state.open), ("lapsed", state.lapsed)] {
+            self.slurm_allocations.with_label_values(&[name]).set(to_i64(count as u64));
+        }
+        self.slurm_unknown.set(to_i64(state.unknown_accelerators as u64));
     }
 
     /// How full the spool is.

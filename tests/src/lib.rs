@@ -31,6 +31,7 @@ pub mod random;
 pub mod rules;
 pub mod simulated;
 pub mod site;
+pub mod slurm;
 pub mod tlog;
 pub mod trust;
 pub mod usage;

@@ -241,6 +241,13 @@ pub struct Holders {
     pub libvirt: Option<PathBuf>,
     /// Where the kernel shows processes. Default `/proc`; in a container, where the host's is mounted.
     pub proc: Option<PathBuf>,
+    /// Where `weighbridge-agent hook slurm`, called from Slurm's prolog and epilog, puts its files. Default
+    /// `/run/weighbridge/hooks`; empty: they are not read. The folder must be root's, and nobody else may write to it.
+    pub slurm_hooks: Option<PathBuf>,
+    /// The accelerators in the order in which Slurm counts them, as `["GPU-...", "GPU-..."]`. Default: by the numbers
+    /// of their device nodes where the driver tells them, else by PCI address. Needed where `gres.conf` lists them
+    /// in another order; `doctor` prints the order that is taken.
+    pub slurm_order: Vec<String>,
 }
 
 /// `[spool]`: where batches are kept.

@@ -16,11 +16,11 @@ use weighbridge_wire::{Batch, Envelope, Loss};
 
 use crate::{
     Place, RecordRow, closed,
-    entry::{Body, Entry, EntryError, Fact, LeaseFact},
+    entry::{Body, Entry, EntryError, Fact, JobFact, LeaseFact},
     holders,
     hour::{Hour, HourKey, HourRow, Spans},
     numbers::Numbers,
-    state::{Accelerator, AgentSeen, CursorRow, HeldKey, PlaceRow, State, StateRow, lease_row},
+    state::{Accelerator, AgentSeen, CursorRow, HeldKey, PlaceRow, State, StateRow, job_row, lease_row},
 };
 
 mod devices;
@@ -333,6 +333,7 @@ impl Fold {
                     self.mark_lease(lease);
                 }
             }
+            Fact::Job(job) => self.job(job),
             Fact::Mapping(mapping) => {
                 self.state.mappings.push(mapping);
                 self.changed.mappings = true;
@@ -346,6 +347,19 @@ impl Fold {
                 self.changed.records.push((kind, RecordRow { key, index: place.index, received, body }));
             }
         }
+    }
+
+    /// A start of a job came or changed: where that changes who held what, it is made anew, and nowhere else.
+    fn job(&mut self, job: JobFact) {
+        let before = self.state.jobs.get(job.job.as_str()).and_then(|starts| starts.get(&job.submitted));
+        if before == Some(&job) {
+            return;
+        }
+        for (id, span) in holders::changed_by(&self.state, &job) {
+            self.mark(&id, span);
+        }
+        self.changed.state.push(job_row(&job));
+        self.state.job(job);
     }
 
     /// A lease came or changed: what is already summed under it must be made anew.

@@ -63,6 +63,15 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "import-principals" => {
             texts(&["principal,customer,valid_from,valid_to\nlease:a,C-1,2026-01-01T00:00:00Z,\n"])
         }
+        "import-slurm" => texts(&[
+            include_str!("../../../collector/registry/tests/slurm/22.05.json"),
+            "JobIDRaw|Account|Cluster|Submit|Start|End|State|NodeList|AllocTRES\n7|a|c|1|2|3|COMPLETED|n1|gres/gpu=1\n",
+        ]),
+        "slurm-hook" => texts(&[
+            r#"{"version":1,"cluster":"c","job":7,"restart":0,"account":"a","uid":5,"node":"n","gpus":"0-1,GPU-a",
+            "boot":"000102030405060708090a0b0c0d0e0f","began":{"boot_ms":5,"wall":"2026-01-31T08:00:00Z"},
+            "ended":{"boot_ms":6,"wall":"2026-01-31T08:00:00Z"}}"#,
+        ]),
         "import-leases" => texts(&[
             "lease,host,accelerator,principal,start,end\nL-1,h,8x10de:2330,lease:a,2026-01-01T00:00:00Z,\
              2026-02-01T00:00:00Z\nL-2,h,*,lease:b,2026-01-01T00:00:00Z,\n",

@@ -7,6 +7,7 @@ use weighbridge_wire::DeviceRecord;
 
 use super::{Fold, corrected, hours::dated};
 use crate::{
+    holders,
     hour::HourKey,
     presence::Presence,
     state::{Accelerator, HeldKey, Latest, Report, held_row, max_trust},
@@ -190,9 +191,11 @@ impl Fold {
             Some((other, end)) => (other.clone(), (*end).max(span.end())),
             None => (key, span.end()),
         };
-        let before = held.insert(key.clone(), end);
         self.changed.state.push(held_row(id, &key, end));
-        if let Some(new) = Span::new(before.unwrap_or(key.start), end) {
+        // A record of the job may say that it went on after this.
+        let reach = holders::recorded_end(&self.state, &key, end).unwrap_or(end);
+        let before = self.state.hold(id.clone(), key.clone(), end);
+        if let Some(new) = Span::new(before.unwrap_or(key.start), reach.max(end)) {
             self.mark(id, new);
         }
     }
