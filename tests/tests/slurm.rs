@@ -433,7 +433,7 @@ fn hooked(arguments: &[&str], folder: Option<&Path>) -> (process::Finished, std:
     ] {
         command.env(name, value);
     }
-    let log = tempfile::tempdir().unwrap();
+    let log = tempfile::tempdir().expect("a folder can be made");
     let began = wait::instant();
     let finished = process::run("hook", &mut command, log.path(), wait::PATIENCE);
     (finished, began.elapsed())

@@ -65,7 +65,7 @@ pub struct Opened {
 #[derive(Debug)]
 enum What {
     Batch(Box<Batch>),
-    Fact(Fact),
+    Fact(Box<Fact>),
 }
 
 /// An entry of the ledger cannot be folded: someone has to look.
@@ -96,7 +96,7 @@ pub fn open(place: Place, payload: &[u8]) -> Result<Opened, FoldError> {
     let index = place.index;
     let entry = Entry::decode(payload).map_err(|source| FoldError::Entry { index, source })?;
     let (boot_ms, hash, what) = match entry.body {
-        Body::Fact(fact) => (None, [0; 32], What::Fact(fact)),
+        Body::Fact(fact) => (None, [0; 32], What::Fact(Box::new(fact))),
         Body::Batch(received) => {
             let batch = Envelope::decode(&received.envelope)
                 .and_then(|envelope| envelope.read())
@@ -122,7 +122,7 @@ impl Opened {
 
     /// The same of a fact.
     pub(crate) fn of_fact(place: Place, received: UtcMillis, fact: Fact) -> Self {
-        Self { place, received, boot_ms: None, hash: [0; 32], what: What::Fact(fact) }
+        Self { place, received, boot_ms: None, hash: [0; 32], what: What::Fact(Box::new(fact)) }
     }
 
     /// Where it begins.
@@ -158,7 +158,8 @@ impl Opened {
 
     /// Whether it closes hours: what was marked before it is made anew before anything after it.
     pub(crate) fn closes(&self) -> bool {
-        matches!(&self.what, What::Fact(Fact::Record { kind, body, .. }) if closed::before(kind, body).is_some())
+        let What::Fact(fact) = &self.what else { return false };
+        matches!(fact.as_ref(), Fact::Record { kind, body, .. } if closed::before(kind, body).is_some())
     }
 }
 
@@ -231,7 +232,9 @@ impl Fold {
     pub fn needs(&self, entries: &[Opened]) -> Vec<HourKey> {
         let mut offsets: HashMap<&AgentId, Vec<i64>> = HashMap::new();
         for entry in entries {
-            if let What::Fact(Fact::ClockOffset { agent, minutes, .. }) = &entry.what {
+            if let What::Fact(fact) = &entry.what
+                && let Fact::ClockOffset { agent, minutes, .. } = fact.as_ref()
+            {
                 offsets.entry(agent).or_default().push(*minutes);
             }
         }
@@ -282,7 +285,7 @@ impl Fold {
         self.changed.ends = Some(next);
         match entry.what {
             What::Batch(batch) => self.batch(place, entry.received, entry.boot_ms, &entry.hash, *batch),
-            What::Fact(fact) => self.fact(place, entry.received, fact),
+            What::Fact(fact) => self.fact(place, entry.received, *fact),
         }
     }
 

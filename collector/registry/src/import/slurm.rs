@@ -69,7 +69,7 @@ impl<'de> Deserialize<'de> for Number {
             Text(String),
             None(()),
         }
-        let whole = |number: f64| (number >= 0.0 && number <= 9e15).then_some(number as u64);
+        let whole = |number: f64| (0.0..=9e15).contains(&number).then_some(number as u64);
         Ok(Self(match Written::deserialize(deserializer)? {
             Written::Plain(number) => Some(number),
             Written::Fraction(number) => whole(number),
