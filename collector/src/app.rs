@@ -393,19 +393,12 @@ impl App {
     }
 }
 
-/// How nice the fold is to all else: it still gets a tenth of a processor that others want all of.
-const FOLD_NICE: i32 = 10;
-
 /// Runs the fold on a thread of its own: what it computes must not stand between a batch and its acknowledgement.
 fn fold_apart(fold: impl Future<Output = ()> + Send + 'static) {
     let thread = std::thread::Builder::new().name("fold".into());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let run = move || match runtime {
-        Ok(runtime) => {
-            // Of this thread alone: where processors are scarce, sums wait and acknowledgements do not.
-            let _ = rustix::process::setpriority_process(None, FOLD_NICE);
-            runtime.block_on(fold);
-        }
+        Ok(runtime) => runtime.block_on(fold),
         Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the fold cannot be run"),
     };
     drop(thread.spawn(run).expect("a thread can be started at start-up"));

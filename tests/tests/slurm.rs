@@ -356,7 +356,7 @@ fn each_account_is_charged_what_its_jobs_held_to_the_integer() {
     lap("what the hooks told is charged");
 
     // What Slurm itself keeps names the job that had no account, and says how long the lost one went on.
-    let columns = "JobIDRaw,JobID,DBIndex,Account,User,UID,Cluster,Submit,Start,End,State,NodeList,AllocTRES,JobName,WorkDir";
+    let columns = "JobIDRaw,JobID,DBIndex,Account,User,UID,Cluster,Submit,Start,End,State,NodeList,AllocTRES";
     let columns = ["-P", "-X", "-o", columns];
     let starts = weighed.truth.len() + 1; // One was started twice.
     let lost = weighed.lost.to_string();

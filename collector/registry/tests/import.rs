@@ -492,18 +492,18 @@ fn what_sacct_prints_is_read_in_json_and_in_columns() {
             2 left out
         "#]],
     );
-    let columns = "JobIDRaw|JobID|DBIndex|Account|User|UID|Cluster|Submit|Start|End|State|NodeList|AllocTRES|JobName|WorkDir\n\
-        4|3_1|3|chemistry|games|5|test|1796062341|1796062341|1796062343|COMPLETED|gpu1|billing=1,cpu=1,gres/gpu:h100=1,gres/gpu=1,node=1|n|/w\n\
-        4.batch|3_1.batch||chemistry|||test|1796062341|1796062341|1796062343|COMPLETED|gpu1|cpu=1||\n\
-        5|5|9||root|0|test|1796062537|1796062537|1796062536|CANCELLED by 0|gpu1|gres/gpu:a=1,gres/gpu:b=2|n|/w\n\
-        6|6|10|physics|root|0|test|1796062537|Unknown|Unknown|PENDING|None assigned||n|/w\n\
-        7|7|11|physics|root|0|test|2026-11-30T18:15:37Z|1796062537|Unknown|RUNNING|gpu[1-2]|gres/shard=2|n|/w\n";
+    let columns = "JobIDRaw|JobID|DBIndex|Account|User|UID|Cluster|Submit|Start|End|State|NodeList|AllocTRES\n\
+        4|3_1|3|chemistry|games|5|test|1796062341|1796062341|1796062343|COMPLETED|gpu1|billing=1,cpu=1,gres/gpu:h100=1,gres/gpu=1,node=1\n\
+        4.batch|3_1.batch||chemistry|||test|1796062341|1796062341|1796062343|COMPLETED|gpu1|cpu=1\n\
+        5|5|9||root|0|test|1796062537|1796062537|1796062536|CANCELLED by 0|gpu1|gres/gpu:a=1,gres/gpu:b=2\n\
+        6|6|10|physics|root|0|test|1796062537|Unknown|Unknown|PENDING|None assigned|\n\
+        7|7|11|physics|root|0|test|2026-11-30T18:15:37Z|1796062537|Unknown|RUNNING|gpu[1-2]|gres/shard=2\n";
     check_slurm(
         columns,
         expect![[r#"
-        slurm:test/4 slurm:test/chemistry 2026-11-30T18:12:21Z 2026-11-30T18:12:21Z 2026-11-30T18:12:23Z (1, "gpu1", "COMPLETED", Some((3, 1)), None, Some(3), Some(5)) (None, Some("games"), Some("n"), Some("/w"))
-        slurm:test/5 slurm:test/%3F 2026-11-30T18:15:37Z 2026-11-30T18:15:37Z 2026-11-30T18:15:37Z (3, "gpu1", "CANCELLED", None, None, Some(9), Some(0)) (None, Some("root"), Some("n"), Some("/w"))
-        slurm:test/7 slurm:test/physics 2026-11-30T18:15:37Z 2026-11-30T18:15:37Z on (0, "gpu[1-2]", "RUNNING", None, None, Some(11), Some(0)) (None, Some("root"), Some("n"), Some("/w"))
+        slurm:test/4 slurm:test/chemistry 2026-11-30T18:12:21Z 2026-11-30T18:12:21Z 2026-11-30T18:12:23Z (1, "gpu1", "COMPLETED", Some((3, 1)), None, Some(3), Some(5)) (None, Some("games"), None, None)
+        slurm:test/5 slurm:test/%3F 2026-11-30T18:15:37Z 2026-11-30T18:15:37Z 2026-11-30T18:15:37Z (3, "gpu1", "CANCELLED", None, None, Some(9), Some(0)) (None, Some("root"), None, None)
+        slurm:test/7 slurm:test/physics 2026-11-30T18:15:37Z 2026-11-30T18:15:37Z on (0, "gpu[1-2]", "RUNNING", None, None, Some(11), Some(0)) (None, Some("root"), None, None)
         1 left out
     "#]],
     );
@@ -559,4 +559,17 @@ fn what_is_no_answer_of_sacct_is_refused_and_nothing_of_it_repeated() {
         sacct:3: 10 values, expected 9
         sacct:4: cluster: blank, expected the cluster's name"#]],
     );
+}
+
+#[test]
+fn no_name_of_a_tenant_stops_an_import_or_adds_a_row() {
+    let text = SACCT.replace("a-secret-name", "a\u{0}name").into_bytes();
+    let text: Vec<u8> = text.into_iter().map(|byte| if byte == 0 { 0xff } else { byte }).collect();
+    let (rows, _) = parse_slurm("jobs.json", &text).expect("the rest reads");
+    assert!(rows.iter().any(|row| row.job_name.as_deref() == Some("a\u{fffd}name")));
+    let header = "JobIDRaw|Account|Cluster|Submit|Start|End|State|NodeList|AllocTRES";
+    for column in ["JobName", "workdir", "Comment", "SubmitLine"] {
+        let refused = parse_slurm("jobs", format!("{header}|{column}\n").as_bytes()).expect_err("refused");
+        assert!(refused.to_string().contains("leave it out"), "{refused}");
+    }
 }

@@ -23,7 +23,7 @@ pub struct Segment {
     pub holders: Vec<(Principal, AttemptId)>,
     /// Whether several contradict each other instead of sharing.
     pub disputed: bool,
-    /// Whether somebody holds it and no record says who.
+    /// Whether somebody holds it and no record says who, or more say so than can be weighed.
     pub unnamed: bool,
 }
 
@@ -60,6 +60,12 @@ pub fn selects(lease: &LeaseFact, id: &AcceleratorId, pci_device: &str) -> bool 
     }
 }
 
+/// So many claims on one accelerator in one span are no account of who held it: what each costs grows with all others.
+const MOST_CLAIMS: usize = 4096;
+
+/// So many at one moment, of one rank.
+const MOST_AT_ONCE: usize = 64;
+
 /// Cuts `span` where the answer changes. The evidence of the best rank decides; a lease excludes all else.
 /// Leases to several are a dispute, and so are allocators that each gave it to theirs; what one allocator gave to
 /// several they share, and so do containers, units and users.
@@ -70,6 +76,9 @@ pub fn segments(state: &State, id: &AcceleratorId, span: Span) -> Vec<Segment> {
 /// The same if this record of a job were there too.
 fn segments_with(state: &State, job: Option<&JobFact>, id: &AcceleratorId, span: Span) -> Vec<Segment> {
     let mut claims = claims(state, job, id, span);
+    if claims.len() > MOST_CLAIMS {
+        return vec![Segment { span, holders: Vec::new(), disputed: false, unnamed: true }];
+    }
     // As a rule: nobody, or one all the time.
     if claims.iter().all(|claim| claim.span == span) {
         let here: Vec<&Claim<'_>> = claims.iter().collect();
@@ -117,14 +126,18 @@ impl Answer {
             .collect();
         best.sort_unstable();
         best.dedup();
+        if best.len() > MOST_AT_ONCE {
+            return Self { holders: Vec::new(), disputed: false, unnamed: true };
+        }
         // Who an attempt is for, any better record of it says, or of the same job: a device has one start of it.
         let same =
             |a: &AttemptId, b: &AttemptId| a == b || job_of(a).is_some_and(|job| job_of(b) == Some(job));
         let outdone = |(principal, attempt): &(&Principal, &AttemptId)| {
             best.iter().any(|(by, other)| {
                 let named = principal.is_unknown() && !by.is_unknown();
-                // Of one job for one principal the start that is told is the one there is.
-                let told = principal == by && other > attempt;
+                // Of one job for one principal the start that is told is the one there is, and of two the later.
+                let later = (other.as_str().len(), other) > (attempt.as_str().len(), attempt);
+                let told = principal == by && later;
                 (named || told) && same(other, attempt)
             })
         };
@@ -168,6 +181,10 @@ fn claims<'a>(state: &'a State, job: Option<&'a JobFact>, id: &AcceleratorId, sp
     }
     let records = Records { state, job };
     for (held, end) in state.held.get(id).into_iter().flatten() {
+        // Whatever a record adds, it adds after this.
+        if held.start >= span.end() {
+            continue;
+        }
         if let Some(overlap) = Span::new(held.start, *end).and_then(|held| held.overlap(&span)) {
             let rank = held.evidence.rank();
             let (principal, attempt) = (&held.principal, &held.attempt);
@@ -420,6 +437,47 @@ mod tests {
         state.held.get_mut(&id).expect("held").insert(key, UtcMillis(10));
         let segments = segments(&state, &id, span(0, 10));
         assert_eq!(segments.iter().map(|segment| segment.disputed).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn of_more_claims_than_can_be_weighed_nobody_is_charged() {
+        let many = |count: i64, at_once: bool| {
+            let (mut state, id) = held(&[(0, 3, 0, 1)]);
+            for number in 0..count {
+                let (start, end) = if at_once { (0, 10) } else { (number, number + 1) };
+                let key = HeldKey {
+                    principal: format!("slurm:c/{number}").parse().expect("valid"),
+                    attempt: format!("slurm:c/{number}").parse().expect("valid"),
+                    evidence: Evidence::SchedulerHook,
+                    start: UtcMillis(start),
+                };
+                state.held.get_mut(&id).expect("held").insert(key, UtcMillis(end));
+            }
+            segments(&state, &id, span(5, 10_000))
+        };
+        let few = many(40, true);
+        assert!(!few[0].unnamed && few[0].holders.len() == 40);
+        let at_once = many(100, true);
+        assert!(at_once[0].unnamed && at_once[0].holders.is_empty());
+        let in_a_row = many(20_000, false);
+        assert!(in_a_row.len() == 1 && in_a_row[0].unnamed);
+    }
+
+    #[test]
+    fn the_later_of_two_starts_is_the_one_with_the_greater_number() {
+        let (mut state, id) = held(&[(0, 3, 0, 1)]);
+        for restart in [9, 10] {
+            let key = HeldKey {
+                principal: principal(0),
+                attempt: format!("slurm:c/7+{restart}").parse().expect("valid"),
+                evidence: Evidence::SchedulerHook,
+                start: UtcMillis(2),
+            };
+            state.held.get_mut(&id).expect("held").insert(key, UtcMillis(9));
+        }
+        let segments = segments(&state, &id, span(3, 2));
+        assert_eq!(segments[0].holders[0].1.as_str(), "slurm:c/7+10");
+        assert_eq!(segments[0].holders.len(), 1);
     }
 
     #[test]

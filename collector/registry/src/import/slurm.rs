@@ -180,7 +180,8 @@ pub fn parse_slurm(file_name: &str, text: &[u8]) -> Result<(Vec<SlurmRow>, usize
 }
 
 fn of_json(text: &[u8], faults: &mut Faults) -> Vec<Option<SlurmRow>> {
-    let answer: Answer = match serde_json::from_slice(text) {
+    // A name may hold any bytes: no tenant stops an import with one.
+    let answer: Answer = match serde_json::from_str(&String::from_utf8_lossy(text)) {
         Ok(answer) => answer,
         Err(error) => {
             let line = u64::try_from(error.line()).unwrap_or(0);
@@ -245,6 +246,12 @@ fn of_columns(text: &[u8], faults: &mut Faults) -> Vec<Option<SlurmRow>> {
                 Some(column),
                 format!("the header lacks this column: expected sacct -D -P -X -o {}", NEEDED.join(",")),
             );
+        }
+    }
+    for column in ["JobName", "WorkDir", "Comment", "SubmitLine"] {
+        if place(column).is_some() {
+            let why = "tenants write what they like into it, separators and line ends too: leave it out, or use --json";
+            faults.add(1, Some(column), why.to_owned());
         }
     }
     if faults.total > 0 {
@@ -312,8 +319,8 @@ fn of_columns(text: &[u8], faults: &mut Faults) -> Vec<Option<SlurmRow>> {
             uid: number("UID").and_then(|uid| u32::try_from(uid).ok()),
             array,
             user: value("User"),
-            job_name: value("JobName"),
-            work_directory: value("WorkDir"),
+            job_name: None,
+            work_directory: None,
         };
         rows.push(read.row(line, faults));
     }
