@@ -103,7 +103,7 @@ impl Slurm {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let at = |name: &str| folder.path().join(name);
-        for name in ["", "log", "db", "db/data", "state", "hooks", "hooks/prolog", "hooks/epilog", "gates"] {
+        for name in ["", "log", "db", "db/data", "state", "hooks", "hooks/added", "gates"] {
             fs::create_dir_all(at(name)).expect("the folder is writable");
             fs::set_permissions(at(name), PermissionsExt::from_mode(0o755)).expect("it is ours");
         }
@@ -254,17 +254,31 @@ impl Slurm {
         self.run("scancel", &[&job.to_string()]);
     }
 
-    /// Puts a running job back, and lets it start again at once.
+    /// Puts a running job back, and returns once it runs again.
     #[track_caller]
     pub fn requeue(&self, job: u32) {
         self.run("scontrol", &["requeue", &job.to_string()]);
         let number = job.to_string();
-        // Only what its nodes have let go of can be moved; then it would wait for two minutes.
+        let look = || self.try_run("squeue", &["-h", "-j", &number, "-o", "%T %r"]);
         wait::until(&format!("job {job} is put back"), || {
-            let now = self.try_run("squeue", &["-h", "-j", &number, "-o", "%T %r"])?;
-            if now.trim() == "PENDING BeginTime" { Ok(()) } else { Err(now) }
+            let now = look()?;
+            if now.trim() == "PENDING BeginTime" { Ok(()) } else { Err(now + &self.log_of(job)) }
         });
-        self.run("scontrol", &["update", &format!("JobId={job}"), "StartTime=now"]);
+        // It would wait for two minutes. Within the second in which it was ended, a node refuses it.
+        self.run("scontrol", &["update", &format!("JobId={job}"), "StartTime=now+2"]);
+        wait::until(&format!("job {job} runs again"), || {
+            let now = look()?;
+            if now.starts_with("RUNNING") { Ok(()) } else { Err(now + &self.log_of(job)) }
+        });
+    }
+
+    /// What the controller logged of a job.
+    fn log_of(&self, job: u32) -> String {
+        let log = process::read(&self.path().join("log/ctld"));
+        let of_job = format!("JobId={job} ");
+        log.lines()
+            .filter(|line| line.contains(&of_job) || line.ends_with(of_job.trim()))
+            .fold(String::new(), |text, line| text + "\n" + line)
     }
 
     /// Returns once a job is in this state; one that is no longer in the queue is in `""`.
@@ -314,16 +328,18 @@ impl Slurm {
     /// # Panics
     /// If the folder cannot be written.
     pub fn hook(&self, name: &str, script: &str) {
-        for when in ["prolog", "epilog"] {
-            script_file(&self.path().join("hooks").join(when).join(name), script);
-        }
+        script_file(&self.path().join("hooks/added").join(name), script);
     }
 
     /// What `sacct` prints of all jobs, the requeued ones too.
     #[track_caller]
     pub fn sacct(&self, arguments: &[&str]) -> String {
         let mut command = self.command("sacct");
-        command.env("SLURM_TIME_FORMAT", "%s").args(["-D", "-a", "-S", "now-1hours"]).args(arguments);
+        // As JSON it reads its own times again, and cannot read these.
+        if !arguments.contains(&"--json") {
+            command.env("SLURM_TIME_FORMAT", "%s");
+        }
+        command.args(["-D", "-a", "-S", "now-1hours"]).args(arguments);
         ended(&mut command).unwrap_or_else(|problem| panic!("{problem}"))
     }
 }
@@ -344,7 +360,7 @@ fn ended(command: &mut Command) -> Result<String, String> {
 fn script_file(path: &Path, script: &str) {
     // Moved into place: a script that is open for writing cannot be run.
     // Not beside it: every file there is run.
-    let fresh = path.ancestors().nth(2).expect("it lies in hooks/<when>").join("fresh");
+    let fresh = path.ancestors().nth(2).expect("it lies below a folder").join("fresh");
     fs::write(&fresh, format!("#!/bin/sh\n{script}\n")).expect("the folder is writable");
     fs::set_permissions(&fresh, PermissionsExt::from_mode(0o755)).expect("it is ours");
     fs::rename(&fresh, path).expect("the folder is writable");
@@ -438,7 +454,7 @@ fn write_configuration(folder: &Path) {
          AccountingStorageType=accounting_storage/slurmdbd\nAccountingStorageHost=127.0.0.1\n\
          AccountingStoragePort={dbd}\nAccountingStoragePass={here}/munge/socket\n\
          AccountingStorageTRES=gres/gpu,gres/gpu:h100\nAccountingStorageEnforce=associations\n\
-         PrologFlags=Alloc\nProlog={here}/hooks/prolog/*\nEpilog={here}/hooks/epilog/*\n\
+         PrologFlags=Alloc\nProlog={here}/hooks/all\nEpilog={here}/hooks/all\n\
          KillWait=1\nReturnToService=2\nSlurmdParameters=config_overrides\n"
     );
     let mut gres = String::from("AutoDetect=off\n");
@@ -455,11 +471,9 @@ fn write_configuration(folder: &Path) {
     write("gres.conf", gres);
     let told = "$SLURM_SCRIPT_CONTEXT $SLURM_JOB_ID $SLURM_JOB_RESTART_COUNT $SLURMD_NODENAME $SLURM_JOB_GPUS \
                 $SLURM_JOB_ACCOUNT";
-    for when in ["prolog", "epilog"] {
-        // The last of them, by its name: what a test adds has been done when it tells.
-        let path = folder.join("hooks").join(when).join("zz-told");
-        script_file(&path, &format!("echo \"{told}\" >>{here}/events"));
-    }
+    // What a test adds has been done when it tells.
+    let added = format!("for hook in {here}/hooks/added/*; do if [ -x \"$hook\" ]; then \"$hook\"; fi; done");
+    script_file(&folder.join("hooks/all"), &format!("{added}\necho \"{told}\" >>{here}/events"));
 }
 
 impl Drop for Slurm {

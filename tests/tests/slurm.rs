@@ -164,8 +164,8 @@ impl Weighed {
             let told = self.told(node, recorded);
             for device in agent.devices() {
                 let audited = audit::windows(&self.site.collector, device);
-                for window in audited.windows {
-                    let whole = weighbridge_tests::pencil::window(device, window.millis()).best;
+                for (window, whole) in audited.windows.into_iter().zip(&audited.amounts) {
+                    let whole = whole.best;
                     let upto = |moment: UtcMillis| {
                         let (part, all) = (moment.since(window.start()), window.millis());
                         let part = u128::from(part.unsigned_abs());

@@ -530,8 +530,8 @@ fn what_is_no_answer_of_sacct_is_refused_and_nothing_of_it_repeated() {
     check_slurm(
         "{\"secret\":1}",
         expect![[r#"
-        sacct is not imported, for 1 fault:
-        sacct:1: not the JSON of sacct: expected an object with a list jobs, as sacct -D --json prints it"#]],
+            sacct is not imported, for 1 fault:
+            sacct:1: there is no list jobs: if sacct tells an error instead, call it without SLURM_TIME_FORMAT"#]],
     );
     check_slurm(
         "secret",

@@ -82,7 +82,8 @@ impl<'de> Deserialize<'de> for Number {
 
 #[derive(Deserialize)]
 struct Answer {
-    jobs: Vec<Job>,
+    #[serde(default)]
+    jobs: Option<Vec<Job>>,
 }
 
 #[derive(Deserialize)]
@@ -190,9 +191,16 @@ fn of_json(text: &[u8], faults: &mut Faults) -> Vec<Option<SlurmRow>> {
             return Vec::new();
         }
     };
-    let mut rows = Vec::with_capacity(answer.jobs.len());
+    let Some(jobs) = answer.jobs else {
+        // As when it cannot read a time of its own: that is told in its list of errors.
+        let problem =
+            "there is no list jobs: if sacct tells an error instead, call it without SLURM_TIME_FORMAT";
+        faults.add(1, None, problem.into());
+        return Vec::new();
+    };
+    let mut rows = Vec::with_capacity(jobs.len());
     // What is wrong in one is told with its place among the jobs.
-    for (job, number) in answer.jobs.into_iter().zip(1..) {
+    for (job, number) in jobs.into_iter().zip(1..) {
         let mut accelerators = Accelerators::default();
         for Allocated { kind, name, count } in &job.tres.allocated {
             if kind == "gres" {
