@@ -18,11 +18,14 @@ use figment::{
     value::Value,
 };
 use reqwest::Url;
-use weighbridge_meter::{AcceleratorTable, AgentId, Principal, Source, Tier, Trust, UtcMillis, meter::Pace};
+use weighbridge_meter::{
+    AcceleratorId, AcceleratorTable, AgentId, Principal, Source, Tier, Trust, UtcMillis, meter::Pace,
+};
 
 use self::raw::Raw;
 use crate::{
     duration,
+    holders::{ProcessOptions, cgroup::Roots, slurm},
     source::{DcgmOptions, Device, GaudiOptions, RedfishOptions, redfish::Controller},
     spool::SpoolOptions,
     tls::files::Files,
@@ -55,8 +58,12 @@ pub struct Config {
     pub source: SourceConfig,
     /// The lease file, if there is one.
     pub lease_file: Option<PathBuf>,
-    /// Whether owners of processes are holders.
-    pub process_owners: bool,
+    /// How processes name their holders; `None`: they are not asked.
+    pub processes: Option<ProcessOptions>,
+    /// Where Slurm's hooks put their files; `None`: they are not read.
+    pub slurm_hooks: Option<PathBuf>,
+    /// Accelerators in Slurm's order, where the operator says it.
+    pub slurm_order: Vec<AcceleratorId>,
     /// Where batches are kept.
     pub spool: SpoolOptions,
     /// Where they are sent; `None`: nowhere, they wait.
@@ -361,6 +368,11 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
         span("uplink.retry_longest", &raw.uplink.retry_longest, "2m", "1s", "1h")?,
         span("uplink.retry_not_enrolled", &raw.uplink.retry_not_enrolled, "5m", "1s", "1h")?,
     );
+    let lease_file = raw.holders.lease_file.clone();
+    let slurm_hooks = Some(raw.holders.slurm_hooks.clone().unwrap_or_else(|| slurm::FOLDER.into()))
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let slurm_order = slurm_order(&raw.holders.slurm_order)?;
+    let processes = processes(raw.holders, &host, &class)?;
     let stop_grace = span("uplink.stop_grace", &raw.uplink.stop_grace, "5s", "0s", "1m")?;
     Ok(Config {
         agent,
@@ -372,8 +384,10 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
         pace: Pace { window_ms: narrow(millis(window)), longest_tick_ms: narrow(longest_ms) },
         batch_ms: millis(batch).cast_signed(),
         source,
-        lease_file: raw.holders.lease_file,
-        process_owners: raw.holders.process_owners.unwrap_or(true),
+        lease_file,
+        processes,
+        slurm_hooks,
+        slurm_order,
         spool,
         uplink: uplink(&raw.uplink)?,
         tls: tls(raw.tls)?,
@@ -382,6 +396,58 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
         listen,
         log_level,
     })
+}
+
+fn processes(raw: raw::Holders, host: &str, class: &str) -> Result<Option<ProcessOptions>, ConfigError> {
+    let (cgroups, owners) = (raw.cgroups.unwrap_or(true), raw.process_owners.unwrap_or(true));
+    let name = |key: &str, scheme: &str, text: Option<String>| {
+        let text = text.unwrap_or_else(|| "default".into());
+        // As long as a class of hosts, so that whatever follows it fits a name.
+        let good = Principal::unknown(scheme, &text).is_ok_and(|principal| principal.as_str().len() <= 80);
+        good.then(|| text.clone()).ok_or_else(|| bad(key, quoted(&text), "a name of 1 to 64 letters"))
+    };
+    let paths = raw.cgroup_roots.unwrap_or_default();
+    let roots = Roots::new(&paths).map_err(|path| {
+        bad(
+            "holders.cgroup_roots",
+            quoted(&path),
+            "the path of a cgroup below the top, such as \"/docker/*\"",
+        )
+    })?;
+    let options = ProcessOptions {
+        proc: raw.proc.unwrap_or_else(|| "/proc".into()),
+        roots,
+        cgroups,
+        owners,
+        host: host.to_owned(),
+        class: class.to_owned(),
+        slurm_cluster: name("holders.slurm_cluster", "slurm", raw.slurm_cluster)?,
+        kubernetes_cluster: name("holders.kubernetes_cluster", "k8s", raw.kubernetes_cluster)?,
+        cloud: name("holders.cloud", "vm", raw.cloud)?,
+        libvirt: raw.libvirt.unwrap_or_else(|| "/run/libvirt/qemu".into()),
+    };
+    if (cgroups || owners) && !options.host_fits() {
+        return Err(bad(
+            "agent.host",
+            quoted(host),
+            "a host name short enough for names of containers on it",
+        ));
+    }
+    Ok(Some(options).filter(|_| cgroups || owners))
+}
+
+fn slurm_order(raw: &[String]) -> Result<Vec<AcceleratorId>, ConfigError> {
+    const KEY: &str = "holders.slurm_order";
+    let mut order: Vec<AcceleratorId> = Vec::new();
+    for text in raw {
+        let id =
+            text.parse().map_err(|_| bad(KEY, quoted(text), "ids of accelerators, as doctor lists them"))?;
+        if order.contains(&id) {
+            return Err(bad(KEY, quoted(text), "each accelerator once"));
+        }
+        order.push(id);
+    }
+    Ok(order)
 }
 
 fn uplink(raw: &raw::Uplink) -> Result<Option<SenderOptions>, ConfigError> {

@@ -1,5 +1,7 @@
 //! Looks at everything an agent needs, and says what was found, what is missing and what that costs.
 
+mod holders;
+
 use std::{fmt::Write, path::Path, sync::Arc};
 
 use weighbridge_meter::{AcceleratorTable, Condition, GapCause, Tier};
@@ -8,6 +10,7 @@ use crate::{
     clock::Clock,
     config::{Config, SourceConfig},
     engine::is_metered,
+    holders::slurm::{FolderState, MOST_FILES, SlurmHooks, SlurmOptions, order::OrderedBy},
     key,
     run::{amdgpu_options, nvml_options, passthrough_options, sender},
     source::{
@@ -52,22 +55,25 @@ impl Diagnosis {
 /// Looks once; changes nothing, makes no key and no spool.
 pub async fn examine(config: &Config, clock: Arc<dyn Clock>) -> Diagnosis {
     let mut found = Diagnosis::default();
-    source(config, &mut found).await;
+    let (devices, pids) = source(config, &mut found).await;
+    holders::examine(config, pids.as_deref(), clock.boot(), clock.now().boot_ms, &mut found);
+    slurm(config, clock.as_ref(), &devices, &mut found);
     spool_state(&config.spool.dir, &mut found);
     collectors(config, clock, &mut found).await;
     enrolment(config, &mut found);
     found
 }
 
-async fn source(config: &Config, found: &mut Diagnosis) {
+/// The devices that were found, and the processes that have one open, if the source names any.
+async fn source(config: &Config, found: &mut Diagnosis) -> (Vec<Device>, Option<Vec<u32>>) {
     match &config.source {
         SourceConfig::Nvml { sysfs, .. } => {
             let inner = NvmlSource::start(nvml_options(config));
-            look(WithPassthrough::new(inner, passthrough_options(config, sysfs)), "nvml", found).await;
+            look(WithPassthrough::new(inner, passthrough_options(config, sysfs)), "nvml", found).await
         }
         SourceConfig::Amdgpu { sysfs, .. } => {
             let inner = AmdgpuSource::start(amdgpu_options(config));
-            look(WithPassthrough::new(inner, passthrough_options(config, sysfs)), "amdgpu", found).await;
+            look(WithPassthrough::new(inner, passthrough_options(config, sysfs)), "amdgpu", found).await
         }
         SourceConfig::Dcgm(options) => look(DcgmSource::start(options.clone()), "dcgm", found).await,
         SourceConfig::Gaudi(options) => look(GaudiSource::start(options.clone()), "gaudi", found).await,
@@ -76,30 +82,40 @@ async fn source(config: &Config, found: &mut Diagnosis) {
             match crate::source::Scenario::read(scenario, &AcceleratorTable::shipped()) {
                 Ok(scenario) => {
                     found.note("source simulated: nothing real is measured");
-                    devices(&scenario.devices(), found);
+                    (devices(scenario.devices(), found), None)
                 }
-                Err(error) => found.fail(format!("source simulated: {}", chain(&error))),
+                Err(error) => {
+                    found.fail(format!("source simulated: {}", chain(&error)));
+                    (Vec::new(), None)
+                }
             }
         }
         SourceConfig::Replay { file, models, .. } => {
             match crate::source::Replay::read(file, &config.agent, models, 10_000) {
                 Ok(replay) => {
                     found.note(format!("source replay: a recording of {} s", replay.end_ms() / 1000));
-                    devices(&replay.devices(), found);
+                    (devices(replay.devices(), found), None)
                 }
-                Err(error) => found.fail(format!("source replay: {}", chain(&error))),
+                Err(error) => {
+                    found.fail(format!("source replay: {}", chain(&error)));
+                    (Vec::new(), None)
+                }
             }
         }
         SourceConfig::Allocation { devices: list } => {
             found
                 .note("source allocation: nothing is read; operations are bounded by what the models can do");
-            devices(list, found);
+            (devices(list.clone(), found), None)
         }
     }
 }
 
 /// Looks once through a source that asks something.
-async fn look(mut source: impl AcceleratorSource, what: &str, found: &mut Diagnosis) {
+async fn look(
+    mut source: impl AcceleratorSource,
+    what: &str,
+    found: &mut Diagnosis,
+) -> (Vec<Device>, Option<Vec<u32>>) {
     let look = source.look().await;
     match look.source_state {
         SourceState::Ok => found.good(format!("source {what} answers")),
@@ -113,15 +129,24 @@ async fn look(mut source: impl AcceleratorSource, what: &str, found: &mut Diagno
     if look.unidentified > 0 {
         found.fail(format!("{} accelerators cannot be named and are not metered", look.unidentified));
     }
-    devices(look.inventory_changed.as_deref().unwrap_or_default(), found);
+    let devices = devices(look.inventory_changed.unwrap_or_default(), found);
+    let mut pids: Option<Vec<u32>> = None;
+    for of_device in look.devices.into_iter().filter_map(|device| device.pids) {
+        pids.get_or_insert_default().extend(of_device);
+    }
+    if let Some(pids) = &mut pids {
+        pids.sort_unstable();
+        pids.dedup();
+    }
+    (devices, pids)
 }
 
-fn devices(devices: &[Device], found: &mut Diagnosis) {
+fn devices(devices: Vec<Device>, found: &mut Diagnosis) -> Vec<Device> {
     if devices.is_empty() {
         found.note("no accelerator was found");
     }
     let table = AcceleratorTable::shipped();
-    for device in devices {
+    for device in &devices {
         let model = table.find(device.pci_device.as_deref(), &device.name);
         let row = model.map_or("not in the table".to_owned(), |model| format!("table row {}", model.name));
         let text = format!("{}: {}, tier {}, {row}", device.id, device.name, device.tier);
@@ -139,6 +164,58 @@ fn devices(devices: &[Device], found: &mut Diagnosis) {
         } else {
             found.note(format!("{text}: allocation only"));
         }
+    }
+    devices
+}
+
+/// What Slurm's hooks tell, with one job from its numbers to its principal.
+fn slurm(config: &Config, clock: &dyn Clock, devices: &[Device], found: &mut Diagnosis) {
+    let Some(folder) = &config.slurm_hooks else { return };
+    let shown = folder.display();
+    let options = SlurmOptions::of_host(folder.clone(), Some(clock.boot()));
+    let mut hooks = SlurmHooks::new(SlurmOptions { order: config.slurm_order.clone(), ..options });
+    hooks.examine(clock.now(), devices);
+    let state = hooks.state();
+    match state.folder {
+        FolderState::Unused => {
+            return found.note(format!(
+                "slurm hooks {shown}: not there; on a node of Slurm without them no job is known before its processes \
+                 are, nor by its account"
+            ));
+        }
+        FolderState::Ok => {
+            found.good(format!("slurm hooks {shown}: {} allocations go on", state.open));
+        }
+        FolderState::Unreadable => found.fail(format!("slurm hooks {shown}: cannot be read")),
+        FolderState::Unsafe => {
+            found.fail(format!(
+                "slurm hooks {shown}: others than root can write to it, so nothing in it is believed"
+            ));
+        }
+        FolderState::Crowded => {
+            found.fail(format!("slurm hooks {shown}: more than {MOST_FILES} files are in it"))
+        }
+    }
+    for (refusal, count) in &state.refused {
+        found.fail(format!("slurm hooks {shown}: {count} files are not believed: {}", refusal.as_str()));
+    }
+    let order = hooks.order();
+    let numbers: Vec<String> =
+        order.ids().iter().enumerate().map(|(number, id)| format!("{number} is {id}")).collect();
+    let text = format!("slurm counts accelerators by {}: {}", order.by().as_str(), numbers.join(", "));
+    if order.by() == OrderedBy::Finding && order.ids().len() > 1 {
+        found.note(format!("{text}; if gres.conf lists them otherwise, jobs are told the wrong ones"));
+    } else {
+        found.good(text);
+    }
+    if state.unknown_accelerators > 0 {
+        let count = state.unknown_accelerators;
+        found.fail(format!(
+            "slurm gave away {count} accelerators that are not known here: set holders.slurm_order"
+        ));
+    }
+    if let Some(example) = hooks.example() {
+        found.line("     ", example);
     }
 }
 

@@ -1,27 +1,99 @@
 //! Who holds the accelerators of this host, as far as the host can tell.
 //!
-//! Two witnesses: a lease file that the operator keeps, and the owners of the processes that have a device
-//! open. Both give [`weighbridge_meter::Holding`]s with their evidence; which one to believe is for the
+//! Each [`Witness`] gives [`weighbridge_meter::Holding`]s with its evidence: a lease file that the operator keeps,
+//! what Slurm's prolog and epilog told ([`slurm`]), and the processes that have a device open, by their cgroups and
+//! owners. Which one to believe is for the
 //! collector. When the set of holders of a device changes, its window is cut there.
 //!
-//! Deliberately absent for now: cgroups (jobs, pods, containers, units) and virtual machines.
+//! Deliberately absent: what two witnesses that contradict each other come to.
 
+pub mod cgroup;
 mod leases;
-mod owners;
+mod libvirt;
+pub mod proc;
+mod processes;
+mod sightings;
+pub mod slurm;
 
-use weighbridge_meter::{AcceleratorId, Holding, meter::Now};
+use std::fmt;
 
+use weighbridge_meter::{AcceleratorId, AttemptId, Holding, Principal, meter::Now};
+
+use self::{cgroup::Group, slurm::SlurmState};
 pub use self::{
     leases::{Lease, LeaseError, LeaseFile, LeaseState, parse as parse_leases},
-    owners::{OwnerLookup, ProcessOwners, ProcessTable},
+    processes::{Outcome, ProcessCounts, ProcessHolders, ProcessOptions, ProcessState},
+    sightings::Who,
 };
 use crate::{engine::HolderNews, source::Look};
+
+/// One way to know who holds the accelerators of a host. It is asked on the task that looks at devices: what can
+/// hang, it reads elsewhere.
+pub trait Witness: fmt::Debug + Send {
+    /// Takes a look: adds what is to be recorded, and whose set of holders changed.
+    fn look(&mut self, seen: &Seen<'_>, news: &mut HolderNews);
+
+    /// Holdings that go on, up to when they were last seen: for the batch that is about to be made.
+    fn confirm(&mut self) -> Vec<Holding> {
+        Vec::new()
+    }
+
+    /// Whose a group of processes is and in which attempt, if this witness knows more of it than its shape tells: the
+    /// account and the restart of a job, the namespace of a pod.
+    fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
+        let _ = group;
+        None
+    }
+
+    /// Says how it is, for metrics.
+    fn report(&self, states: &mut HolderStates) {
+        let _ = states;
+    }
+}
+
+/// What every witness is shown of a look.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// When it was.
+    pub now: Now,
+    /// What the source saw.
+    pub look: &'a Look,
+    /// All accelerators found so far.
+    pub accelerators: &'a [AcceleratorId],
+    /// The witnesses that have taken this look already.
+    before: &'a [Box<dyn Witness>],
+}
+
+impl Seen<'_> {
+    /// Whose a group is, by the first witness before this one that knows.
+    pub fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
+        self.before.iter().find_map(|witness| witness.knows(group))
+    }
+}
+
+/// How the witnesses are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HolderStates {
+    /// The lease file.
+    pub leases: LeaseState,
+    /// What the processes that have a device open came to, if they are asked.
+    pub processes: Option<ProcessCounts>,
+    /// Processes so far whose cgroup told no holder.
+    pub unresolved: u64,
+    /// What Slurm's hooks told.
+    pub slurm: SlurmState,
+}
+
+impl Default for HolderStates {
+    fn default() -> Self {
+        Self { leases: LeaseState::Unused, processes: None, unresolved: 0, slurm: SlurmState::default() }
+    }
+}
 
 /// All witnesses of one host.
 #[derive(Debug, Default)]
 pub struct Holders {
-    leases: Option<LeaseFile>,
-    owners: Option<ProcessOwners>,
+    witnesses: Vec<Box<dyn Witness>>,
     accelerators: Vec<AcceleratorId>,
 }
 
@@ -31,35 +103,53 @@ impl Holders {
         Self::default()
     }
 
-    /// With these.
-    pub fn new(leases: Option<LeaseFile>, owners: Option<ProcessOwners>) -> Self {
-        Self { leases, owners, accelerators: Vec::new() }
+    /// With one more, which can ask those before it: processes come last.
+    #[must_use]
+    pub fn with(mut self, witness: impl Witness + 'static) -> Self {
+        self.witnesses.push(Box::new(witness));
+        self
     }
 
-    /// What is new after this look. Reads the lease file if it is time to and it changed.
+    /// What is new after this look.
     pub fn look(&mut self, now: Now, look: &Look) -> HolderNews {
         let mut news = HolderNews::default();
         if let Some(devices) = &look.inventory_changed {
             self.accelerators = devices.iter().map(|device| device.id.clone()).collect();
         }
-        if let Some(leases) = &mut self.leases {
-            leases.look(now, &self.accelerators, look.inventory_changed.is_some(), &mut news);
-        }
-        if let Some(owners) = &mut self.owners {
-            owners.look(now, look, &mut news);
+        for index in 0..self.witnesses.len() {
+            let (before, from) = self.witnesses.split_at_mut(index);
+            let seen = Seen { now, look, accelerators: &self.accelerators, before };
+            from[0].look(&seen, &mut news);
         }
         news
     }
 
     /// Holdings that go on, up to when they were last seen: for the batch that is about to be made.
     pub fn confirm(&mut self) -> Vec<Holding> {
-        self.owners.as_mut().map_or_else(Vec::new, ProcessOwners::confirm)
+        self.witnesses.iter_mut().flat_map(|witness| witness.confirm()).collect()
     }
 
-    /// How the lease file is.
-    pub fn lease_state(&self) -> LeaseState {
-        self.leases.as_ref().map_or(LeaseState::Unused, LeaseFile::state)
+    /// How the witnesses are.
+    pub fn states(&self) -> HolderStates {
+        let mut states = HolderStates::default();
+        for witness in &self.witnesses {
+            witness.report(&mut states);
+        }
+        states
     }
+}
+
+/// Reads whatever is given as each of the files that tell of a process: for tests with bytes that nobody wrote. Must
+/// come back.
+#[doc(hidden)]
+pub fn read_anything(bytes: &[u8]) {
+    let kind = cgroup::Roots::new(&["/docker/*".into(), "/system.slice/*".into()]).unwrap_or_default();
+    for roots in [cgroup::Roots::default(), kind] {
+        let placed = cgroup::read(bytes, &roots);
+        assert_eq!(placed, cgroup::read(bytes, &roots), "a file reads back as another");
+    }
+    let _ = (proc::started(bytes), proc::uid(bytes), proc::login(bytes));
+    let _ = libvirt::uuid_of(&String::from_utf8_lossy(bytes));
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ impl Weigher {
             metrics.looked(
                 self.engine.source_state(),
                 look.unidentified,
-                self.holders.lease_state(),
+                &self.holders.states(),
                 self.engine.dropped_holdings(),
             );
         }

@@ -14,6 +14,7 @@ pub mod duration;
 pub mod engine;
 pub mod enrol;
 pub mod holders;
+pub mod hook;
 pub mod host;
 pub mod http;
 pub mod key;

@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{self, IsTerminal, Write as _},
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{self, ExitCode},
     sync::Arc,
     time::Duration,
 };
@@ -21,7 +21,8 @@ use weighbridge_agent::{
     config::{self, Config, Layers, SourceConfig},
     doctor, duration,
     enrol::{JoinFailure, Joined, Joining, join},
-    run,
+    holders::slurm,
+    hook, run,
     source::nvml::release::done_file,
     tls::files::Files,
     uplink::chain,
@@ -57,6 +58,10 @@ enum Command {
         #[arg(long = "for", value_name = "TIME", value_parser = milliseconds)]
         length: Option<i64>,
     },
+    /// What a scheduler's prolog and epilog call: tells the agent who is given what. Ends well within a second,
+    /// whatever happens
+    #[command(subcommand)]
+    Hook(HookCommand),
     /// Makes it take hold again
     Resume,
     /// Joins a collector: exchanges a one-time token for a certificate, with keys made on this host
@@ -73,6 +78,19 @@ enum Command {
     Spool(SpoolCommand),
 }
 
+#[derive(Subcommand)]
+enum HookCommand {
+    /// Slurm's, by the variables that it sets for them
+    Slurm {
+        /// Where the agent looks [default: holders.slurm_hooks of the configuration]
+        #[arg(long, value_name = "FOLDER")]
+        folder: Option<PathBuf>,
+        /// Writes the file itself, and says how that went
+        #[arg(long, hide = true)]
+        deliver: bool,
+    },
+}
+
 /// A check failed.
 const FAILED: u8 = 1;
 /// Usage or configuration.
@@ -81,10 +99,27 @@ const USAGE: u8 = 2;
 const UNAVAILABLE: u8 = 3;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse(); // Exits with 2 where it must.
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // A mistake in a site's script is no reason for its jobs to fail.
+        Err(error) if error.use_stderr() && std::env::args_os().any(|word| word == "hook") => {
+            say_error(&error.to_string());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => error.exit(), // With 2 where it must.
+    };
+    if let Command::Hook(HookCommand::Slurm { folder, deliver: false }) = &arguments.command {
+        return run_hook(arguments.config.as_deref(), folder.as_deref());
+    }
     let layers = Layers { file: arguments.config, flags: arguments.set, environment: true };
     let hostname = config::hostname("/proc/sys/kernel/hostname".as_ref());
-    let config = match config::load(&layers, &hostname) {
+    let config = config::load(&layers, &hostname);
+    if let Command::Hook(HookCommand::Slurm { folder, .. }) = &arguments.command {
+        // Also where the rest of the configuration is wrong: the agent may run with the one before.
+        let configured = config.ok().and_then(|config| config.slurm_hooks);
+        return deliver(&folder.clone().or(configured).unwrap_or_else(|| slurm::FOLDER.into()));
+    }
+    let config = match config {
         Ok(config) => config,
         Err(error) => {
             say_error(&chain(&error));
@@ -100,6 +135,8 @@ fn main() -> ExitCode {
         Command::Doctor => run_doctor(&config),
         Command::Release { length } => release(&config, length),
         Command::Resume => resume(&config),
+        // It has been answered above, before any configuration.
+        Command::Hook(_) => Ok(0),
         Command::Spool(command) => spool_command::run(&config, &command),
         Command::Enroll { collector, token_file } => enroll(config, collector, &token_file),
     };
@@ -250,6 +287,34 @@ fn run_doctor(config: &Config) -> anyhow::Result<u8> {
         (false, true) => FAILED,
         (false, false) => 0,
     })
+}
+
+/// Always well: what goes wrong here is nothing that a job should know.
+fn run_hook(config: Option<&Path>, folder: Option<&Path>) -> ExitCode {
+    let mut command = process::Command::new("/proc/self/exe");
+    for (option, path) in [("--config", config), ("--folder", folder)] {
+        if option == "--folder" {
+            command.args(["hook", "slurm", "--deliver"]);
+        }
+        if let Some(path) = path {
+            command.arg(option).arg(path);
+        }
+    }
+    if let Err(problem) = hook::run(&mut command) {
+        say_error(&format!("hook slurm: {problem}"));
+    }
+    ExitCode::SUCCESS
+}
+
+fn deliver(folder: &Path) -> ExitCode {
+    match hook::deliver(folder, &|name| std::env::var(name).ok()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // To who started it, who says which program it was.
+            let _ = write!(io::stderr(), "{}", chain(&error));
+            ExitCode::from(FAILED)
+        }
+    }
 }
 
 /// How often it is looked whether the agent has let go.

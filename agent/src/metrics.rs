@@ -16,7 +16,10 @@ use weighbridge_meter::{
 use weighbridge_wire::{Batch, DeviceRecord};
 
 use crate::{
-    holders::LeaseState,
+    holders::{
+        HolderStates, LeaseState, ProcessState,
+        slurm::{FolderState, Refusal, SlurmState},
+    },
     spool::{Spool, SpoolEvent},
     tls::Identity,
     uplink::{Retry, Stopped},
@@ -50,6 +53,12 @@ pub struct Metrics {
     uplink_state: IntGaugeVec,
     source_state: IntGaugeVec,
     lease_state: IntGaugeVec,
+    device_processes: IntGaugeVec,
+    unresolved_processes: IntCounter,
+    slurm_folder: IntGaugeVec,
+    slurm_refused: IntGaugeVec,
+    slurm_allocations: IntGaugeVec,
+    slurm_unknown: IntGauge,
     renewals: IntCounterVec,
     certificate_left: IntGauge,
     identity: Mutex<Option<Arc<Identity>>>,
@@ -176,6 +185,34 @@ impl Metrics {
             )?,
             source_state: register.gauges("source_state", "1 on how the source of readings is.", &["state"])?,
             lease_state: register.gauges("lease_file_state", "1 on how the lease file is.", &["state"])?,
+            device_processes: register.gauges(
+                "device_processes",
+                "Processes that have an accelerator open, by what tells their holder: the best, or why none is known.",
+                &["state"],
+            )?,
+            unresolved_processes: register.counter(
+                "unresolved_processes_total",
+                "Processes with an accelerator open whose cgroup is of an unknown shape or contradicts itself.",
+            )?,
+            slurm_folder: register.gauges(
+                "slurm_hooks_state",
+                "1 on how the folder of Slurm's hooks is; unused where there is none.",
+                &["state"],
+            )?,
+            slurm_refused: register.gauges(
+                "slurm_hook_files_refused",
+                "Files there that are not believed, by why.",
+                &["reason"],
+            )?,
+            slurm_allocations: register.gauges(
+                "slurm_allocations",
+                "What Slurm gave away: going on, or lapsed because slurmd and the job were gone without an epilog.",
+                &["state"],
+            )?,
+            slurm_unknown: register.gauge(
+                "slurm_unknown_accelerators",
+                "Accelerators that Slurm gave away and that are none of this host's, as far as it is known here.",
+            )?,
             renewals: register.counters(
                 "certificate_renewals_total",
                 "Attempts to renew the certificate, by how they ended.",
@@ -260,13 +297,38 @@ impl Metrics {
         self.seal_failures.with_label_values(&[reason]).inc();
     }
 
-    /// How the source, the lease file and what waits in memory are.
-    pub fn looked(&self, source_state: &str, unidentified: u32, leases: LeaseState, dropped_holdings: u64) {
+    /// How the source, the witnesses of holders and what waits in memory are.
+    pub fn looked(
+        &self,
+        source_state: &str,
+        unidentified: u32,
+        holders: &HolderStates,
+        dropped_holdings: u64,
+    ) {
         let named = SOURCE_STATES.iter().find(|name| **name == source_state).unwrap_or(&"other");
         one_of(&self.source_state, &SOURCE_STATES, named);
-        one_of(&self.lease_state, &LeaseState::ALL.map(LeaseState::as_str), leases.as_str());
+        one_of(&self.lease_state, &LeaseState::ALL.map(LeaseState::as_str), holders.leases.as_str());
+        for (state, count) in ProcessState::ALL.iter().zip(holders.processes.iter().flatten()) {
+            self.device_processes.with_label_values(&[state.as_str()]).set(i64::from(*count));
+        }
+        let counted = self.unresolved_processes.get();
+        self.unresolved_processes.inc_by(holders.unresolved.saturating_sub(counted));
+        self.slurm(&holders.slurm);
         self.unidentified.set(i64::from(unidentified));
         self.dropped_holdings.set(to_i64(dropped_holdings));
+    }
+
+    /// What there is to say of Slurm's hooks.
+    fn slurm(&self, state: &SlurmState) {
+        one_of(&self.slurm_folder, &FolderState::ALL.map(FolderState::as_str), state.folder.as_str());
+        for refusal in Refusal::ALL {
+            let count = state.refused.get(&refusal).copied().unwrap_or(0);
+            self.slurm_refused.with_label_values(&[refusal.as_str()]).set(to_i64(count as u64));
+        }
+        for (name, count) in [("open", state.open), ("lapsed", state.lapsed)] {
+            self.slurm_allocations.with_label_values(&[name]).set(to_i64(count as u64));
+        }
+        self.slurm_unknown.set(to_i64(state.unknown_accelerators as u64));
     }
 
     /// How full the spool is.
@@ -446,7 +508,7 @@ mod tests {
     fn names_follow_the_conventions_of_prometheus() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
-        metrics.looked("ok", 0, LeaseState::Ok, 0);
+        metrics.looked("ok", 0, &HolderStates::default(), 0);
         metrics.sending(&Stopped::Empty);
         metrics.acknowledged(false, UtcMillis(0));
         metrics.refused(400);
@@ -508,11 +570,36 @@ mod tests {
     }
 
     #[test]
+    fn processes_are_shown_by_what_tells_their_holder() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let mut holders = HolderStates::default();
+        metrics.looked("ok", 0, &holders, 0);
+        let shown = || String::from_utf8(exposition(&registry, &metrics).unwrap()).unwrap();
+        assert!(!shown().contains("device_processes{"), "nobody is asked");
+        holders.processes = Some([3, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0]);
+        for unresolved in [2, 2, 3] {
+            holders.unresolved = unresolved;
+            metrics.looked("ok", 0, &holders, 0);
+        }
+        let text = shown();
+        for line in [
+            "device_processes{state=\"slurm_job\"} 3",
+            "device_processes{state=\"user\"} 1",
+            "device_processes{state=\"unknown_cgroup\"} 2",
+            "device_processes{state=\"not_read\"} 0",
+            "unresolved_processes_total 3",
+        ] {
+            assert!(text.contains(&format!("weighbridge_agent_{line}\n")), "{line}: {text}");
+        }
+    }
+
+    #[test]
     fn a_state_is_one_on_one_name_only() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         for state in ["ok", "driver_missing", "device_lost"] {
-            metrics.looked(state, 0, LeaseState::Unused, 0);
+            metrics.looked(state, 0, &HolderStates::default(), 0);
             let shown: Vec<String> = String::from_utf8(exposition(&registry, &metrics).unwrap())
                 .unwrap()
                 .lines()

@@ -24,7 +24,10 @@ use crate::{
     clock::{Clock, ScaledClock},
     config::{Config, SimulatedTime, SourceConfig},
     engine::EngineOptions,
-    holders::{Holders, LeaseFile, ProcessOwners, ProcessTable},
+    holders::{
+        Holders, LeaseFile, ProcessHolders,
+        slurm::{SlurmHooks, SlurmOptions},
+    },
     host::{Host, HostOptions, Weigher},
     http::{Health, Pages, serve},
     key::{self, KeyError},
@@ -131,6 +134,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, random: Random) -> Res
         );
     }
     let host_clock = Arc::clone(&clock);
+    let host_boot = clock.boot();
     let clock = match &config.source {
         SourceConfig::Simulated { time, .. } | SourceConfig::Replay { time, .. } => {
             clock_for(*time, clock, random)
@@ -168,7 +172,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, random: Random) -> Res
     let backoff = Backoff::new(shortest, longest, not_enrolled, Box::new(random));
     let (period, batch_ms, stop_grace) = (config.period / rate, config.batch_ms, config.stop_grace);
     let boot = clock.boot();
-    let options = host_options(config, boot, key, metrics);
+    let options = host_options(config, (host_boot, boot), key, metrics);
     let (weigher, uplink) = Host::open(options, &mut |bytes| random(bytes))?.into_parts();
     Ok(Running {
         weigher,
@@ -195,17 +199,28 @@ fn clock_for(time: SimulatedTime, real: Arc<dyn Clock>, random: Random) -> Arc<d
     Arc::new(ScaledClock::new(real, start, time.rate, BootId(boot)))
 }
 
-fn host_options(config: Config, boot: BootId, key: SigningKey, metrics: Arc<Metrics>) -> HostOptions {
-    let leases = config.lease_file.map(|path| LeaseFile::new(path, config.host.clone()));
-    let owners = config.process_owners.then(|| match ProcessTable::new() {
-        Ok(table) => ProcessOwners::new(&config.class, boot, Box::new(table))
-            .inspect_err(|error| tracing::error!(%error, "owners of processes are not holders"))
-            .ok(),
-        Err(error) => {
-            tracing::warn!(?error, "there is no table of processes: their owners are not known");
-            None
-        }
-    });
+/// `boots`: that of the host, and that in which the agent's clock counts, which is another where time is simulated.
+fn host_options(
+    config: Config,
+    boots: (BootId, BootId),
+    key: SigningKey,
+    metrics: Arc<Metrics>,
+) -> HostOptions {
+    let (host_boot, boot) = boots;
+    let mut holders = Holders::none();
+    if let Some(path) = config.lease_file {
+        holders = holders.with(LeaseFile::new(path, config.host.clone()));
+    }
+    if let Some(folder) = config.slurm_hooks {
+        let options = SlurmOptions::of_host(folder, Some(host_boot));
+        let options = SlurmOptions { order: config.slurm_order, host_clock: boot == host_boot, ..options };
+        holders = holders.with(SlurmHooks::new(options));
+    }
+    match config.processes.map(|options| ProcessHolders::new(options, boot)) {
+        Some(Ok(processes)) => holders = holders.with(processes),
+        Some(Err(error)) => tracing::error!(%error, "processes are not asked for their holders"),
+        None => {}
+    }
     HostOptions {
         agent: config.agent,
         boot,
@@ -217,7 +232,7 @@ fn host_options(config: Config, boot: BootId, key: SigningKey, metrics: Arc<Metr
             held_records: HELD_RECORDS,
         },
         spool: config.spool,
-        holders: Holders::new(leases, owners.flatten()),
+        holders,
         metrics: Some(metrics),
     }
 }

@@ -53,7 +53,9 @@ fn an_empty_file_gives_the_documented_defaults() {
     assert_eq!((config.agent.as_str(), config.host.as_str()), ("node1", "node1"));
     assert_eq!((config.period.as_millis(), config.pace.window_ms, config.batch_ms), (1_000, 60_000, 60_000));
     assert!(matches!(config.source, SourceConfig::Nvml { .. }));
-    assert!(config.uplink.is_none() && config.lease_file.is_none() && config.process_owners);
+    assert!(config.uplink.is_none() && config.lease_file.is_none());
+    let processes = config.processes.unwrap();
+    assert!(processes.cgroups && processes.owners && processes.proc == std::path::Path::new("/proc"));
     assert_eq!(config.spool.max_bytes, 1 << 30);
     assert_eq!(config.listen.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:19310"));
 }

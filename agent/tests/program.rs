@@ -124,6 +124,9 @@ async fn release_makes_a_running_agent_shut_the_library_down_and_resume_ends_it(
     let stop = CancellationToken::new();
     let running = run::start(config, clock, counted).await.unwrap();
     let asking = async {
+        while driver.users() != Some(1) {
+            tokio::task::yield_now().await;
+        }
         let (code, said, error) = command(&["release", "--for", "10m"]).await;
         assert_eq!(code, Some(0), "{error}");
         assert!(said.starts_with("the driver was let go of, until 2"), "{said}");

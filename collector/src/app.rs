@@ -265,7 +265,7 @@ impl App {
         Ok(app)
     }
 
-    /// Records method and packs where they are not what the ledger says was last in use.
+    /// Records method, packs and authorities where they are not what the ledger says was last in use.
     async fn announce(&self) -> Result<(), StartError> {
         let figures_sha256 = weighbridge_store::fold::hex(&self.estimator.figures_sha256());
         let method = (METHOD.to_owned(), figures_sha256.clone());
@@ -282,6 +282,10 @@ impl App {
             if last.is_none_or(|row| row.body != body) {
                 facts.push(Fact::Record { kind: record::PACK.into(), key: pack.id.clone(), body });
             }
+        }
+        if let Some(step) = self.unrecorded_step().await? {
+            tracing::warn!("the authorities are others than the ledger says last: a step was not recorded");
+            facts.push(step);
         }
         if !facts.is_empty() {
             self.record(facts).await?;
@@ -389,19 +393,12 @@ impl App {
     }
 }
 
-/// How nice the fold is to all else: it still gets a tenth of a processor that others want all of.
-const FOLD_NICE: i32 = 10;
-
 /// Runs the fold on a thread of its own: what it computes must not stand between a batch and its acknowledgement.
 fn fold_apart(fold: impl Future<Output = ()> + Send + 'static) {
     let thread = std::thread::Builder::new().name("fold".into());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let run = move || match runtime {
-        Ok(runtime) => {
-            // Of this thread alone: where processors are scarce, sums wait and acknowledgements do not.
-            drop(rustix::process::setpriority_process(None, FOLD_NICE));
-            runtime.block_on(fold);
-        }
+        Ok(runtime) => runtime.block_on(fold),
         Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the fold cannot be run"),
     };
     drop(thread.spawn(run).expect("a thread can be started at start-up"));

@@ -55,9 +55,10 @@ enum Command {
     Demo(demo::Options),
     /// Checks configuration and rule packs and does nothing else.
     CheckConfig,
-    /// Records customers, principals, leases or agents from a CSV file: all rows or none.
+    /// Records customers, principals, leases or agents from a CSV file, or jobs from what Slurm's sacct prints: all
+    /// rows or none.
     Import {
-        /// customers, principals, leases or agents.
+        /// customers, principals, leases, agents or slurm.
         kind: import::Kind,
         /// The file.
         file: PathBuf,
@@ -196,14 +197,15 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
                         }
                         _ => Failure::check(error),
                     })?;
-                    format!("{} rows, {} recorded", imported.rows, imported.recorded)
+                    told(imported.rows as u64, imported.recorded as u64, imported.left_out as u64)
                 }
                 Access::Running(remote) => {
                     let path = format!("/api/v1/import/{}", kind.as_str());
                     let answer = remote.post(&path, &[("file", &name)], "text/csv", text).await?;
                     let imported: serde_json::Value =
                         serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?;
-                    format!("{} rows, {} recorded", imported["rows"], imported["recorded"])
+                    let count = |key: &str| imported[key].as_u64().unwrap_or(0);
+                    told(count("rows"), count("recorded"), count("left_out"))
                 }
             };
             say(imported);
@@ -321,6 +323,15 @@ pub(crate) async fn access(config: &Config) -> Result<Access, Failure> {
             Ok(Access::Running(Remote { at: config.http, token }))
         }
         Err(error) => Err(Failure::missing(&error)),
+    }
+}
+
+/// What an import did.
+fn told(rows: u64, recorded: u64, left_out: u64) -> String {
+    let text = format!("{rows} rows, {recorded} recorded");
+    match left_out {
+        0 => text,
+        count => format!("{text}; left out: {count} jobs without accelerators or not begun"),
     }
 }
 

@@ -20,7 +20,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 use weighbridge_meter::{AgentId, Trust as Trustworthiness, UtcMillis};
 use weighbridge_store::{
-    Fact, RecordRow, SqliteStore, UsageStore, entry::AgentFact, fold::hex, ledger::CommitError,
+    Fact, RecordRow, SqliteStore, StoreError, UsageStore, entry::AgentFact, fold::hex, ledger::CommitError,
     verify::public_key,
 };
 use weighbridge_wire::{
@@ -36,6 +36,9 @@ use crate::{
     random,
     tls::{Step, TrustError, authority::AuthorityInfo, peer::PeerAgent},
 };
+
+/// The key of records of the authorities.
+const ROLLOVER: &str = "rollover";
 
 /// A token lasts at most so long.
 const LONGEST_TOKEN: Duration = Duration::from_secs(7 * 86_400);
@@ -296,11 +299,26 @@ impl App {
                 self.trust.step(step, force, &self.keys)?;
                 let infos = self.trust.authorities()?;
                 let body = serde_json::json!({ "step": step, "forced": force, "authorities": infos });
-                self.record(vec![fact(record::AUTHORITY, "rollover", &body)]).await?;
+                self.record(vec![fact(record::AUTHORITY, ROLLOVER, &body)]).await?;
                 tracing::warn!(?step, force, "the authorities have changed");
                 Ok(Acted { said: authority_lines(&infos), token: None })
             }
         }
+    }
+
+    /// The authorities, where they are not what the ledger says last: the keys change first, and whoever took a step
+    /// may have died before it was recorded.
+    pub(crate) async fn unrecorded_step(&self) -> Result<Option<Fact>, StoreError> {
+        // Without an authority of its own there are no steps.
+        let Ok(infos) = self.trust.authorities() else { return Ok(None) };
+        let body = serde_json::json!({ "step": null, "authorities": infos });
+        let recorded = self.store.records(record::AUTHORITY).await?;
+        let known = match recorded.last() {
+            Some(last) => last.body["authorities"] == body["authorities"],
+            // The first one is made by the start itself.
+            None => infos.len() == 1,
+        };
+        Ok((!known).then(|| fact(record::AUTHORITY, ROLLOVER, &body)))
     }
 
     async fn make_token(

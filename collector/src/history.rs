@@ -33,6 +33,10 @@ impl App {
                 tracing::warn!(segments = removed.segments, "finished pruning, which had been interrupted");
                 self.metrics.pruned(removed.bytes);
             }
+            if let Err(error) = self.forget_older().await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "an older summary stays until the next pruning");
+            }
         }
         self.note_promised()?;
         self.keep_noting();

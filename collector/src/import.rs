@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::Serialize;
+use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, SealedCustomer, parse_agents,
-    parse_customers, parse_leases, parse_principals,
+    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, SealedCustomer, SlurmRow, parse_agents,
+    parse_customers, parse_leases, parse_principals, parse_slurm,
 };
 use weighbridge_store::{
     Fact, State, closed,
-    entry::{AgentFact, LeaseFact, MappingFact, Selector},
+    entry::{AgentFact, Hint, JobFact, LeaseFact, MappingFact, Selector},
     ledger::CommitError,
 };
 
@@ -32,6 +33,8 @@ pub enum Kind {
     Leases,
     /// `agent,host,site,fabric,public_key,valid_from,valid_to,trust`, the last of which may be left out
     Agents,
+    /// What `sacct -D --json` prints, or `sacct -D -P -X` with times in seconds
+    Slurm,
 }
 
 impl Kind {
@@ -42,6 +45,7 @@ impl Kind {
             Self::Principals => "principals",
             Self::Leases => "leases",
             Self::Agents => "agents",
+            Self::Slurm => "slurm",
         }
     }
 }
@@ -50,10 +54,10 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Customers, Self::Principals, Self::Leases, Self::Agents]
+        [Self::Customers, Self::Principals, Self::Leases, Self::Agents, Self::Slurm]
             .into_iter()
             .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is not customers, principals, leases or agents"))
+            .ok_or_else(|| format!("{text:?} is not customers, principals, leases, agents or slurm"))
     }
 }
 
@@ -64,6 +68,13 @@ pub struct Imported {
     pub rows: usize,
     /// Of these recorded: the others were there already, unchanged.
     pub recorded: usize,
+    /// Left out: jobs without accelerators, and those that did not begin.
+    #[serde(skip_serializing_if = "is_none")]
+    pub left_out: usize,
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Nothing of the file was recorded.
@@ -93,6 +104,7 @@ impl App {
 
     async fn import_whole(&self, kind: Kind, file: &str, text: &[u8]) -> Result<Imported, ImportError> {
         let _one_at_a_time = self.writing.lock().await;
+        let mut left_out = 0;
         let (rows, facts) = match kind {
             Kind::Agents => {
                 let rows = parse_agents(file, text)?;
@@ -115,6 +127,13 @@ impl App {
                 let facts: Vec<LeaseFact> = parse_leases(file, text)?.iter().map(lease).collect();
                 let new = self.shared.with(|state| leases(state, file, &facts))?;
                 (facts.len(), new.into_iter().map(Fact::Lease).collect())
+            }
+            Kind::Slurm => {
+                let (rows, others) = parse_slurm(file, text)?;
+                left_out = others;
+                let facts: Vec<JobFact> = rows.into_iter().map(|row| self.job(row)).collect();
+                let new = self.shared.with(|state| jobs(state, file, &facts))?;
+                (facts.len(), new.into_iter().map(Fact::Job).collect())
             }
             Kind::Principals => {
                 let rows = parse_principals(file, text)?;
@@ -153,7 +172,7 @@ impl App {
                 self.record(facts).await?;
                 let recorded = sealed.len();
                 self.learn_customers(sealed);
-                return Ok(Imported { rows: rows.len(), recorded });
+                return Ok(Imported { rows: rows.len(), recorded, left_out });
             }
         };
         let recorded = facts.len();
@@ -161,7 +180,34 @@ impl App {
             self.record(facts).await?;
         }
         self.learn_agents();
-        Ok(Imported { rows, recorded })
+        Ok(Imported { rows, recorded, left_out })
+    }
+
+    /// A start of a job, with digests in place of a tenant's texts.
+    fn job(&self, row: SlurmRow) -> JobFact {
+        let texts = [
+            (Hint::User, "user", row.user),
+            (Hint::JobName, "job_name", row.job_name),
+            (Hint::WorkDirectory, "work_directory", row.work_directory),
+        ];
+        let hints =
+            texts.into_iter().filter_map(|(hint, kind, text)| Some((hint, self.keys.digest(kind, &text?))));
+        JobFact {
+            job: row.job,
+            submitted: row.submitted,
+            name: row.name,
+            principal: row.principal,
+            started: row.started,
+            ended: row.ended,
+            state: row.state,
+            nodes: row.nodes,
+            accelerators: row.accelerators,
+            restart: row.restart,
+            record: row.record,
+            uid: row.uid,
+            array: row.array,
+            hints: hints.collect(),
+        }
     }
 
     /// Seals customers that are new or say something new. What is there is opened to compare and shown to nobody.
@@ -205,6 +251,48 @@ fn lease(row: &LeaseRow) -> LeaseFact {
         start: row.span.start(),
         end: row.span.end(),
     }
+}
+
+/// Records of jobs that are new or changed, by the time at which they began. What one kind of file does not say, what
+/// the other said before stays.
+fn jobs(state: &State, file: &str, facts: &[JobFact]) -> Result<Vec<JobFact>, ImportError> {
+    let mut new: BTreeMap<(&weighbridge_meter::AttemptId, UtcMillis), JobFact> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for fact in facts {
+        let there = state.jobs.get(fact.job.as_str()).and_then(|starts| starts.get(&fact.submitted));
+        let mut fact_now = fact.clone();
+        if let Some(there) = there {
+            fact_now.restart = fact.restart.or(there.restart);
+            fact_now.record = fact.record.or(there.record);
+            fact_now.uid = fact.uid.or(there.uid);
+            fact_now.name = fact.name.clone().or_else(|| there.name.clone());
+            fact_now.array = fact.array.or(there.array);
+            for (hint, digest) in &there.hints {
+                fact_now.hints.entry(*hint).or_insert_with(|| digest.clone());
+            }
+        }
+        if closed::job_changes_closed(state, &fact_now) {
+            let (job, started) = (&fact.job, fact.started);
+            let before = state.closed_before.unwrap_or(started);
+            wrong.push(format!(
+                "{file}: job {job}, started {started}: hours before {before} are closed, what they were made of is \
+                 pruned; it would change who held what in them"
+            ));
+        }
+        let key = (&fact.job, fact.submitted);
+        if there == Some(&fact_now) {
+            new.remove(&key);
+        } else {
+            // Of two words of one file the later.
+            new.insert(key, fact_now);
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(ImportError::Contradiction(wrong));
+    }
+    let mut new: Vec<JobFact> = new.into_values().collect();
+    new.sort_by(|a, b| (a.started, &a.job).cmp(&(b.started, &b.job)));
+    Ok(new)
 }
 
 /// Counts of one kind of accelerator.

@@ -2,7 +2,10 @@
 //!
 //! Nothing is stored of a batch that is refused, and nothing is acknowledged before it is durable.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -15,7 +18,7 @@ use axum::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use tokio::sync::oneshot;
-use weighbridge_meter::{AgentId, BootId, EpochId, UtcMillis};
+use weighbridge_meter::{AcceleratorId, AgentId, BootId, EpochId, UtcMillis};
 use weighbridge_store::{
     UsageStore,
     entry::{Clocks, Received},
@@ -49,6 +52,13 @@ const TOUCHED_HOURS: u64 = 20_000;
 /// Hours that may be made anew for what one batch says of leases: 72 devices for 400 days, as where a lease file first
 /// comes to an agent that has long been there.
 const LEASED_HOURS: u64 = 700_000;
+
+/// Holdings of accelerators in one batch, each counted with each of its accelerators: more than a host with hundreds of
+/// processes that come and go has, and each is remembered.
+const HOLDINGS: usize = 16_384;
+
+/// Of one accelerator: every look back weighs all that speak for a moment.
+const HOLDINGS_OF_ONE: usize = 1_024;
 
 /// What a sender is asked to wait where the collector is behind: about the time of a few groups.
 const BUSY: Duration = Duration::from_secs(1);
@@ -242,6 +252,20 @@ fn checked(
 
 /// Every hour that a batch touches costs the collector something, and every hour that is made anew because of it.
 fn bounded(app: &App, batch: &Batch, received_at: UtcMillis) -> Result<(), Refusal> {
+    let mut of_each: HashMap<&AcceleratorId, usize> = HashMap::new();
+    for id in batch.holdings.iter().flat_map(|holding| &holding.accelerators) {
+        *of_each.entry(id).or_default() += 1;
+    }
+    let all: usize = of_each.values().sum();
+    let (most, count) = of_each.iter().max_by_key(|(_, count)| **count).unzip();
+    if all > HOLDINGS || count.is_some_and(|count| *count > HOLDINGS_OF_ONE) {
+        let detail = format!(
+            "it says {all} times who held an accelerator, {} times of {}: at most {HOLDINGS}, {HOLDINGS_OF_ONE} of one",
+            count.unwrap_or(&0),
+            most.map_or("none", |id| id.as_str()),
+        );
+        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too many hours", detail));
+    }
     let touched = touched_hours(batch);
     let HeldHours { seen, leased } = app.shared.with(|state| {
         let minutes = state.offset_minutes(&batch.agent, batch.boot, u64::MAX);

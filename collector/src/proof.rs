@@ -231,6 +231,7 @@ impl Wanted {
             }
             Fact::Agent(fact) if self.agents.contains(&fact.agent) => Some(format!("agent {}", fact.agent)),
             Fact::Lease(lease) if self.hosts.contains(&lease.host) => Some(format!("lease {}", lease.lease)),
+            Fact::Job(job) if self.principals.contains(&job.principal) => Some(format!("job {}", job.job)),
             Fact::Mapping(mapping) if self.principals.contains(&mapping.principal) => {
                 Some(format!("mapping of {}", mapping.principal))
             }

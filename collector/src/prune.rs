@@ -8,7 +8,7 @@
 use std::{fs::File, io, path::Path, sync::Arc};
 
 use serde::Serialize;
-use weighbridge_journal::{ReadError, Reader};
+use weighbridge_journal::{ReadError, Reader, fail};
 use weighbridge_meter::{EpochId, UtcMillis};
 use weighbridge_store::{
     Entry, SqliteStore, StoreError, closed, files,
@@ -92,7 +92,9 @@ impl Maintenance {
     pub(crate) fn take(data: &Path) -> Result<Self, PruneError> {
         let path = data.join("MAINTENANCE");
         let file = path.display().to_string();
-        let open = File::options().create(true).truncate(false).write(true).open(&path);
+        let open = fail::around("maintenance.take", || {
+            File::options().create(true).truncate(false).write(true).open(&path)
+        });
         let open = open.map_err(|source| PruneError::File { file: file.clone(), source })?;
         match open.try_lock() {
             Ok(()) => Ok(Self(open)),
@@ -125,6 +127,8 @@ impl App {
         let (segment, because) = self.prunable(closed_before).await?;
         let oldest = self.oldest_segment()?;
         if segment <= oldest {
+            // One before this may have ended between its last segment and the summary that it replaced.
+            self.forget_older().await?;
             return Ok(Pruned { closed_before, segments: 0, bytes: 0, summary: None, because });
         }
         // Also where these hours are closed already: what came since and speaks of hours to come is void from here on.
@@ -153,10 +157,7 @@ impl App {
         self.record(vec![summary.fact(closed_before, segment)]).await?;
         let removed = self.ledger.prune(segment).await?;
         self.metrics.pruned(removed.bytes);
-        self.forget_older(&summary).map_err(|source| PruneError::File {
-            file: self.places.summaries.display().to_string(),
-            source,
-        })?;
+        self.forget_older().await?;
         let place = summary.header.place.index;
         tracing::info!(
             segments = removed.segments,
@@ -239,14 +240,21 @@ impl App {
         if checked? { Ok(()) } else { Err(PruneError::Unfaithful) }
     }
 
-    /// A newer summary says all that an older one did.
-    fn forget_older(&self, summary: &Summary) -> io::Result<()> {
-        for file in summary::list(&self.places.summaries)? {
-            if file < summary.file {
-                files::remove(&file)?;
+    /// A newer summary says all that an older one did, once the ledger commits it.
+    pub(crate) async fn forget_older(&self) -> Result<(), PruneError> {
+        let Some((entry, _)) = self.last_summary().await? else { return Ok(()) };
+        let folder = &self.places.summaries;
+        let last = summary::file_of(folder, entry);
+        let forget = || {
+            if last.is_file() {
+                for older in summary::list(folder)?.iter().filter(|file| **file < last) {
+                    files::remove(older)?;
+                }
+                files::sync_folder(folder)?;
             }
-        }
-        files::sync_folder(&self.places.summaries)
+            Ok(())
+        };
+        forget().map_err(|source| PruneError::File { file: folder.display().to_string(), source })
     }
 
     /// Prunes what is older than `keep` milliseconds; for calling every hour.
@@ -270,7 +278,7 @@ impl App {
 
 /// Removes a folder with all that is in it, if there is one.
 pub(crate) fn remove_folder(folder: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(folder) {
+    match fail::around("prune.remove_check", || std::fs::remove_dir_all(folder)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }

@@ -27,6 +27,7 @@ use rustls::{
     server::{NoServerSessionStorage, VerifierBuilderError, danger::ClientCertVerifier},
     time_provider::TimeProvider,
 };
+use weighbridge_journal::fail;
 use weighbridge_meter::{AgentId, UtcMillis};
 use weighbridge_registry::KeyStore;
 use weighbridge_wire::certificate::{IdentityPattern, Looked};
@@ -296,6 +297,8 @@ impl Trust {
     pub fn step(&self, step: Step, force: bool, keys: &KeyStore) -> Result<(), TrustError> {
         let now = (self.clock.0)();
         let (own, authorities) = self.own()?;
+        let failed = |source| AuthorityError::File { doing: "change", path: keys.folder().into(), source };
+        fail::before("authority.step").map_err(failed)?;
         let stepped = {
             let mut authorities = authorities.lock().unwrap_or_else(PoisonError::into_inner);
             match step {
@@ -307,7 +310,9 @@ impl Trust {
         // Whatever came of it: connections are accepted with what is there now.
         let renewed = self.renew();
         stepped?;
-        renewed
+        renewed?;
+        fail::after("authority.step").map_err(failed)?;
+        Ok(())
     }
 }
 

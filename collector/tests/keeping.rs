@@ -636,10 +636,19 @@ async fn pruned_payloads_leave_the_same_totals_and_a_summary_that_everything_sta
     assert_eq!(print(&app).await, expected);
     assert_eq!(segments(&config), now);
     // Again, an hour later: the older summary goes, and what a check that ended early left.
+    let older = files(&config.data.join("summaries"));
+    let older: Vec<(PathBuf, Vec<u8>)> =
+        older.into_iter().map(|file| (file.clone(), fs::read(file).unwrap())).collect();
     fs::create_dir(config.data.join("summaries/check.new")).unwrap();
     fs::write(config.data.join("summaries/check.new/rows.new"), b"half").unwrap();
     let again = app.prune(at(120)).await.unwrap();
     assert_eq!(again.closed_before, at(120));
+    assert_eq!(files(&config.data.join("summaries")).len(), 1);
+    stop(app).await;
+    // The older one is still there where that ended before its last step; the next start removes it.
+    older.iter().for_each(|(file, bytes)| fs::write(file, bytes).unwrap());
+    assert_eq!(files(&config.data.join("summaries")).len(), 2);
+    let app = start(&config, 128).await.unwrap();
     assert_eq!(files(&config.data.join("summaries")).len(), 1);
     let expected = print(&app).await;
     stop(app).await;

@@ -42,6 +42,8 @@ pub struct AgentOptions {
     pub script: Option<String>,
     /// More lines for `[spool]`.
     pub spool: &'static str,
+    /// `holders.slurm_hooks`, if Slurm tells anything.
+    pub slurm_hooks: Option<PathBuf>,
 }
 
 impl AgentOptions {
@@ -55,6 +57,7 @@ impl AgentOptions {
             deadline: "10s",
             script: None,
             spool: "",
+            slurm_hooks: None,
         }
     }
 }
@@ -115,11 +118,12 @@ impl Agent {
         };
         let name = &agent.name;
         let AgentOptions { period, window, deadline, spool, .. } = options;
+        let slurm_hooks = options.slurm_hooks.unwrap_or_default();
         let text = format!(
             "[agent]\nid = {name:?}\nhost = {name:?}\nkey_file = {:?}\n\n\
              [meter]\nperiod = {period:?}\nwindow = {window:?}\nbatch = {window:?}\n\n\
              [source.nvml]\nlibrary = {:?}\ndeadline = {deadline:?}\n\n\
-             [holders]\nprocess_owners = false\n\n[spool]\ndir = {:?}\n{spool}\n\n\
+             [holders]\nprocess_owners = false\nslurm_hooks = {slurm_hooks:?}\n\n[spool]\ndir = {:?}\n{spool}\n\n\
              [uplink]\n{uplink}retry_shortest = \"50ms\"\nretry_longest = \"1s\"\n\
              retry_not_enrolled = \"1s\"\nconnect_timeout = \"2s\"\ntimeout = \"10s\"\n\n\
              [tls]\ndir = {:?}\n\n[http]\nlisten = \"{}\"\n",
@@ -194,8 +198,14 @@ impl Agent {
     /// Runs another command of the program on the same configuration.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> Finished {
+        self.run_with(arguments, &[])
+    }
+
+    /// The same with something in its environment.
+    #[track_caller]
+    pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Finished {
         let mut command = process::command(&process::program(PROGRAM));
-        command.arg("--config").arg(self.config()).args(arguments);
+        command.envs(environment.iter().copied()).arg("--config").arg(self.config()).args(arguments);
         process::run("command", &mut command, &self.folder, std::time::Duration::from_secs(60))
     }
 

@@ -16,6 +16,8 @@ use crate::{
 pub struct Audited {
     /// In order of time.
     pub windows: Vec<Span>,
+    /// What each of them amounts to, by the pencil where it is exact.
+    pub amounts: Vec<Amount>,
     /// By hour: amount and milliseconds.
     pub hours: BTreeMap<UtcMillis, (Amount, u64)>,
     /// How many of them say less than usual: looks came so close together that the driver had nothing to look
@@ -66,7 +68,8 @@ pub fn windows(collector: &Collector, device: &Device) -> Audited {
     let from = to.plus(-3 * UtcMillis::HOUR);
     let answer = collector.get(&format!("windows?accelerator={}&from={from}&to={to}", device.uuid));
     assert_eq!(answer["model"], "H100 SXM5");
-    let mut audited = Audited { windows: Vec::new(), hours: BTreeMap::new(), bounded: 0 };
+    let mut audited =
+        Audited { windows: Vec::new(), amounts: Vec::new(), hours: BTreeMap::new(), bounded: 0 };
     for window in answer["windows"].as_array().expect("a list of windows") {
         let span = time(&window["start"]).and_then(|start| {
             Span::new(start, time(&window["end"])?).ok_or_else(|| "it ends before it starts".into())
@@ -98,6 +101,7 @@ pub fn windows(collector: &Collector, device: &Device) -> Audited {
         let sum = audited.hours.entry(hour).or_default();
         *sum = (sum.0.plus(estimate), sum.1 + span.millis());
         audited.windows.push(span);
+        audited.amounts.push(estimate);
     }
     audited
 }

@@ -32,8 +32,12 @@ impl Sender {
 
     /// His row in `agents.csv`.
     pub fn enrolment(&self) -> String {
-        let key = BASE64.encode(self.key.verifying_key().to_bytes());
-        format!("{0},{0},site-1,fabric-1,{key},2026-01-01T00:00:00Z,\n", self.name)
+        format!("{0},{0},site-1,fabric-1,{1},2026-01-01T00:00:00Z,\n", self.name, self.public_key())
+    }
+
+    /// His key as the ledger has it.
+    pub fn public_key(&self) -> String {
+        BASE64.encode(self.key.verifying_key().to_bytes())
     }
 
     /// Enrols him alone.

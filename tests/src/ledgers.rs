@@ -1,6 +1,6 @@
 //! What lies on disk after everything has stopped: spools and the ledger, read with nobody's help.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, io::Read, path::Path};
 
 use weighbridge_journal::Reader;
 use weighbridge_store::{Body, Entry, Fact};
@@ -51,6 +51,43 @@ pub fn entries(data: &Path) -> Vec<Entry> {
         entries.push(Entry::decode(&entry.payload).expect("an entry of the ledger reads back"));
     }
     entries
+}
+
+/// What was signed, decompressed, of every batch in a data folder's ledger.
+///
+/// # Panics
+/// If one cannot be decompressed.
+pub fn plain_batches(data: &Path) -> Vec<Vec<u8>> {
+    let batches = entries(data).into_iter().filter_map(|entry| match entry.body {
+        Body::Batch(received) => Some(plain(&received.envelope)),
+        Body::Fact(_) => None,
+    });
+    batches.collect()
+}
+
+/// The same of an agent's spool.
+///
+/// # Panics
+/// If one cannot be decompressed, or the spool is damaged.
+pub fn plain_spooled(agent: &Agent) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    for epoch in agent.inspect().epochs {
+        let mut reader = Reader::from_start(&agent.spool().join(&epoch.id));
+        while let Some(entry) = reader.next().expect("the spool is whole") {
+            found.push(plain(&entry.payload));
+        }
+    }
+    found
+}
+
+/// An envelope with the compressed part of it in plain.
+fn plain(envelope: &[u8]) -> Vec<u8> {
+    let magic = [0x28, 0xb5, 0x2f, 0xfd];
+    let begin = envelope.windows(4).position(|bytes| bytes == magic).expect("a payload is compressed");
+    let decoder = zstd::stream::read::Decoder::with_buffer(&envelope[begin..]).expect("a decoder");
+    let mut plain = envelope.to_vec();
+    decoder.single_frame().read_to_end(&mut plain).expect("a whole frame");
+    plain
 }
 
 /// The batches in an agent's spool, and whether it knows them to be acknowledged.

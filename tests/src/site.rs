@@ -10,7 +10,7 @@ use crate::{
     collector::Collector,
     proxy::Proxy,
     random::Random,
-    wait,
+    trust, wait,
 };
 
 /// Everything that a test runs. Dropping it ends all programs and removes the folder.
@@ -109,6 +109,32 @@ impl Site {
             collector.import("agents", &csv);
         }
         Self { collector, agents, folder }
+    }
+
+    /// The same under TLS. Nobody has joined yet: [`Site::join_agents`] lets them.
+    ///
+    /// # Panics
+    /// If any of it does not work.
+    #[track_caller]
+    pub fn secured(more: &str, agents: Vec<AgentOptions>) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let mut collector = Collector::prepare_secure(&folder.path().join("collector"), "", more);
+        let prepared = agents.into_iter().map(|options| {
+            let of_agent = folder.path().join(&options.name);
+            Agent::prepare_secure(&of_agent, options, collector.ingest())
+        });
+        let agents = prepared.collect();
+        collector.start_ready();
+        Self { collector, agents, folder }
+    }
+
+    /// Has all agents join, each with a token of its own.
+    ///
+    /// # Panics
+    /// If one cannot.
+    #[track_caller]
+    pub fn join_agents(&self) {
+        self.agents.iter().for_each(|agent| trust::enroll(&self.collector, agent));
     }
 
     /// A place for files of the test itself.

@@ -14,6 +14,7 @@ use weighbridge_wire::certificate::Looked;
 
 use crate::{
     agent::Agent,
+    audit,
     collector::Collector,
     process::{self, Finished},
     wait,
@@ -98,7 +99,12 @@ pub fn connecting_as_nobody(agent: &Agent) -> Arc<ClientConfig> {
 
 /// The agent's certificate, and how many authorities it believes.
 pub fn certificate(agent: &Agent) -> Result<(Looked, usize), String> {
-    let parsed = Files::Own(agent.tls()).read().and_then(|read| read.parse());
+    certificate_in(&agent.tls())
+}
+
+/// The same from the folder of its files.
+pub fn certificate_in(tls: &Path) -> Result<(Looked, usize), String> {
+    let parsed = Files::Own(tls.into()).read().and_then(|read| read.parse());
     let parsed = parsed.map_err(|error| format!("{error}"))?;
     let looked = Looked::at(&parsed.certificates[0]).map_err(|error| error.to_string())?;
     Ok((looked, parsed.authorities.len()))
@@ -146,4 +152,78 @@ pub fn joined(collector: &Collector, folder: &Path, name: &str, seed: &[u8; 32])
     let joined = process::run("command", &mut command, &of_agent, wait::PATIENCE);
     assert_eq!(joined.code, Some(0), "{joined:?}");
     connecting_with(&path("tls"))
+}
+
+/// The value of a series in what a program says to Prometheus.
+pub fn series(text: &str, series: &str) -> Result<f64, String> {
+    let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+    value.ok_or_else(|| format!("no {series} in {text}"))
+}
+
+/// Returns once the agent says this of its uplink.
+#[track_caller]
+pub fn uplink_is(agent: &Agent, state: &str) {
+    wait::until(&format!("the uplink of {} is {state}", agent.name()), || {
+        let name = format!("weighbridge_agent_uplink_state{{state=\"{state}\"}}");
+        match series(&agent.metrics()?, &name)? {
+            1.0 => Ok(()),
+            _ => Err(agent.log()),
+        }
+    });
+}
+
+/// Returns once the agent has renewed so often in this run.
+#[track_caller]
+pub fn renewed(agent: &Agent, times: f64) -> f64 {
+    wait::until(&format!("{} has renewed {times} times", agent.name()), || {
+        let name = "weighbridge_agent_certificate_renewals_total{outcome=\"ok\"}";
+        let count = series(&agent.metrics()?, name).unwrap_or(0.0);
+        if count >= times { Ok(count) } else { Err(format!("{count} times: {}", agent.log())) }
+    })
+}
+
+/// Returns once nothing but the batch under way waits at the agent.
+#[track_caller]
+pub fn caught_up(agent: &Agent) {
+    wait::until(&format!("{} has sent what it had", agent.name()), || match agent.waiting() {
+        0 | 1 => Ok(()),
+        waiting => Err(format!("{waiting} batches wait: {}", agent.log())),
+    });
+}
+
+/// Returns once a step of the rollover is done; before its time it is refused.
+#[track_caller]
+pub fn step(collector: &Collector, step: &str) {
+    wait::until(&format!("ca {step}"), || {
+        let done = collector.run(&["ca", step]);
+        match done.code {
+            Some(0) => Ok(()),
+            Some(1) if done.stderr.contains("not before") => Err(done.stderr),
+            _ => panic!("{done:?}"),
+        }
+    });
+}
+
+/// Returns once the agent believes so many authorities.
+#[track_caller]
+pub fn believes(agent: &Agent, authorities: usize) {
+    wait::until(&format!("{} believes {authorities} authorities", agent.name()), || {
+        match certificate(agent)?.1 {
+            count if count == authorities => Ok(()),
+            count => Err(format!("{count}: {}", agent.log())),
+        }
+    });
+}
+
+/// Every window of the agent's devices is exact, and each begins where the one before ended.
+#[track_caller]
+pub fn whole(collector: &Collector, agent: &Agent) -> usize {
+    let mut count = 0;
+    for device in agent.devices() {
+        let windows = audit::accelerator(collector, device).windows;
+        let hole = windows.windows(2).find(|pair| pair[0].end() != pair[1].start());
+        assert_eq!(hole, None, "a window of {} is lost", device.uuid);
+        count += windows.len();
+    }
+    count
 }

@@ -35,6 +35,7 @@ const COUNTED: &[&str] = &[
     "weighbridge_agent_spool_parked_batches",
     "weighbridge_agent_dropped_holdings",
     "weighbridge_agent_unidentified_accelerators",
+    "weighbridge_agent_device_processes",
     "weighbridge_agent_open_files",
     "weighbridge_collector_accelerators",
     "weighbridge_collector_never_seen_accelerators",

@@ -9,7 +9,6 @@ use tempfile::TempDir;
 use weighbridge_store::Fact;
 use weighbridge_tests::{
     agent::{Agent, AgentOptions},
-    audit,
     collector::Collector,
     http::{Answer, Connection},
     ledgers,
@@ -55,78 +54,6 @@ impl Secured {
     }
 }
 
-fn series(text: &str, series: &str) -> Result<f64, String> {
-    let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
-    value.ok_or_else(|| format!("no {series} in {text}"))
-}
-
-#[track_caller]
-fn uplink_is(agent: &Agent, state: &str) {
-    wait::until(&format!("the uplink of {} is {state}", agent.name()), || {
-        let name = format!("weighbridge_agent_uplink_state{{state=\"{state}\"}}");
-        match series(&agent.metrics()?, &name)? {
-            1.0 => Ok(()),
-            _ => Err(agent.log()),
-        }
-    });
-}
-
-/// Returns once the agent has renewed so often in this run.
-#[track_caller]
-fn renewed(agent: &Agent, times: f64) -> f64 {
-    wait::until(&format!("{} has renewed {times} times", agent.name()), || {
-        let name = "weighbridge_agent_certificate_renewals_total{outcome=\"ok\"}";
-        let count = series(&agent.metrics()?, name).unwrap_or(0.0);
-        if count >= times { Ok(count) } else { Err(format!("{count} times: {}", agent.log())) }
-    })
-}
-
-/// Returns once nothing but the batch under way waits at the agent.
-#[track_caller]
-fn caught_up(agent: &Agent) {
-    wait::until(&format!("{} has sent what it had", agent.name()), || match agent.waiting() {
-        0 | 1 => Ok(()),
-        waiting => Err(format!("{waiting} batches wait: {}", agent.log())),
-    });
-}
-
-/// Returns once a step of the rollover is done; before its time it is refused.
-#[track_caller]
-fn step(collector: &Collector, step: &str) {
-    wait::until(&format!("ca {step}"), || {
-        let done = collector.run(&["ca", step]);
-        match done.code {
-            Some(0) => Ok(()),
-            Some(1) if done.stderr.contains("not before") => Err(done.stderr),
-            _ => panic!("{done:?}"),
-        }
-    });
-}
-
-#[track_caller]
-fn believes(agent: &Agent, authorities: usize) {
-    wait::until(
-        &format!("{} believes {authorities} authorities", agent.name()),
-        || match trust::certificate(agent)?.1 {
-            count if count == authorities => Ok(()),
-            count => Err(format!("{count}: {}", agent.log())),
-        },
-    );
-}
-
-/// Every window of the agent's devices is exact, and each begins where the one before ended.
-#[track_caller]
-fn whole(collector: &Collector, agent: &Agent) -> usize {
-    let mut count = 0;
-    for device in agent.devices() {
-        let windows = audit::accelerator(collector, device).windows;
-        let hole = windows.windows(2).find(|pair| pair[0].end() != pair[1].start());
-        assert_eq!(hole, None, "a window of {} is lost", device.uuid);
-        count += windows.len();
-    }
-    count
-}
-
 #[test]
 fn enrolment_renewal_revocation_and_rollover_need_no_restart_and_lose_no_window() {
     let mut site = Secured::new(BRIEF, &["steady", "suspect"]);
@@ -141,50 +68,52 @@ fn enrolment_renewal_revocation_and_rollover_need_no_restart_and_lose_no_window(
 
     // They measure before anybody lets them in.
     for agent in &site.agents {
-        uplink_is(agent, "no_certificate");
+        trust::uplink_is(agent, "no_certificate");
         trust::enroll(&site.collector, agent);
     }
     for agent in &site.agents {
-        uplink_is(agent, "ok");
-        renewed(agent, 2.0);
+        trust::uplink_is(agent, "ok");
+        trust::renewed(agent, 2.0);
     }
 
     // One is shut out on the connection that it has open, and let in again.
     let (steady, suspect) = (&site.agents[0], &site.agents[1]);
     let denied = site.collector.run(&["enrol", "deny", suspect.name(), "--reason", "smells of smoke"]);
     assert_eq!(denied.code, Some(0), "{denied:?}");
-    uplink_is(suspect, "denied");
+    trust::uplink_is(suspect, "denied");
     assert!(suspect.log().contains("smells of smoke"), "{}", suspect.log());
-    let refused =
-        series(&site.collector.metrics(), "weighbridge_collector_not_admitted_total{reason=\"denied\"}");
+    let refused = trust::series(
+        &site.collector.metrics(),
+        "weighbridge_collector_not_admitted_total{reason=\"denied\"}",
+    );
     assert!(refused.unwrap() >= 1.0);
-    uplink_is(steady, "ok");
+    trust::uplink_is(steady, "ok");
     let allowed = site.collector.run(&["enrol", "allow", suspect.name()]);
     assert_eq!(allowed.code, Some(0), "{allowed:?}");
-    caught_up(suspect);
+    trust::caught_up(suspect);
 
     // Another authority, in three steps.
     let first = trust::certificate(steady).unwrap().0.issuer;
-    step(&site.collector, "introduce");
-    site.agents.iter().for_each(|agent| believes(agent, 2));
-    step(&site.collector, "activate");
+    trust::step(&site.collector, "introduce");
+    site.agents.iter().for_each(|agent| trust::believes(agent, 2));
+    trust::step(&site.collector, "activate");
     for agent in &site.agents {
         wait::until("the new authority has signed", || {
             let (certificate, _) = trust::certificate(agent)?;
             if certificate.issuer == first { Err(agent.log()) } else { Ok(()) }
         });
     }
-    step(&site.collector, "retire");
-    site.agents.iter().for_each(|agent| believes(agent, 1));
+    trust::step(&site.collector, "retire");
+    site.agents.iter().for_each(|agent| trust::believes(agent, 1));
     for agent in &site.agents {
-        let before = renewed(agent, 1.0);
-        renewed(agent, before + 1.0);
-        uplink_is(agent, "ok");
+        let before = trust::renewed(agent, 1.0);
+        trust::renewed(agent, before + 1.0);
+        trust::uplink_is(agent, "ok");
     }
 
     assert_eq!(programs(&site), started, "nothing was started again");
     site.stop_agents();
-    let windows: usize = site.agents.iter().map(|agent| whole(&site.collector, agent)).sum();
+    let windows: usize = site.agents.iter().map(|agent| trust::whole(&site.collector, agent)).sum();
     site.collector.stop();
     let verified = site.collector.run(&["verify"]);
     assert_eq!(verified.code, Some(0), "{verified:?}");
@@ -203,10 +132,10 @@ fn an_agent_whose_certificate_ended_while_it_was_off_comes_back_by_itself() {
     let doctor = agent.run(&["doctor"]);
     assert!(doctor.stdout.contains("FAIL  certificate") && doctor.stdout.contains("has ended"), "{doctor:?}");
     agent.start();
-    uplink_is(agent, "ok");
-    renewed(agent, 1.0);
+    trust::uplink_is(agent, "ok");
+    trust::renewed(agent, 1.0);
     site.stop_agents();
-    whole(&site.collector, &site.agents[0]);
+    trust::whole(&site.collector, &site.agents[0]);
 }
 
 #[test]
@@ -220,7 +149,7 @@ fn an_agent_whose_certificate_is_over_for_good_measures_on_and_joins_again_while
         if certificate.not_after.plus(1_000) < wait::now() { Ok(()) } else { Err("not yet".into()) }
     });
     agent.start();
-    uplink_is(agent, "certificate_refused");
+    trust::uplink_is(agent, "certificate_refused");
     let waiting = agent.waiting();
     wait::until(
         "the agent measures on",
@@ -229,10 +158,10 @@ fn an_agent_whose_certificate_is_over_for_good_measures_on_and_joins_again_while
         },
     );
     trust::enroll(&site.collector, agent);
-    uplink_is(agent, "ok");
-    caught_up(agent);
+    trust::uplink_is(agent, "ok");
+    trust::caught_up(agent);
     site.stop_agents();
-    whole(&site.collector, &site.agents[0]);
+    trust::whole(&site.collector, &site.agents[0]);
 }
 
 #[track_caller]
@@ -401,7 +330,7 @@ fn only_the_agents_own_batches_come_in_under_tls_1_3_and_a_certificate_of_this_a
     assert!(error.contains("UnknownCA") || error.contains("UnknownIssuer"), "{error}");
 
     let text = site.collector.metrics();
-    let count = |name: &str| series(&text, name).unwrap();
+    let count = |name: &str| trust::series(&text, name).unwrap();
     assert!(count("weighbridge_collector_not_admitted_total{reason=\"no_certificate\"}") >= 1.0);
     assert!(count("weighbridge_collector_not_admitted_total{reason=\"other_certificate\"}") >= 1.0);
     assert!(count("weighbridge_collector_enrolments_total{outcome=\"ok\"}") >= 2.0);

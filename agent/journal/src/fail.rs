@@ -8,8 +8,10 @@
 //!   that the step of this name comes up, either before it runs (default) or after it ran, the process aborts
 //!   (default), or the step gives an I/O error. What reads otherwise aborts at once: a test that arms nothing
 //!   must not pass.
-//! - `WEIGHBRIDGE_FAIL_POINTS_TO=<file>`: the name of each step that comes up is appended there, once, so that
-//!   a test can fail at all there are without a list of them.
+//! - `WEIGHBRIDGE_FAIL_POINTS_TO=<file>`: the name of each step is appended there whenever it comes up, so that a
+//!   test can fail at all there are without a list of them.
+//! - `WEIGHBRIDGE_FAIL_POINTS_FROM=<name>`: what comes up before the step of this name first does is neither counted
+//!   nor appended, so that a test can fail within one act of a program and not in its start.
 
 #[cfg(not(feature = "fail-points"))]
 use std::io;
@@ -41,14 +43,13 @@ pub use self::armed::{after, around, before};
 #[cfg(feature = "fail-points")]
 mod armed {
     use std::{
-        collections::BTreeSet,
         env,
         fs::File,
         io::{self, Write},
         process,
         sync::{
-            Mutex, OnceLock, PoisonError,
-            atomic::{AtomicU64, Ordering},
+            OnceLock,
+            atomic::{AtomicBool, AtomicU64, Ordering},
         },
     };
 
@@ -62,13 +63,29 @@ mod armed {
 
     /// The place before a step that is not a closure, as one that is awaited.
     pub fn before(name: &'static str) -> io::Result<()> {
+        if !has_begun(name) {
+            return Ok(());
+        }
         note(name);
         reach(name, Moment::Before)
     }
 
     /// The place after such a step.
     pub fn after(name: &'static str) -> io::Result<()> {
-        reach(name, Moment::After)
+        if BEGUN.load(Ordering::SeqCst) { reach(name, Moment::After) } else { Ok(()) }
+    }
+
+    /// Whether steps count yet.
+    static BEGUN: AtomicBool = AtomicBool::new(false);
+
+    /// Whether they do now that this one comes up.
+    fn has_begun(name: &str) -> bool {
+        static FROM: OnceLock<Option<String>> = OnceLock::new();
+        let from = FROM.get_or_init(|| env::var("WEIGHBRIDGE_FAIL_POINTS_FROM").ok());
+        if from.as_ref().is_none_or(|from| from == name) {
+            BEGUN.store(true, Ordering::SeqCst);
+        }
+        BEGUN.load(Ordering::SeqCst)
     }
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,20 +157,13 @@ mod armed {
         }
     }
 
-    /// Where names go, and those that have gone there.
-    type Noted = (File, BTreeSet<&'static str>);
-
     fn note(name: &'static str) {
-        static FILE: OnceLock<Option<Mutex<Noted>>> = OnceLock::new();
+        static FILE: OnceLock<Option<File>> = OnceLock::new();
         let file = FILE.get_or_init(|| {
             let path = env::var_os("WEIGHBRIDGE_FAIL_POINTS_TO")?;
-            let file = File::options().create(true).append(true).open(path).ok()?;
-            Some(Mutex::new((file, BTreeSet::new())))
+            File::options().create(true).append(true).open(path).ok()
         });
-        let Some(file) = file else { return };
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        let (file, seen) = &mut *file;
-        if seen.insert(name) {
+        if let Some(mut file) = file.as_ref() {
             // Who reads it misses the name then, and says so.
             drop(file.write_all(format!("{name}\n").as_bytes()));
         }

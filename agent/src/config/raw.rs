@@ -220,9 +220,34 @@ pub struct AllocatedAccelerator {
 pub struct Holders {
     /// CSV `lease,host,accelerator,principal,start,end`; looked at every 10 seconds. Default: none.
     pub lease_file: Option<PathBuf>,
-    /// Whether the users whose processes have a device open are reported as holders. Default `true`; needs a
-    /// source that names processes, and the right to see those of others.
+    /// Whether the users whose processes have a device open are reported as holders, where nothing better is known
+    /// of a process. Default `true`; needs a source that names processes, and the right to see those of others.
     pub process_owners: Option<bool>,
+    /// Whether the cgroup of a process that has a device open says who holds it: a job of Slurm, a pod, a virtual
+    /// machine, a container, a service. Default `true`; needs the same as `process_owners`.
+    pub cgroups: Option<bool>,
+    /// What this host's Slurm is called: the first part of `slurm:<cluster>/<account>`. Default `"default"`; give
+    /// the name in `slurm.conf`, the same wherever one of its accounts means the same customer.
+    pub slurm_cluster: Option<String>,
+    /// What its Kubernetes cluster is called, as in `k8s:<cluster>/<namespace>`. Default `"default"`.
+    pub kubernetes_cluster: Option<String>,
+    /// What the cloud of its virtual machines is called, as in `vm:<cloud>/<project>`. Default `"default"`.
+    pub cloud: Option<String>,
+    /// Groups of the operator's own that hold a whole system, below which jobs and pods are looked for, as
+    /// `["/docker/*"]` on hosts of `kind`; `*` is any one directory. Default: none. Whoever can make groups below
+    /// them can pass for any job or pod.
+    pub cgroup_roots: Option<Vec<String>>,
+    /// Where libvirt keeps the state of machines that run, to find the UUID of one. Default `/run/libvirt/qemu`.
+    pub libvirt: Option<PathBuf>,
+    /// Where the kernel shows processes. Default `/proc`; in a container, where the host's is mounted.
+    pub proc: Option<PathBuf>,
+    /// Where `weighbridge-agent hook slurm`, called from Slurm's prolog and epilog, puts its files. Default
+    /// `/run/weighbridge/hooks`; empty: they are not read. The folder must be root's, and nobody else may write to it.
+    pub slurm_hooks: Option<PathBuf>,
+    /// The accelerators in the order in which Slurm counts them, as `["GPU-...", "GPU-..."]`. Default: by the numbers
+    /// of their device nodes where the driver tells them, else by PCI address. Needed where `gres.conf` lists them
+    /// in another order; `doctor` prints the order that is taken.
+    pub slurm_order: Vec<String>,
 }
 
 /// `[spool]`: where batches are kept.

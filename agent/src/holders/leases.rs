@@ -13,10 +13,9 @@ use std::{
 };
 
 use serde::Deserialize;
-use weighbridge_meter::{
-    AcceleratorId, AttemptId, Evidence, Holding, Principal, Span, UtcMillis, meter::Now,
-};
+use weighbridge_meter::{AcceleratorId, AttemptId, Evidence, Holding, Principal, Span, UtcMillis};
 
+use super::{HolderStates, Seen, Witness};
 use crate::engine::HolderNews;
 
 /// The file is looked at this often.
@@ -195,6 +194,27 @@ pub struct LeaseFile {
     reached: Option<UtcMillis>,
 }
 
+impl Witness for LeaseFile {
+    /// Reads the file if it is time to and it changed.
+    fn look(&mut self, seen: &Seen<'_>, news: &mut HolderNews) {
+        let now = seen.now;
+        let due = self.last_look_ms.is_none_or(|last| now.boot_ms.saturating_sub(last) >= LOOK_EVERY_MS);
+        let mut changed = seen.look.inventory_changed.is_some();
+        if due {
+            self.last_look_ms = Some(now.boot_ms);
+            changed |= self.read();
+        }
+        if changed {
+            self.record(now.wall, seen.accelerators, news);
+        }
+        self.cut(now.wall, news);
+    }
+
+    fn report(&self, states: &mut HolderStates) {
+        states.leases = self.state;
+    }
+}
+
 impl LeaseFile {
     /// Reads nothing before the first look.
     pub fn new(path: PathBuf, host: String) -> Self {
@@ -213,25 +233,6 @@ impl LeaseFile {
     /// How it is.
     pub fn state(&self) -> LeaseState {
         self.state
-    }
-
-    pub(super) fn look(
-        &mut self,
-        now: Now,
-        accelerators: &[AcceleratorId],
-        inventory_changed: bool,
-        news: &mut HolderNews,
-    ) {
-        let due = self.last_look_ms.is_none_or(|last| now.boot_ms.saturating_sub(last) >= LOOK_EVERY_MS);
-        let mut changed = inventory_changed;
-        if due {
-            self.last_look_ms = Some(now.boot_ms);
-            changed |= self.read();
-        }
-        if changed {
-            self.record(now.wall, accelerators, news);
-        }
-        self.cut(now.wall, news);
     }
 
     /// Whether other leases are in force than before.

@@ -1,4 +1,4 @@
-use std::{cell::RefCell, collections::HashMap, fmt::Write, path::Path, rc::Rc};
+use std::{fmt::Write, path::Path};
 
 use expect_test::{Expect, expect};
 use weighbridge_meter::{BootId, DeviceState, Reading, Source, Tier, UtcMillis};
@@ -76,39 +76,87 @@ fn show(shown: &mut String, when: &str, holdings: &[Holding], changed: &[Acceler
     }
 }
 
-/// Users by process; shared, so that a test can start and end processes.
-#[derive(Clone, Default)]
-struct Users(std::sync::Arc<std::sync::Mutex<HashMap<u32, u32>>>);
+/// A folder like `/proc`, in which a test starts and ends processes.
+struct Processes(tempfile::TempDir);
 
-impl OwnerLookup for Users {
-    fn uid(&mut self, pid: u32) -> Option<u32> {
-        self.0.lock().expect("not poisoned").get(&pid).copied()
+impl Processes {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    /// A process of this user in this group, begun so many seconds after boot.
+    fn begin(&self, pid: u32, started: u64, uid: u32, group: &str) {
+        let folder = self.0.path().join(pid.to_string());
+        std::fs::create_dir_all(&folder).expect("made");
+        let write = |file: &str, text: String| std::fs::write(folder.join(file), text).expect("written");
+        write("stat", format!("{pid} (x) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 {} 0 0\n", started * 100));
+        write("status", format!("Name:\tx\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n"));
+        self.place(pid, group);
+    }
+
+    fn place(&self, pid: u32, group: &str) {
+        let file = self.0.path().join(pid.to_string()).join("cgroup");
+        std::fs::write(file, format!("0::{group}\n")).expect("written");
+    }
+
+    fn end(&self, pid: u32) {
+        std::fs::remove_dir_all(self.0.path().join(pid.to_string())).expect("removed");
+    }
+
+    fn holders(&self) -> Holders {
+        let options = ProcessOptions {
+            proc: self.0.path().to_owned(),
+            roots: cgroup::Roots::default(),
+            cgroups: true,
+            owners: true,
+            host: "node1".into(),
+            class: "gpu nodes".into(),
+            slurm_cluster: "alpha".into(),
+            kubernetes_cluster: "eu-1".into(),
+            cloud: "cloud".into(),
+            libvirt: "/nowhere".into(),
+        };
+        Holders::none().with(ProcessHolders::new(options, BootId([0xab; 16])).expect("names"))
+    }
+}
+
+/// Holders and what they said.
+struct Bench {
+    holders: Holders,
+    shown: String,
+}
+
+impl Bench {
+    fn new(processes: &Processes) -> Self {
+        Self { holders: processes.holders(), shown: String::new() }
+    }
+
+    /// Looks at A and B, and takes a batch at whole minutes.
+    fn step(&mut self, seconds: i64, a: Option<&[u32]>, b: Option<&[u32]>) {
+        let news = self.holders.look(at(seconds), &look(&[("A", a), ("B", b)], false));
+        show(&mut self.shown, &seconds.to_string(), &news.holdings, &news.changed);
+        if seconds % 60 == 0 {
+            show(&mut self.shown, &format!("{seconds} batch"), &self.holders.confirm(), &[]);
+        }
     }
 }
 
 #[test]
 fn users_hold_from_their_first_process_to_their_last_and_confirm_in_between() {
-    let users = Users::default();
-    users.0.lock().unwrap().extend([(10, 1000), (11, 1000), (20, 2000)]);
-    let owners = ProcessOwners::new("gpu nodes", BootId([0xab; 16]), Box::new(users)).unwrap();
-    let mut holders = Holders::new(None, Some(owners));
-    let shown = Rc::new(RefCell::new(String::new()));
-    let mut step = |seconds: i64, a: Option<&[u32]>, b: Option<&[u32]>| {
-        let news = holders.look(at(seconds), &look(&[("A", a), ("B", b)], false));
-        show(&mut shown.borrow_mut(), &seconds.to_string(), &news.holdings, &news.changed);
-        if seconds % 60 == 0 {
-            show(&mut shown.borrow_mut(), &format!("{seconds} batch"), &holders.confirm(), &[]);
-        }
-    };
-    step(10, Some(&[10, 11]), Some(&[10]));
-    step(20, None, None); // Not asked.
-    step(50, Some(&[10, 666]), Some(&[10])); // The driver invents a process.
-    step(60, Some(&[11]), Some(&[10]));
-    step(70, Some(&[11, 20]), Some(&[])); // A second user here, nobody there.
-    step(80, Some(&[20]), Some(&[]));
-    step(120, Some(&[20]), Some(&[]));
-    step(200, Some(&[20]), Some(&[])); // Nothing heard for longer than a minute.
-    step(240, Some(&[20]), Some(&[]));
+    let processes = Processes::new();
+    for (pid, uid) in [(10, 1000), (11, 1000), (20, 2000)] {
+        processes.begin(pid, 0, uid, "/");
+    }
+    let mut bench = Bench::new(&processes);
+    bench.step(10, Some(&[10, 11]), Some(&[10]));
+    bench.step(20, None, None); // Not asked.
+    bench.step(50, Some(&[10, 666]), Some(&[10])); // The driver invents a process.
+    bench.step(60, Some(&[11]), Some(&[10]));
+    bench.step(70, Some(&[11, 20]), Some(&[])); // A second user here, nobody there.
+    bench.step(80, Some(&[20]), Some(&[]));
+    bench.step(120, Some(&[20]), Some(&[]));
+    bench.step(200, Some(&[20]), Some(&[])); // Nothing heard for longer than a minute.
+    bench.step(240, Some(&[20]), Some(&[]));
     expect![[r#"
         10: cut A+B
         60 batch: uid:gpu%20nodes/1000 as uid:gpu%20nodes/1000@abababababababababababababababab holds A+B 10..60 by process_owner
@@ -117,7 +165,153 @@ fn users_hold_from_their_first_process_to_their_last_and_confirm_in_between() {
         120 batch: uid:gpu%20nodes/1000 as uid:gpu%20nodes/1000@abababababababababababababababab holds A 60..70 by process_owner
         120 batch: uid:gpu%20nodes/2000 as uid:gpu%20nodes/2000@abababababababababababababababab holds A 70..120 by process_owner
         240 batch: uid:gpu%20nodes/2000 as uid:gpu%20nodes/2000@abababababababababababababababab holds A 200..240 by process_owner
-    "#]].assert_eq(&shown.borrow());
+    "#]].assert_eq(&bench.shown);
+}
+
+#[test]
+fn jobs_containers_and_services_hold_beside_each_other_and_one_process_speaks_for_one_of_them() {
+    let processes = Processes::new();
+    let container = format!("/system.slice/docker-{}.scope", "4a".repeat(32));
+    processes.begin(10, 0, 1000, "/system.slice/slurmstepd.scope/job_7/step_0/user/task_0");
+    processes.begin(11, 0, 1000, "/system.slice/slurmstepd.scope/job_7/step_1/user/task_0");
+    processes.begin(20, 0, 0, &container);
+    processes.begin(30, 0, 990, "/system.slice/trainer.service");
+    let mut bench = Bench::new(&processes);
+    bench.step(10, Some(&[10, 11]), Some(&[20, 30]));
+    bench.step(20, Some(&[11]), Some(&[20, 30]));
+    bench.step(30, Some(&[]), Some(&[20]));
+    bench.step(60, Some(&[]), Some(&[20]));
+    assert_eq!(counts(&bench.holders), "container 1");
+    expect![[r#"
+        10: cut A+B
+        30: cut A+B
+        60 batch: slurm:alpha/%3F as slurm:alpha/7 holds A 10..20 by allocator_process
+        60 batch: unit:node1/trainer.service as unit:node1/trainer.service@abababababababababababababababab holds B 10..20 by unit_process
+        60 batch: container:node1/4a4a4a4a4a4a as container:node1/4a4a4a4a4a4a@abababababababababababababababab holds B 10..60 by container_process
+    "#]].assert_eq(&bench.shown);
+}
+
+/// States and how many processes came to them.
+fn counts(holders: &Holders) -> String {
+    let counts = holders.states().processes.expect("asked");
+    let named = ProcessState::ALL.iter().zip(counts).filter(|(_, count)| *count > 0);
+    named.map(|(state, count)| format!("{} {count}", state.as_str())).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn a_number_that_is_given_to_another_process_is_another_holder() {
+    let processes = Processes::new();
+    processes.begin(10, 5, 1000, "/system.slice/slurmstepd.scope/job_7/step_0");
+    let mut bench = Bench::new(&processes);
+    bench.step(10, Some(&[10]), None);
+    bench.step(12, Some(&[10]), None);
+    // Within the time for which a group is believed.
+    processes.end(10);
+    processes.begin(10, 14, 1000, "/system.slice/slurmstepd.scope/job_8/step_0");
+    bench.step(15, Some(&[10]), None);
+    bench.step(18, Some(&[10]), None);
+    // The one that was seen ended, and its number went to one that began after the look.
+    processes.end(10);
+    processes.begin(10, 21, 1000, "/system.slice/slurmstepd.scope/job_9/step_0");
+    bench.step(20, Some(&[10]), None);
+    // Seen, and ended before it was read.
+    processes.end(10);
+    bench.step(30, Some(&[10]), None);
+    assert_eq!(counts(&bench.holders), "gone 1");
+    bench.step(60, Some(&[]), None);
+    expect![[r#"
+        10: cut A
+        15: cut A
+        20: cut A
+        60 batch: slurm:alpha/%3F as slurm:alpha/7 holds A 10..12 by allocator_process
+        60 batch: slurm:alpha/%3F as slurm:alpha/8 holds A 15..18 by allocator_process
+    "#]]
+    .assert_eq(&bench.shown);
+}
+
+#[test]
+fn a_process_that_is_moved_is_found_in_its_new_group_within_ten_seconds() {
+    let processes = Processes::new();
+    processes.begin(10, 0, 1000, "/system.slice/ssh.service");
+    let mut bench = Bench::new(&processes);
+    bench.step(10, Some(&[10]), None);
+    processes.place(10, "/system.slice/slurmstepd.scope/job_7/step_extern/user/task_special");
+    bench.step(15, Some(&[10]), None);
+    bench.step(20, Some(&[10]), None);
+    bench.step(60, Some(&[10]), None);
+    expect![[r#"
+        10: cut A
+        20: cut A
+        60 batch: uid:gpu%20nodes/1000 as uid:gpu%20nodes/1000@abababababababababababababababab holds A 10..15 by process_owner
+        60 batch: slurm:alpha/%3F as slurm:alpha/7 holds A 20..60 by allocator_process
+    "#]].assert_eq(&bench.shown);
+}
+
+/// What a scheduler's hook would know: nothing before a moment, then whose a job is and that it was begun again.
+#[derive(Debug)]
+struct Hook {
+    from: i64,
+    told: bool,
+}
+
+impl Witness for Hook {
+    fn look(&mut self, seen: &Seen<'_>, _: &mut HolderNews) {
+        self.told = seen.now.wall >= at(self.from).wall;
+    }
+
+    fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
+        let known = self.told && *group == Group::SlurmJob("7".into());
+        known.then(|| ("slurm:alpha/physics".parse().unwrap(), "slurm:alpha/7+1".parse().unwrap()))
+    }
+}
+
+#[test]
+fn a_witness_that_knows_whose_a_group_is_names_the_holder_of_its_processes() {
+    let processes = Processes::new();
+    processes.begin(10, 0, 1000, "/system.slice/slurmstepd.scope/job_7/step_0");
+    processes.begin(11, 0, 1000, "/system.slice/slurmstepd.scope/job_8/step_0");
+    let mut bench = Bench::new(&processes);
+    bench.holders.witnesses.insert(0, Box::new(Hook { from: 30, told: false }));
+    for seconds in [10, 20, 30, 40, 60] {
+        bench.step(seconds, Some(&[10, 11]), None);
+    }
+    expect![[r#"
+        10: cut A
+        30: cut A
+        60 batch: slurm:alpha/%3F as slurm:alpha/7 holds A 10..20 by allocator_process
+        60 batch: slurm:alpha/%3F as slurm:alpha/8 holds A 10..60 by allocator_process
+        60 batch: slurm:alpha/physics as slurm:alpha/7+1 holds A 30..60 by allocator_process
+    "#]]
+    .assert_eq(&bench.shown);
+}
+
+#[test]
+fn what_processes_came_to_is_forgotten_a_minute_after_they_were_last_named() {
+    let processes = Processes::new();
+    processes.begin(10, 0, 1000, "/process_api/1");
+    processes.begin(11, 0, 1000, "/user.slice/user-1000.slice/session-1.scope");
+    let mut holders = processes.holders();
+    let mut look = |seconds, pids: Option<&[u32]>, b: Option<&[u32]>| {
+        holders.look(at(seconds), &look(&[("A", pids), ("B", b)], false));
+        counts(&holders)
+    };
+    assert_eq!(look(10, Some(&[10, 11]), Some(&[10, 12])), "user 1, unknown_cgroup 1, gone 1");
+    assert_eq!(look(20, None, Some(&[])), "user 1, unknown_cgroup 1");
+    assert_eq!(look(69, None, None), "user 1, unknown_cgroup 1");
+    assert_eq!(look(80, None, None), "");
+    // Each once, however often it was read.
+    assert_eq!(look(90, Some(&[10]), None), "unknown_cgroup 1");
+    assert_eq!(look(100, Some(&[10]), None), "unknown_cgroup 1");
+    assert_eq!(holders.states().unresolved, 2, "and once more after it was forgotten");
+}
+
+#[test]
+fn processes_beyond_a_limit_are_counted_and_hold_nothing() {
+    let processes = Processes::new();
+    let mut holders = processes.holders();
+    let pids: Vec<u32> = (1..=5_000).collect();
+    holders.look(at(10), &look(&[("A", Some(&pids))], false));
+    assert_eq!(counts(&holders), "gone 4096, not_read 904");
 }
 
 const HEADER: &str = "lease,host,accelerator,principal,start,end\n";
@@ -133,12 +327,12 @@ fn write_file(path: &Path, text: &str, version: u64) {
 fn a_lease_is_recorded_once_and_again_when_the_file_changes_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("leases.csv");
-    let mut holders = Holders::new(Some(LeaseFile::new(path.clone(), "node1".into())), None);
+    let mut holders = Holders::none().with(LeaseFile::new(path.clone(), "node1".into()));
     let mut shown = String::new();
     let mut step = |seconds: i64, found: bool| {
         let news = holders.look(at(seconds), &look(&[("A", None), ("B", None)], found));
         show(&mut shown, &seconds.to_string(), &news.holdings, &news.changed);
-        holders.lease_state()
+        holders.states().leases
     };
     let row = |lease: &str, host: &str, accelerator: &str, from: i64, to: i64| {
         format!("{lease},{host},{accelerator},lease:site/{lease},{},{}\n", at(from).wall, at(to).wall)
@@ -188,7 +382,7 @@ fn leases_of_the_past_were_recorded_by_the_run_before() {
     let path = dir.path().join("leases.csv");
     let text = format!("{HEADER}old,node1,*,lease:site/old,{},{}\n", at(0).wall, at(10).wall);
     write_file(&path, &text, 1);
-    let mut holders = Holders::new(Some(LeaseFile::new(path, "node1".into())), None);
+    let mut holders = Holders::none().with(LeaseFile::new(path, "node1".into()));
     assert_eq!(holders.look(at(20), &look(&[("A", None)], true)), HolderNews::default());
 }
 

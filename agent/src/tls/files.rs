@@ -14,6 +14,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use weighbridge_journal::fail;
 use weighbridge_wire::Hash;
 
 /// Where a certificate is.
@@ -182,16 +183,15 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("replace", &new)(error)),
         _ => {}
     }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)
-        .map_err(failed("create", &new))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(failed("write", &new))?;
-    fs::rename(&new, path).map_err(failed("create", path))?;
+    let mut file = fail::around("tls.create", || {
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)
+    })
+    .map_err(failed("create", &new))?;
+    fail::around("tls.write", || file.write_all(content)).map_err(failed("write", &new))?;
+    fail::around("tls.sync", || file.sync_all()).map_err(failed("write", &new))?;
+    fail::around("tls.replace", || fs::rename(&new, path)).map_err(failed("create", path))?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync", folder))
+    fail::around("tls.sync_folder", || fs::File::open(folder)?.sync_all()).map_err(failed("sync", folder))
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use weighbridge_meter::{
-    AcceleratorId, BootId, Condition, EpochId, Evidence, Gap, GapCause, Holding, Source, Span, Tier, Trust,
-    UtcMillis, Window,
+    AcceleratorId, BootId, Condition, EpochId, Evidence, Gap, GapCause, Holding, Principal, Source, Span,
+    Tier, Trust, UtcMillis, Window,
     features::{Feature, Features},
     window::{Counter, Counters, Coverage},
 };
@@ -440,8 +440,16 @@ fn from_holding(row: usize, holding: &proto::Holding, names: &Lookup<'_>) -> Res
     if holding.accelerators.is_empty() || holding.accelerators.len() > 1024 {
         return Err(bad(place("accelerators"), holding.accelerators.len(), "1 to 1024 accelerators"));
     }
+    let principal: Principal = names.get(holding.principal, || place("principal"))?;
+    let evidence = Evidence::from_code(holding.evidence)
+        .filter(|evidence| evidence.is_of_agent())
+        .ok_or_else(|| bad(place("evidence"), holding.evidence, "evidence that an agent can have"))?;
+    // It would hide whoever the device was given to.
+    if principal.is_unknown() && evidence.is_agreed() {
+        return Err(bad(place("principal"), principal, "somebody: nothing is leased to nobody"));
+    }
     Ok(Holding {
-        principal: names.get(holding.principal, || place("principal"))?,
+        principal,
         attempt: names.get(holding.attempt, || place("attempt"))?,
         accelerators: holding
             .accelerators
@@ -449,9 +457,7 @@ fn from_holding(row: usize, holding: &proto::Holding, names: &Lookup<'_>) -> Res
             .map(|&index| names.get(index, || place("accelerators")))
             .collect::<Result<_, _>>()?,
         span: long_span(place, holding.start_ms, holding.length_ms)?,
-        evidence: Evidence::from_code(holding.evidence)
-            .filter(|evidence| evidence.is_of_agent())
-            .ok_or_else(|| bad(place("evidence"), holding.evidence, "evidence that an agent can have"))?,
+        evidence,
     })
 }
 

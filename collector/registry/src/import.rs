@@ -1,4 +1,4 @@
-//! The four files an operator hands over: principals, leases, agents, customers.
+//! The four files an operator hands over: principals, leases, agents, customers; and what `sacct` prints.
 //!
 //! A file is taken whole or not at all, and a refused one is refused with every fault in it, so that it takes
 //! one round to mend. A header row names the columns, in any order; all of them must be there.
@@ -13,6 +13,7 @@ mod agents;
 mod customers;
 mod leases;
 mod principals;
+mod slurm;
 
 use std::fmt;
 
@@ -23,6 +24,7 @@ pub use agents::{AgentRow, PublicKey, parse_agents};
 pub use customers::{CustomerRow, parse_customers};
 pub use leases::{BadSelector, LeaseRow, LeaseSelector, parse_leases};
 pub use principals::{PrincipalMapping, parse_principals};
+pub use slurm::{SlurmRow, parse_slurm};
 
 /// Faults kept for showing; beyond them only the number grows.
 pub const SHOWN_FAULTS: usize = 100;

@@ -193,6 +193,11 @@ impl KeyStore {
         Ok(identity)
     }
 
+    /// See [`OperatorKey::digest`].
+    pub fn digest(&self, kind: &str, text: &str) -> String {
+        self.operator.digest(kind, text)
+    }
+
     /// Destroys the key of a customer for good and leaves a mark. Again, or without a key, it only leaves the mark.
     ///
     /// # Errors
@@ -369,6 +374,19 @@ impl OperatorKey {
         fs::remove_file(&half).map_err(io_error("remove", &half))?;
         linked.map_err(io_error("make", path))?;
         sync_folder(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+    }
+
+    /// A digest of a text that only who has the key can make: equal where kind and text are, and nothing else.
+    pub fn digest(&self, kind: &str, text: &str) -> String {
+        // HMAC, RFC 2104; the key is shorter than a block.
+        let mut pads = [Zeroizing::new([0x36_u8; 64]), Zeroizing::new([0x5c_u8; 64])];
+        for pad in &mut pads {
+            pad.iter_mut().zip(self.key.as_slice()).for_each(|(pad, key)| *pad ^= key);
+        }
+        let [inner, outer] = pads;
+        let domain = Sha256::new().chain_update(*inner).chain_update("weighbridge-hint-v1\0");
+        let message = domain.chain_update(kind).chain_update("\0").chain_update(text).finalize();
+        hex(&Sha256::new().chain_update(*outer).chain_update(message).finalize()[..16])
     }
 
     /// Tells keys apart without showing them: 16 hexadecimal digits of a hash.

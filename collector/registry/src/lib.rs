@@ -19,7 +19,7 @@ pub use customer::{BadId, ControlGroupId, CustomerId, CustomerKind, UsPerson};
 pub use identity::{Access, BadAccess, Completeness, Filled, Identity, IdentityField, ReportField};
 pub use import::{
     AgentRow, BadSelector, CustomerRow, Fault, ImportErrors, LeaseRow, LeaseSelector, PrincipalMapping,
-    PublicKey, parse_agents, parse_customers, parse_leases, parse_principals,
+    PublicKey, SlurmRow, parse_agents, parse_customers, parse_leases, parse_principals, parse_slurm,
 };
 pub use keys::{KeyError, KeyStore, OperatorKey, RandomSource};
 pub use sealed::{BadSealedField, SealedCustomer, SealedField};

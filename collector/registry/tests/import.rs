@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
     ImportErrors, LeaseRow, PrincipalMapping, import::SHOWN_FAULTS, parse_agents, parse_customers,
-    parse_leases, parse_principals,
+    parse_leases, parse_principals, parse_slurm,
 };
 
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -455,5 +455,121 @@ proptest! {
         });
         let parsed: Result<Vec<LeaseRow>, _> = parse_leases("leases.csv", text.as_bytes());
         prop_assert_eq!(parsed.is_err(), overlap, "{:?}", parsed);
+    }
+}
+
+/// As `sacct -D --json` of Slurm 22.05 prints it, shortened: a job in an array, one that was put back, one that waits,
+/// one without accelerators.
+const SACCT: &str = include_str!("slurm/22.05.json");
+
+fn check_slurm(text: &str, expected: Expect) {
+    expected.assert_eq(&match parse_slurm("sacct", text.as_bytes()) {
+        Ok((rows, others)) => {
+            let rows = rows.iter().map(|row| {
+                let ended = row.ended.map_or("on".into(), |ended| ended.to_string());
+                let (job, principal, submitted, started) =
+                    (&row.job, &row.principal, row.submitted, row.started);
+                let more =
+                    (row.accelerators, &row.nodes, &row.state, row.array, row.restart, row.record, row.uid);
+                let names = (&row.name, &row.user, &row.job_name, &row.work_directory);
+                format!("{job} {principal} {submitted} {started} {ended} {more:?} {names:?}\n")
+            });
+            format!("{}{others} left out\n", rows.collect::<String>())
+        }
+        Err(errors) => errors.to_string(),
+    });
+}
+
+#[test]
+fn what_sacct_prints_is_read_in_json_and_in_columns() {
+    check_slurm(
+        SACCT,
+        expect![[r#"
+            slurm:test/2 slurm:test/biology 2026-11-30T18:12:21Z 2026-11-30T18:12:21Z 2026-11-30T18:12:22Z (2, "gpu[1-2]", "COMPLETED", None, None, None, None) (None, Some("root"), Some("a-secret-name"), Some("/a/secret/path"))
+            slurm:test/3 slurm:test/chemistry 2026-11-30T18:12:21Z 2026-11-30T18:12:21Z 2026-11-30T18:12:22Z (1, "gpu2", "COMPLETED", Some((3, 2)), None, None, None) (None, Some("root"), Some("a-secret-name"), Some("/a/secret/path"))
+            slurm:test/5 slurm:test/physics 2026-11-30T18:15:37Z 2026-11-30T18:15:37Z 2026-11-30T18:15:39Z (1, "gpu1", "REQUEUED", None, None, None, None) (None, Some("root"), Some("a-secret-name"), Some("/a/secret/path"))
+            slurm:test/5 slurm:test/physics 2026-11-30T18:15:39Z 2026-11-30T18:16:01Z on (1, "gpu1", "RUNNING", None, None, None, None) (None, Some("root"), Some("a-secret-name"), Some("/a/secret/path"))
+            2 left out
+        "#]],
+    );
+    let columns = "JobIDRaw|JobID|DBIndex|Account|User|UID|Cluster|Submit|Start|End|State|NodeList|AllocTRES\n\
+        4|3_1|3|chemistry|games|5|test|1796062341|1796062341|1796062343|COMPLETED|gpu1|billing=1,cpu=1,gres/gpu:h100=1,gres/gpu=1,node=1\n\
+        4.batch|3_1.batch||chemistry|||test|1796062341|1796062341|1796062343|COMPLETED|gpu1|cpu=1\n\
+        5|5|9||root|0|test|1796062537|1796062537|1796062536|CANCELLED by 0|gpu1|gres/gpu:a=1,gres/gpu:b=2\n\
+        6|6|10|physics|root|0|test|1796062537|Unknown|Unknown|PENDING|None assigned|\n\
+        7|7|11|physics|root|0|test|2026-11-30T18:15:37Z|1796062537|Unknown|RUNNING|gpu[1-2]|gres/shard=2\n";
+    check_slurm(
+        columns,
+        expect![[r#"
+        slurm:test/4 slurm:test/chemistry 2026-11-30T18:12:21Z 2026-11-30T18:12:21Z 2026-11-30T18:12:23Z (1, "gpu1", "COMPLETED", Some((3, 1)), None, Some(3), Some(5)) (None, Some("games"), None, None)
+        slurm:test/5 slurm:test/%3F 2026-11-30T18:15:37Z 2026-11-30T18:15:37Z 2026-11-30T18:15:37Z (3, "gpu1", "CANCELLED", None, None, Some(9), Some(0)) (None, Some("root"), None, None)
+        slurm:test/7 slurm:test/physics 2026-11-30T18:15:37Z 2026-11-30T18:15:37Z on (0, "gpu[1-2]", "RUNNING", None, None, Some(11), Some(0)) (None, Some("root"), None, None)
+        1 left out
+    "#]],
+    );
+}
+
+#[test]
+fn later_releases_mark_their_numbers_and_list_their_states() {
+    let text = r#"{"jobs":[{"job_id":9,"account":"physics","cluster":"c","sluid":"s0123456789abc","restart_cnt":1,
+        "nodes":"n1","state":{"current":["COMPLETED"],"reason":"None"},"db_index":7,
+        "array":{"job_id":0,"task_id":{"set":false,"infinite":false,"number":0}},
+        "time":{"start":{"set":true,"infinite":false,"number":100},"end":200,"submission":50},
+        "tres":{"allocated":[{"type":"gres","name":"gpu","id":1001,"count":{"set":true,"infinite":false,"number":8}}]}}]}"#;
+    check_slurm(
+        text,
+        expect![[r#"
+        slurm:c/9 slurm:c/physics 1970-01-01T00:00:50Z 1970-01-01T00:01:40Z 1970-01-01T00:03:20Z (8, "n1", "COMPLETED", None, Some(1), Some(7), None) (Some(AttemptId("slurm:c/s0123456789abc")), None, None, None)
+        0 left out
+    "#]],
+    );
+}
+
+#[test]
+fn what_is_no_answer_of_sacct_is_refused_and_nothing_of_it_repeated() {
+    check_slurm(
+        "{\"secret\":1}",
+        expect![[r#"
+            sacct is not imported, for 1 fault:
+            sacct:1: there is no list jobs: if sacct tells an error instead, call it without SLURM_TIME_FORMAT"#]],
+    );
+    check_slurm(
+        "secret",
+        expect![[r#"
+        sacct is not imported, for 9 faults:
+        sacct:1: JobIDRaw: the header lacks this column: expected sacct -D -P -X -o JobIDRaw,Account,Cluster,Submit,Start,End,State,NodeList,AllocTRES
+        sacct:1: Account: the header lacks this column: expected sacct -D -P -X -o JobIDRaw,Account,Cluster,Submit,Start,End,State,NodeList,AllocTRES
+        sacct:1: Cluster: the header lacks this column: expected sacct -D -P -X -o JobIDRaw,Account,Cluster,Submit,Start,End,State,NodeList,AllocTRES
+        sacct:1: Submit: the header lacks this column: expected sacct -D -P -X -o JobIDRaw,Account,Cluster,Submit,Start,End,State,NodeList,AllocTRES
+        sacct:1: Start: the header lacks this column: expected sacct -D -P -X -o JobIDRaw,Account,Cluster,Submit,Start,End,State,NodeList,AllocTRES
+        sacct:1: End: the header lacks this column: expected sacct -D -P -X -o JobIDRaw,Account,Cluster,Submit,Start,End,State,NodeList,AllocTRES
+        sacct:1: State: the header lacks this column: expected sacct -D -P -X -o JobIDRaw,Account,Cluster,Submit,Start,End,State,NodeList,AllocTRES
+        sacct:1: NodeList: the header lacks this column: expected sacct -D -P -X -o JobIDRaw,Account,Cluster,Submit,Start,End,State,NodeList,AllocTRES
+        sacct:1: AllocTRES: the header lacks this column: expected sacct -D -P -X -o JobIDRaw,Account,Cluster,Submit,Start,End,State,NodeList,AllocTRES"#]],
+    );
+    let header = "JobIDRaw|Account|Cluster|Submit|Start|End|State|NodeList|AllocTRES\n";
+    let local = "7|a|c|2026-11-30T18:12:21|2026-11-30T18:12:21|Unknown|RUNNING|secret|gres/gpu=1\n";
+    let more = "7|a|c|1|1|1|RUNNING|secret|name|gres/gpu=1\n8|a||1|1|1|RUNNING|secret|gres/gpu=1\n";
+    check_slurm(
+        &[header, local, more].concat(),
+        expect![[r#"
+        sacct is not imported, for 4 faults:
+        sacct:2: Submit: a time without its zone, expected seconds since 1970: set SLURM_TIME_FORMAT=%s when calling sacct
+        sacct:2: Start: a time without its zone, expected seconds since 1970: set SLURM_TIME_FORMAT=%s when calling sacct
+        sacct:3: 10 values, expected 9
+        sacct:4: cluster: blank, expected the cluster's name"#]],
+    );
+}
+
+#[test]
+fn no_name_of_a_tenant_stops_an_import_or_adds_a_row() {
+    let text = SACCT.replace("a-secret-name", "a\u{0}name").into_bytes();
+    let text: Vec<u8> = text.into_iter().map(|byte| if byte == 0 { 0xff } else { byte }).collect();
+    let (rows, _) = parse_slurm("jobs.json", &text).expect("the rest reads");
+    assert!(rows.iter().any(|row| row.job_name.as_deref() == Some("a\u{fffd}name")));
+    let header = "JobIDRaw|Account|Cluster|Submit|Start|End|State|NodeList|AllocTRES";
+    for column in ["JobName", "workdir", "Comment", "SubmitLine"] {
+        let refused = parse_slurm("jobs", format!("{header}|{column}\n").as_bytes()).expect_err("refused");
+        assert!(refused.to_string().contains("leave it out"), "{refused}");
     }
 }

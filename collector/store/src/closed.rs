@@ -2,7 +2,7 @@
 //!
 //! Before payloads are pruned a fact closes the hours that were made of them. From its place on nothing makes a
 //! closed hour anew, neither live nor in a rebuild, so both go on giving the same integers. What would change one
-//! is refused by name: a batch with windows in it, a lease. What is only read, as whose a principal was, may
+//! is refused by name: a batch with windows in it, a lease, a record of a job. What is only read, as whose a principal was, may
 //! still be corrected.
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,8 @@ use weighbridge_meter::{Span, UtcMillis};
 use weighbridge_wire::Batch;
 
 use crate::{
-    entry::{Fact, LeaseFact},
+    entry::{Fact, JobFact, LeaseFact},
+    holders,
     state::State,
 };
 
@@ -53,6 +54,12 @@ pub(crate) fn reaches(batch: &Batch, minutes: i64, closed: UtcMillis) -> Option<
     let earliest = windows.chain(gaps).map(|span| span.start()).min()?;
     let corrected = crate::fold::corrected(earliest, minutes);
     (corrected < closed).then_some(corrected)
+}
+
+/// Whether a record of a job that is to be kept changes who held what in closed hours.
+pub fn job_changes_closed(state: &State, job: &JobFact) -> bool {
+    let Some(closed) = state.closed_before else { return false };
+    job.started < closed && holders::changed_by(state, job).iter().any(|(_, span)| span.start() < closed)
 }
 
 /// Whether a lease that is to be recorded says something else about closed hours than what is there.

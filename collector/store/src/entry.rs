@@ -11,6 +11,8 @@
 //! Each entry is a leaf of the tree over the ledger ([`leaf_data`], [`leaf_hash`]). The salt keeps a leaf from
 //! saying anything about an entry to who does not have it; a fact of the second form has none.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use weighbridge_meter::{AgentId, AttemptId, BootId, Principal, Span, Trust, UtcMillis};
@@ -87,6 +89,8 @@ pub enum Fact {
     Agent(AgentFact),
     /// An assignment of hosts or accelerators. One with the key of an earlier one replaces it.
     Lease(LeaseFact),
+    /// A start of a job, as its scheduler keeps it. One with the key of an earlier one replaces it.
+    Job(JobFact),
     /// Whose a principal is, from hour to hour.
     Mapping(MappingFact),
     /// Anything that the store keeps for others without understanding it.
@@ -154,6 +158,83 @@ impl LeaseFact {
     /// When it holds; `None` if it was withdrawn (ends where it starts).
     pub fn span(&self) -> Option<Span> {
         Span::new(self.start, self.end)
+    }
+}
+
+/// One start of a job, as its scheduler keeps it: whose it was, and when. Which accelerators it had, agents tell.
+///
+/// Texts of the tenant's are here as keyed digests only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobFact {
+    /// `slurm:<cluster>/<job>`: what attempts of all its starts begin with.
+    pub job: AttemptId,
+    /// When this start was submitted or put back, which is its key among the starts of the job.
+    pub submitted: UtcMillis,
+    /// `slurm:<cluster>/<sluid>`, where the scheduler gives each start a name of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<AttemptId>,
+    /// Whose.
+    pub principal: Principal,
+    /// From, by the scheduler's clock, as a rule in whole seconds.
+    pub started: UtcMillis,
+    /// To; `None` while it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<UtcMillis>,
+    /// How it stands, in the scheduler's words.
+    pub state: String,
+    /// Its nodes, as the scheduler writes them.
+    pub nodes: String,
+    /// Accelerators on all of them.
+    pub accelerators: u64,
+    /// How often it was started before, where the scheduler says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<u32>,
+    /// The scheduler's own key of the record, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<u64>,
+    /// The number of the user, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Job and task of the array that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<(u64, u64)>,
+    /// Digests of user name, job name and work directory under the operator's key: equal where they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hints: BTreeMap<Hint, String>,
+}
+
+/// A text of the tenant's of which only a digest is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hint {
+    /// The user's name.
+    User,
+    /// The job's name.
+    JobName,
+    /// Where it ran.
+    WorkDirectory,
+}
+
+impl JobFact {
+    /// What attempts of this start can begin with.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        [Some(&self.job), self.name.as_ref()].into_iter().flatten().map(AttemptId::as_str)
+    }
+}
+
+/// What an attempt of a scheduler's job begins with, without how often it was started before; `None` of other
+/// attempts.
+pub(crate) fn job_of(attempt: &AttemptId) -> Option<&str> {
+    let text = attempt.as_str();
+    if !text.starts_with("slurm:") {
+        return None;
+    }
+    match text.rsplit_once('+') {
+        Some((job, restart)) if !restart.is_empty() && restart.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some(job)
+        }
+        _ => Some(text),
     }
 }
 

@@ -67,7 +67,7 @@ pub struct Opened {
 #[derive(Debug)]
 enum What {
     Batch(Box<Batch>),
-    Fact(Fact),
+    Fact(Box<Fact>),
 }
 
 /// An entry of the ledger cannot be folded: someone has to look.
@@ -98,7 +98,7 @@ pub fn open(place: Place, payload: &[u8]) -> Result<Opened, FoldError> {
     let index = place.index;
     let entry = Entry::decode(payload).map_err(|source| FoldError::Entry { index, source })?;
     let (boot_ms, hash, what) = match entry.body {
-        Body::Fact(fact) => (None, [0; 32], What::Fact(fact)),
+        Body::Fact(fact) => (None, [0; 32], What::Fact(Box::new(fact))),
         Body::Batch(received) => {
             let batch = Envelope::decode(&received.envelope)
                 .and_then(|envelope| envelope.read())
@@ -124,7 +124,7 @@ impl Opened {
 
     /// The same of a fact.
     pub(crate) fn of_fact(place: Place, received: UtcMillis, fact: Fact) -> Self {
-        Self { place, received, boot_ms: None, hash: [0; 32], what: What::Fact(fact) }
+        Self { place, received, boot_ms: None, hash: [0; 32], what: What::Fact(Box::new(fact)) }
     }
 
     /// Where it begins.
@@ -160,7 +160,8 @@ impl Opened {
 
     /// Whether it closes hours: what was marked before it is made anew before anything after it.
     pub(crate) fn closes(&self) -> bool {
-        matches!(&self.what, What::Fact(Fact::Record { kind, body, .. }) if closed::before(kind, body).is_some())
+        let What::Fact(fact) = &self.what else { return false };
+        matches!(fact.as_ref(), Fact::Record { kind, body, .. } if closed::before(kind, body).is_some())
     }
 }
 
@@ -238,7 +239,9 @@ impl Fold {
     pub fn needs(&self, entries: &[Opened]) -> Vec<HourKey> {
         let mut offsets: HashMap<&AgentId, Vec<i64>> = HashMap::new();
         for entry in entries {
-            if let What::Fact(Fact::ClockOffset { agent, minutes, .. }) = &entry.what {
+            if let What::Fact(fact) = &entry.what
+                && let Fact::ClockOffset { agent, minutes, .. } = fact.as_ref()
+            {
                 offsets.entry(agent).or_default().push(*minutes);
             }
         }
@@ -289,7 +292,7 @@ impl Fold {
         self.changed.ends = Some(next);
         match entry.what {
             What::Batch(batch) => self.batch(place, entry.received, entry.boot_ms, &entry.hash, *batch),
-            What::Fact(fact) => self.fact(place, entry.received, fact),
+            What::Fact(fact) => self.fact(place, entry.received, *fact),
         }
     }
 
@@ -330,6 +333,7 @@ impl Fold {
                 }
             }
             Fact::Lease(lease) => self.lease(lease),
+            Fact::Job(job) => self.job(job),
             Fact::Mapping(mapping) => {
                 self.state.mappings.push(mapping);
                 self.changed.mappings = true;
@@ -570,13 +574,14 @@ impl Fold {
         let state: BTreeMap<_, _> = state.into_iter().map(|row| ((row.kind, row.key.clone()), row)).collect();
         let remade = changed.remade;
         // An hour that is made anew is written as it is in the end, perhaps it was already.
-        let relabels = changed.relabels.into_iter().flat_map(|relabel| match remade.get(&relabel.accelerator) {
-            None => vec![relabel],
-            Some(remade) => {
-                let rest = remade.missing(relabel.hours).into_iter();
-                rest.map(|hours| Relabel { hours, ..relabel.clone() }).collect()
-            }
-        });
+        let relabels =
+            changed.relabels.into_iter().flat_map(|relabel| match remade.get(&relabel.accelerator) {
+                None => vec![relabel],
+                Some(remade) => {
+                    let rest = remade.missing(relabel.hours).into_iter();
+                    rest.map(|hours| Relabel { hours, ..relabel.clone() }).collect()
+                }
+            });
         let relabels = relabels.collect();
         self.forget_old_hours();
         Some(Folded {

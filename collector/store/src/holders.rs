@@ -1,11 +1,17 @@
 //! Who held an accelerator when: claims of different weight, cut into segments with one answer each.
+//!
+//! A scheduler's record of a job says whose it was and when, and not which accelerators it had: it speaks of those
+//! that an agent saw the job hold. It names whose attempt that is, disputes it if the agent said another, and holds
+//! until its end what nobody else is given meanwhile, as where an epilog never ran.
+
+use std::collections::BTreeMap;
 
 use weighbridge_meter::{AcceleratorId, AttemptId, Evidence, Principal, Span, UtcMillis};
 
 use crate::{
-    entry::{LeaseFact, Selector},
+    entry::{JobFact, LeaseFact, Selector, job_of},
     hour::HeldState,
-    state::State,
+    state::{HeldKey, State},
 };
 
 /// A piece of time with one answer.
@@ -17,7 +23,7 @@ pub struct Segment {
     pub holders: Vec<(Principal, AttemptId)>,
     /// Whether several contradict each other instead of sharing.
     pub disputed: bool,
-    /// Whether somebody holds it and no record says who.
+    /// Whether somebody holds it and no record says who, or more say so than can be weighed.
     pub unnamed: bool,
 }
 
@@ -41,6 +47,8 @@ struct Claim<'a> {
     principal: &'a Principal,
     attempt: &'a AttemptId,
     rank: u8,
+    /// Whether it says that it went on, and nothing was seen of that: anybody else's claim of an allocator ends it.
+    fills: bool,
 }
 
 /// Whether a lease speaks of this accelerator on its host.
@@ -52,16 +60,40 @@ pub fn selects(lease: &LeaseFact, id: &AcceleratorId, pci_device: &str) -> bool 
     }
 }
 
+/// So many claims on one accelerator in one span are no account of who held it: what each costs grows with all others.
+const MOST_CLAIMS: usize = 4096;
+
+/// So many at one moment, of one rank.
+const MOST_AT_ONCE: usize = 64;
+
 /// Cuts `span` where the answer changes. The evidence of the best rank decides; a lease excludes all else.
 /// Leases to several are a dispute, and so are allocators that each gave it to theirs; what one allocator gave to
 /// several they share, and so do containers, units and users.
 pub fn segments(state: &State, id: &AcceleratorId, span: Span) -> Vec<Segment> {
-    let mut claims = claims(state, id, span);
+    segments_with(state, None, id, span)
+}
+
+/// The same if this record of a job were there too.
+fn segments_with(state: &State, job: Option<&JobFact>, id: &AcceleratorId, span: Span) -> Vec<Segment> {
+    weighed(state, job, id, span)
+        .unwrap_or_else(|| vec![Segment { span, holders: Vec::new(), disputed: false, unnamed: true }])
+}
+
+/// The same where there are not too many claims to be weighed: then it holds for any part of the span too.
+pub(crate) fn answers(state: &State, id: &AcceleratorId, span: Span) -> Option<Vec<Segment>> {
+    weighed(state, None, id, span)
+}
+
+fn weighed(state: &State, job: Option<&JobFact>, id: &AcceleratorId, span: Span) -> Option<Vec<Segment>> {
+    let mut claims = claims(state, job, id, span);
+    if claims.len() > MOST_CLAIMS {
+        return None;
+    }
     // As a rule: nobody, or one all the time.
     if claims.iter().all(|claim| claim.span == span) {
         let here: Vec<&Claim<'_>> = claims.iter().collect();
         let Answer { holders, disputed, unnamed } = Answer::of(&here);
-        return vec![Segment { span, holders, disputed, unnamed }];
+        return Some(vec![Segment { span, holders, disputed, unnamed }]);
     }
     claims.sort_unstable_by_key(|claim| claim.span.start());
     let mut cuts: Vec<UtcMillis> = vec![span.start(), span.end()];
@@ -83,7 +115,7 @@ pub fn segments(state: &State, id: &AcceleratorId, span: Span) -> Vec<Segment> {
             _ => segments.push(Segment { span: piece, holders, disputed, unnamed }),
         }
     }
-    segments
+    Some(segments)
 }
 
 /// What several claims come to.
@@ -96,27 +128,36 @@ struct Answer {
 impl Answer {
     fn of(claims: &[&Claim<'_>]) -> Self {
         let rank = claims.iter().map(|claim| claim.rank).min();
-        let mut best: Vec<(&Principal, &AttemptId)> = claims
-            .iter()
-            .filter(|claim| Some(claim.rank) == rank)
+        let best = || claims.iter().filter(|claim| Some(claim.rank) == rank);
+        let seen = best().any(|claim| !claim.fills);
+        let mut best: Vec<(&Principal, &AttemptId)> = best()
+            .filter(|claim| !(claim.fills && seen))
             .map(|claim| (claim.principal, claim.attempt))
             .collect();
         best.sort_unstable();
         best.dedup();
-        // Who an attempt is for, any better record of it says.
-        let named = |attempt: &AttemptId| {
-            best.iter().any(|(principal, other)| *other == attempt && !principal.is_unknown())
+        if best.len() > MOST_AT_ONCE {
+            return Self { holders: Vec::new(), disputed: false, unnamed: true };
+        }
+        // Who an attempt is for, any better record of it says, or of the same job: a device has one start of it.
+        let same =
+            |a: &AttemptId, b: &AttemptId| a == b || job_of(a).is_some_and(|job| job_of(b) == Some(job));
+        let outdone = |(principal, attempt): &(&Principal, &AttemptId)| {
+            best.iter().any(|(by, other)| {
+                let named = principal.is_unknown() && !by.is_unknown();
+                // Of one job for one principal the start that is told is the one there is, and of two the later.
+                let later = (other.as_str().len(), other) > (attempt.as_str().len(), attempt);
+                let told = principal == by && later;
+                (named || told) && same(other, attempt)
+            })
         };
-        let known: Vec<_> = best
-            .iter()
-            .copied()
-            .filter(|(principal, attempt)| !principal.is_unknown() || !named(attempt))
-            .collect();
+        let known: Vec<_> = best.iter().copied().filter(|claim| !outdone(claim)).collect();
         let disputed = match rank {
             Some(Evidence::LEASE_RANK) => known.len() > 1,
             Some(Evidence::ALLOCATOR_RANK) => {
                 let twice = known.windows(2).any(|pair| pair[0].0.scheme() != pair[1].0.scheme());
-                let mut attempts: Vec<_> = known.iter().map(|(_, attempt)| attempt).collect();
+                let mut attempts: Vec<_> =
+                    known.iter().map(|(_, attempt)| job_of(attempt).unwrap_or(attempt.as_str())).collect();
                 attempts.sort_unstable();
                 twice || attempts.windows(2).any(|pair| pair[0] == pair[1])
             }
@@ -129,7 +170,7 @@ impl Answer {
     }
 }
 
-fn claims<'a>(state: &'a State, id: &AcceleratorId, span: Span) -> Vec<Claim<'a>> {
+fn claims<'a>(state: &'a State, job: Option<&'a JobFact>, id: &AcceleratorId, span: Span) -> Vec<Claim<'a>> {
     let mut claims = Vec::new();
     if let Some(accelerator) = state.accelerators.get(id) {
         let pci_device = accelerator.report().map_or("", |report| &report.pci_device);
@@ -143,17 +184,134 @@ fn claims<'a>(state: &'a State, id: &AcceleratorId, span: Span) -> Vec<Claim<'a>
                     principal: &lease.principal,
                     attempt: &lease.lease,
                     rank,
+                    fills: false,
                 });
             }
         }
     }
+    let records = Records { state, job };
     for (held, end) in state.held.get(id).into_iter().flatten() {
+        // Whatever a record adds, it adds after this.
+        if held.start >= span.end() {
+            continue;
+        }
         if let Some(overlap) = Span::new(held.start, *end).and_then(|held| held.overlap(&span)) {
             let rank = held.evidence.rank();
-            claims.push(Claim { span: overlap, principal: &held.principal, attempt: &held.attempt, rank });
+            let (principal, attempt) = (&held.principal, &held.attempt);
+            claims.push(Claim { span: overlap, principal, attempt, rank, fills: false });
+        }
+        for (record, speaks) in records.of(held) {
+            let Some(seen) = Span::new(held.start, *end).and_then(|held| held.overlap(&speaks)) else {
+                continue;
+            };
+            let (principal, attempt, rank) = (&record.principal, &held.attempt, Evidence::Scheduler.rank());
+            if let Some(overlap) = seen.overlap(&span) {
+                claims.push(Claim { span: overlap, principal, attempt, rank, fills: false });
+            }
+            let rest = record.ended.and_then(|ended| Span::new(*end, ended));
+            if let Some(overlap) = rest.and_then(|rest| rest.overlap(&span)) {
+                claims.push(Claim { span: overlap, principal, attempt, rank, fills: true });
+            }
         }
     }
     claims
+}
+
+/// What schedulers keep of jobs, as far as it is here.
+struct Records<'a> {
+    state: &'a State,
+    /// One that is not there yet, or will be otherwise.
+    job: Option<&'a JobFact>,
+}
+
+/// The clocks of a scheduler and of a host may differ by so much.
+const CLOCKS_MS: i64 = 5 * UtcMillis::MINUTE;
+
+/// What is left of a job may go on for so long after its scheduler gave it up.
+const LEFTOVER_MS: i64 = UtcMillis::DAY;
+
+impl<'a> Records<'a> {
+    /// Records of the job of which an agent spoke, each with the time of which it speaks: until the next start.
+    fn of(&self, held: &HeldKey) -> Vec<(&'a JobFact, Span)> {
+        let of_allocator = held.evidence.rank() == Evidence::ALLOCATOR_RANK;
+        let Some(job) = job_of(&held.attempt).filter(|_| of_allocator) else { return Vec::new() };
+        let known = self.state.jobs.get(job);
+        let new = self.job.filter(|new| new.names().any(|name| name == job));
+        if known.is_none() && new.is_none() {
+            return Vec::new();
+        }
+        let mut starts: BTreeMap<UtcMillis, &JobFact> =
+            known.into_iter().flatten().map(|(submitted, fact)| (*submitted, fact)).collect();
+        // Under another name it may stand no longer.
+        starts.retain(|submitted, fact| {
+            self.job.is_none_or(|job| (&job.job, job.submitted) != (&fact.job, *submitted))
+        });
+        starts.extend(new.map(|new| (new.submitted, new)));
+        let starts: Vec<&JobFact> = starts.into_values().collect();
+        let told =
+            held.attempt.as_str().rsplit_once('+').and_then(|(_, restart)| restart.parse::<u32>().ok());
+        let mut speaking = Vec::with_capacity(starts.len());
+        for (index, fact) in starts.iter().enumerate() {
+            let other = told.is_some_and(|told| fact.restart.is_some_and(|restart| restart != told));
+            let from = if index == 0 { fact.started.plus(-CLOCKS_MS) } else { fact.started };
+            let last = fact.ended.map_or(UtcMillis(i64::MAX), |ended| ended.plus(LEFTOVER_MS));
+            let to = starts.get(index + 1).map_or(last, |next| next.started.min(last));
+            speaking.extend(Span::new(from, to).filter(|_| !other).map(|speaks| (*fact, speaks)));
+        }
+        speaking
+    }
+}
+
+/// Until when records say that what an agent saw went on, if longer than it saw.
+pub(crate) fn recorded_end(state: &State, held: &HeldKey, end: UtcMillis) -> Option<UtcMillis> {
+    if state.jobs.is_empty() {
+        return None;
+    }
+    let seen = Span::new(held.start, end)?;
+    let records = Records { state, job: None }.of(held);
+    let ends = records.iter().filter(|(_, speaks)| speaks.overlap(&seen).is_some());
+    ends.filter_map(|(record, _)| record.ended).max().filter(|ended| *ended > end)
+}
+
+/// When who held an accelerator can be another if this record of a job is there too: all that agents saw of the job,
+/// and as long as it is said to have gone on.
+pub(crate) fn touched_by(state: &State, job: &JobFact) -> Vec<(AcceleratorId, Span)> {
+    let before = state.jobs.get(job.job.as_str()).and_then(|starts| starts.get(&job.submitted));
+    let names: Vec<&str> = before.into_iter().chain([job]).flat_map(JobFact::names).collect();
+    // Also of the other starts: of which time they speak follows from this one.
+    let starts = names.iter().filter_map(|name| state.jobs.get(*name)).flat_map(BTreeMap::values);
+    let last_end = starts.chain([job]).filter_map(|start| start.ended).max();
+    let mut ids: Vec<&AcceleratorId> =
+        names.iter().filter_map(|name| state.of_jobs.get(*name)).flatten().collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let hull = |id: &AcceleratorId| {
+        let of_job = state.held.get(id).into_iter().flatten();
+        let of_job = of_job.filter(|(held, _)| job_of(&held.attempt).is_some_and(|job| names.contains(&job)));
+        let hull = of_job.fold(None, |hull: Option<(UtcMillis, UtcMillis)>, (held, end)| {
+            let end = last_end.map_or(*end, |last| last.max(*end));
+            Some(hull.map_or((held.start, end), |(first, last)| (first.min(held.start), last.max(end))))
+        });
+        hull.and_then(|(first, last)| Span::new(first, last))
+    };
+    ids.into_iter().filter_map(|id| Some((id.clone(), hull(id)?))).collect()
+}
+
+/// When who held an accelerator is another if this record of a job is there too.
+pub fn changed_by(state: &State, job: &JobFact) -> Vec<(AcceleratorId, Span)> {
+    let mut changed = Vec::new();
+    for (id, hull) in touched_by(state, job) {
+        let (old, new) = (segments(state, &id, hull), segments_with(state, Some(job), &id, hull));
+        for segment in &new {
+            for other in &old {
+                let same = Segment { span: segment.span, ..other.clone() } == *segment;
+                changed.extend(
+                    segment.span.overlap(&other.span).filter(|_| !same).map(|span| (id.clone(), span)),
+                );
+            }
+        }
+    }
+    changed
 }
 
 #[cfg(test)]
@@ -296,6 +454,47 @@ mod tests {
         state.held.get_mut(&id).expect("held").insert(key, UtcMillis(10));
         let segments = segments(&state, &id, span(0, 10));
         assert_eq!(segments.iter().map(|segment| segment.disputed).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn of_more_claims_than_can_be_weighed_nobody_is_charged() {
+        let many = |count: i64, at_once: bool| {
+            let (mut state, id) = held(&[(0, 3, 0, 1)]);
+            for number in 0..count {
+                let (start, end) = if at_once { (0, 10) } else { (number, number + 1) };
+                let key = HeldKey {
+                    principal: format!("slurm:c/{number}").parse().expect("valid"),
+                    attempt: format!("slurm:c/{number}").parse().expect("valid"),
+                    evidence: Evidence::SchedulerHook,
+                    start: UtcMillis(start),
+                };
+                state.held.get_mut(&id).expect("held").insert(key, UtcMillis(end));
+            }
+            segments(&state, &id, span(5, 10_000))
+        };
+        let few = many(40, true);
+        assert!(!few[0].unnamed && few[0].holders.len() == 40);
+        let at_once = many(100, true);
+        assert!(at_once[0].unnamed && at_once[0].holders.is_empty());
+        let in_a_row = many(20_000, false);
+        assert!(in_a_row.len() == 1 && in_a_row[0].unnamed);
+    }
+
+    #[test]
+    fn the_later_of_two_starts_is_the_one_with_the_greater_number() {
+        let (mut state, id) = held(&[(0, 3, 0, 1)]);
+        for restart in [9, 10] {
+            let key = HeldKey {
+                principal: principal(0),
+                attempt: format!("slurm:c/7+{restart}").parse().expect("valid"),
+                evidence: Evidence::SchedulerHook,
+                start: UtcMillis(2),
+            };
+            state.held.get_mut(&id).expect("held").insert(key, UtcMillis(9));
+        }
+        let segments = segments(&state, &id, span(3, 2));
+        assert_eq!(segments[0].holders[0].1.as_str(), "slurm:c/7+10");
+        assert_eq!(segments[0].holders.len(), 1);
     }
 
     #[test]

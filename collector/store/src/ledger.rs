@@ -8,6 +8,7 @@
 //! and opened again from there, as often as it takes, while everything that comes is refused.
 
 use std::{
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -138,6 +139,7 @@ impl Salts {
 #[derive(Debug)]
 pub struct OpenLedger {
     journal: Journal,
+    whole: WholeLock,
     options: LedgerOptions,
     folder: PathBuf,
     generation: [u8; 16],
@@ -145,6 +147,29 @@ pub struct OpenLedger {
     salts: Arc<Salts>,
     /// Bytes of a torn tail that were cut: written, never acknowledged.
     pub cut_bytes: u64,
+}
+
+/// Held from before the journal is opened until nobody writes any more. The journal has a lock of its own, which is let
+/// go while it is closed because the disk refused: who took it for free then would believe entries that are cut off
+/// again, and make sums of them.
+#[derive(Debug)]
+struct WholeLock(#[expect(dead_code, reason = "held, never read")] File);
+
+impl WholeLock {
+    fn take(folder: &Path) -> Result<Self, LedgerError> {
+        let path = folder.join("WRITER");
+        let failed = |source| LedgerError::Lock { file: path.clone(), source };
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+            Err(TryLockError::WouldBlock) => Err(LedgerError::Journal {
+                folder: folder.into(),
+                source: OpenError::Locked { dir: folder.into() },
+            }),
+        }
+    }
 }
 
 /// A ledger cannot be opened.
@@ -158,6 +183,15 @@ pub enum LedgerError {
         /// Why.
         #[source]
         source: OpenError,
+    },
+    /// The lock cannot be made.
+    #[error("{}: cannot be made or locked", file.display())]
+    Lock {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// The file that names this store cannot be read or made.
     #[error("{}: cannot read or make the generation of this store", file.display())]
@@ -345,6 +379,7 @@ impl OpenLedger {
         options: &LedgerOptions,
         random: &mut dyn FnMut(&mut [u8]),
     ) -> Result<Self, LedgerError> {
+        let whole = WholeLock::take(folder)?;
         let (journal, opened) = Journal::open(folder, options.journal)
             .map_err(|source| LedgerError::Journal { folder: folder.into(), source })?;
         let pending = generation::pending(folder)?;
@@ -353,6 +388,7 @@ impl OpenLedger {
         let options = options.clone();
         Ok(Self {
             journal,
+            whole,
             options,
             folder: folder.into(),
             generation,
@@ -380,9 +416,9 @@ impl OpenLedger {
         let (report, health) = watch::channel(Health::Writable);
         let tail = Tail::default();
         let outlets = writer::Outlets { tail: tail.clone(), health: report, announce, announce_tip };
+        let locked = (self.journal, self.whole);
         let salts = self.salts.clone();
-        let writer =
-            writer::Writer::new(self.journal, &self.folder, self.options, cursors, state, salts, outlets);
+        let writer = writer::Writer::new(locked, &self.folder, self.options, cursors, state, salts, outlets);
         std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run(queue))

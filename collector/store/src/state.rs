@@ -2,7 +2,7 @@
 //!
 //! All of it is derived from the ledger. Each part is also a [`StateRow`], which is how it gets into SQL and back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use weighbridge_meter::{
@@ -12,7 +12,7 @@ use weighbridge_meter::{
 
 use crate::{
     StoreError,
-    entry::{AgentFact, LeaseFact, MappingFact, Selector},
+    entry::{AgentFact, JobFact, LeaseFact, MappingFact, Selector, job_of},
     numbers::Numbers,
     presence::Presence,
 };
@@ -28,6 +28,10 @@ pub struct State {
     pub agents: BTreeMap<AgentId, Vec<AgentFact>>,
     /// Leases of each host, by name and selector.
     pub leases: BTreeMap<Box<str>, BTreeMap<(AttemptId, Selector), LeaseFact>>,
+    /// Starts of jobs as their schedulers keep them, by what their attempts begin with and when they were submitted.
+    pub jobs: HashMap<Box<str>, BTreeMap<UtcMillis, JobFact>>,
+    /// Accelerators of which agents said that a scheduler's job held them, by what its attempts begin with.
+    pub(crate) of_jobs: HashMap<Box<str>, BTreeSet<AcceleratorId>>,
     /// What agents said about holders, per accelerator.
     pub held: HashMap<AcceleratorId, BTreeMap<HeldKey, UtcMillis>>,
     /// Whose principals are, in order of the ledger: a later one wins where they overlap.
@@ -303,6 +307,8 @@ pub mod kind {
     pub const AGENT: &str = "agent";
     /// [`super::State::leases`].
     pub const LEASE: &str = "lease";
+    /// [`super::State::jobs`].
+    pub const JOB: &str = "job";
     /// [`super::State::held`].
     pub const HELD: &str = "held";
     /// [`super::State::mappings`].
@@ -314,7 +320,7 @@ pub mod kind {
     /// [`super::State::closed_before`].
     pub const CLOSED: &str = "closed";
     /// All of them.
-    pub const ALL: [&str; 9] = [ACCELERATOR, SEEN, AGENT, LEASE, HELD, MAPPING, OFFSET, METHOD, CLOSED];
+    pub const ALL: [&str; 10] = [ACCELERATOR, SEEN, AGENT, LEASE, JOB, HELD, MAPPING, OFFSET, METHOD, CLOSED];
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -353,8 +359,9 @@ impl State {
             }
             kind::HELD => {
                 let (id, held, end) = read::<(AcceleratorId, HeldKey, UtcMillis)>(body)?;
-                self.held.entry(id).or_default().insert(held, end);
+                self.hold(id, held, end);
             }
+            kind::JOB => self.job(read(body)?),
             kind::MAPPING => self.mappings = read(body)?,
             kind::OFFSET => {
                 let (agent, boot, offsets) = read::<(AgentId, BootId, Vec<(u64, i64)>)>(body)?;
@@ -375,6 +382,31 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Records what an agent said.
+    pub(crate) fn hold(&mut self, id: AcceleratorId, held: HeldKey, end: UtcMillis) {
+        if let Some(job) = job_of(&held.attempt) {
+            let known = self.of_jobs.get(job).is_some_and(|ids| ids.contains(&id));
+            if !known {
+                self.of_jobs.entry(job.into()).or_default().insert(id.clone());
+            }
+        }
+        self.held.entry(id).or_default().insert(held, end);
+    }
+
+    /// Records a start of a job.
+    pub fn job(&mut self, job: JobFact) {
+        if let Some(before) =
+            self.jobs.get(job.job.as_str()).and_then(|starts| starts.get(&job.submitted)).cloned()
+        {
+            for name in before.names() {
+                self.jobs.get_mut(name).map(|starts| starts.remove(&before.submitted));
+            }
+        }
+        for name in job.names() {
+            self.jobs.entry(name.into()).or_default().insert(job.submitted, job.clone());
+        }
     }
 
     /// Records a lease in the place of one with its key.
@@ -485,7 +517,10 @@ fn is_other_count(lease: &LeaseFact, other: &LeaseFact) -> bool {
         Selector::All | Selector::Accelerator(_) => None,
     };
     let of = kind(&lease.selector);
-    of.is_some() && of == kind(&other.selector) && other.lease == lease.lease && other.selector != lease.selector
+    of.is_some()
+        && of == kind(&other.selector)
+        && other.lease == lease.lease
+        && other.selector != lease.selector
 }
 
 /// Of what the ledger says of an agent, the last word counts.
@@ -496,6 +531,10 @@ pub(crate) fn max_trust(entries: Option<&Vec<AgentFact>>) -> Trust {
 pub(crate) fn lease_row(lease: &LeaseFact) -> StateRow {
     let key = format!("{} {} {}", lease.host, lease.lease, json(&lease.selector));
     StateRow { kind: kind::LEASE, key, body: json(lease) }
+}
+
+pub(crate) fn job_row(job: &JobFact) -> StateRow {
+    StateRow { kind: kind::JOB, key: format!("{} {}", job.job, job.submitted.0), body: json(job) }
 }
 
 pub(crate) fn held_row(id: &AcceleratorId, held: &HeldKey, end: UtcMillis) -> StateRow {

@@ -10,7 +10,7 @@
 //! digest; agents, leases, customers with their ciphertext, cases and packs are all rows in it.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
@@ -20,7 +20,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
-use weighbridge_journal::{ReadError, Reader, chain_at};
+use weighbridge_journal::{ReadError, Reader, chain_at, fail};
 use weighbridge_meter::{EpochId, UtcMillis};
 use weighbridge_wire::SigningKey;
 
@@ -132,9 +132,9 @@ pub enum SummaryError {
     },
 }
 
-/// The file of a summary of this place.
-fn file_of(folder: &Path, place: Place) -> PathBuf {
-    folder.join(format!("{:020}.sum", place.index))
+/// The file of the summary of what is before this entry.
+pub fn file_of(folder: &Path, entry: u64) -> PathBuf {
+    folder.join(format!("{entry:020}.sum"))
 }
 
 /// Files of summaries, newest first. What a crash left unfinished is not among them.
@@ -177,7 +177,7 @@ pub async fn write(
     let (pieces, mut queue) = mpsc::channel(QUEUE);
     let into = body.clone();
     let writer = tokio::task::spawn_blocking(move || -> io::Result<u64> {
-        let mut out = BufWriter::new(File::create(&into)?);
+        let mut out = BufWriter::new(fail::around("summary.create_rows", || File::create(&into))?);
         let mut rows = 0;
         while let Some(piece) = queue.blocking_recv() {
             let line = match piece {
@@ -192,7 +192,7 @@ pub async fn write(
             out.write_all(line.as_bytes())?;
             out.write_all(b"\n")?;
         }
-        out.flush()?;
+        fail::around("summary.write_rows", || out.flush())?;
         Ok(rows)
     });
     let dumped = store.dump(pieces).await;
@@ -201,7 +201,7 @@ pub async fn write(
     let chain = chain_at(ledger, place)?;
     let program = env!("CARGO_PKG_VERSION").to_owned();
     let header = Header { summary: 1, generation, place, chain, made_at, program };
-    let file = file_of(folder, place);
+    let file = file_of(folder, place.index);
     let (head, key, target) = (header.clone(), key.clone(), file.clone());
     let signed = tokio::task::spawn_blocking(move || compress(&body, &target, &head, &key))
         .await
@@ -211,8 +211,8 @@ pub async fn write(
 }
 
 fn compress(rows: &Path, file: &Path, header: &Header, key: &SigningKey) -> io::Result<Signed> {
-    let out = BufWriter::new(File::create(files::unfinished(file))?);
-    let mut out = zstd::Encoder::new(out, 3)?;
+    let out = fail::around("summary.create", || File::create(files::unfinished(file)))?;
+    let mut out = zstd::Encoder::new(BufWriter::new(out), 3)?;
     let mut digest = Sha256::new();
     let mut head = serde_json::to_vec(header)?;
     head.push(b'\n');
@@ -232,7 +232,9 @@ fn compress(rows: &Path, file: &Path, header: &Header, key: &SigningKey) -> io::
     let signed = Signed::new(CONTEXT, digest.finalize().into(), key);
     serde_json::to_writer(&mut out, &signed)?;
     out.write_all(b"\n")?;
-    out.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    let out =
+        fail::around("summary.write", || out.finish()?.into_inner().map_err(io::IntoInnerError::into_error))?;
+    fail::around("summary.sync", || out.sync_all())?;
     files::remove(rows)?;
     files::settle(file)?;
     Ok(signed)
@@ -377,10 +379,10 @@ impl Summary {
     }
 }
 
-/// Digests of the summaries that facts in the ledger commit, in hexadecimal; up to where it can be read, which is for
-/// others to name.
-fn committed(ledger: &Path) -> BTreeSet<String> {
-    let mut committed = BTreeSet::new();
+/// The summaries that facts in the ledger commit, by their digest in hexadecimal, and for each the oldest segment that
+/// must be there; up to where the ledger can be read, which is for others to name.
+fn committed(ledger: &Path) -> BTreeMap<String, u64> {
+    let mut committed = BTreeMap::new();
     let mut reader = Reader::from_start(ledger);
     while let Ok(Some(entry)) = reader.next() {
         // A batch commits none, and is not worth opening here.
@@ -391,7 +393,8 @@ fn committed(ledger: &Path) -> BTreeSet<String> {
             Entry::decode(&entry.payload)
             && kind == KIND
         {
-            committed.extend(body["sha256"].as_str().map(str::to_owned));
+            let oldest = body["prune_before_segment"].as_u64().unwrap_or(1);
+            committed.extend(body["sha256"].as_str().map(|digest| (digest.to_owned(), oldest)));
         }
     }
     committed
@@ -470,7 +473,7 @@ async fn begin_with(
         }
         if let Some(committed) = &committed {
             match digest(&file) {
-                Ok(digest) if committed.contains(&digest) => {}
+                Ok(digest) if committed.contains_key(&digest) => {}
                 Ok(_) => {
                     uncommitted = uncommitted.or(header(&file).ok().map(|header| header.place.index));
                     continue;
@@ -502,4 +505,9 @@ pub async fn commitment(store: &SqliteStore, summary: &Summary) -> Result<Option
     let records = store.records(KIND).await?;
     let row = records.iter().find(|row| row.key == key && row.body["sha256"] == digest.as_str());
     Ok(row.map(|row| row.body["prune_before_segment"].as_u64().unwrap_or(1)))
+}
+
+/// The same by the ledger itself, also by what lies behind where the sums stand.
+pub fn commitment_in(ledger: &Path, summary: &Summary) -> Option<u64> {
+    committed(ledger).remove(&hex(&summary.signed.sha256))
 }

@@ -224,10 +224,11 @@ pub async fn sums_by_row(
     let mut follower = Follower::new(folder, fresh.clone(), estimator).await?;
     follower.catch_up(stands).await?;
     if let Some(from) = &from {
+        // Sums that stand where the summary was made do not know of the fact that commits it: whoever pruned died there.
         let committed = summary::commitment(&fresh, from).await?;
+        let committed = committed.or_else(|| summary::commitment_in(folder, from));
         let oldest = weighbridge_journal::oldest_segment(folder).map_err(ReadError::from)?.unwrap_or(1);
         match committed {
-            // The fact that commits it lies behind where the sums stand: what it allows is not known to them yet.
             None => return Err(SummaryError::Uncommitted { entry: from.header.place.index }.into()),
             Some(allowed) if oldest > allowed => return Err(SumsError::Removed { allowed, oldest }),
             Some(_) => {}

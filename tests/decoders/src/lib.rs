@@ -15,7 +15,8 @@ use std::path::Path;
 
 use weighbridge_agent::{
     config::{Layers, ReplayModels},
-    source::{Replay, Scenario, exposition},
+    holders::slurm::{order::Order, told::Told},
+    source::{Device, Replay, Scenario, exposition},
 };
 use weighbridge_casework::RulePack;
 use weighbridge_collector::config::Flags;
@@ -57,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "gpu-metrics", read: weighbridge_agent::source::amdgpu::read_anything, most: 4_096 },
     Target { name: "answer", read: weighbridge_agent::uplink::read_anything, most: 2_048 },
     Target { name: "lease-file", read: lease_file, most: 4_096 },
+    Target { name: "process-files", read: weighbridge_agent::holders::read_anything, most: 4_096 },
     Target { name: "import-agents", read: |bytes| drop(import::parse_agents("a.csv", bytes)), most: 4_096 },
     Target {
         name: "import-customers",
@@ -69,6 +71,8 @@ pub const TARGETS: &[Target] = &[
         most: 4_096,
     },
     Target { name: "import-leases", read: |bytes| drop(import::parse_leases("l.csv", bytes)), most: 4_096 },
+    Target { name: "import-slurm", read: |bytes| drop(import::parse_slurm("s.json", bytes)), most: 8_192 },
+    Target { name: "slurm-hook", read: slurm_hook, most: 2_048 },
     Target { name: "rule-pack", read: rule_pack, most: 16_384 },
     Target { name: "agent-config", read: agent_config, most: 4_096 },
     Target { name: "collector-config", read: collector_config, most: 4_096 },
@@ -129,6 +133,21 @@ fn text_exposition(bytes: &[u8]) {
 
 fn lease_file(bytes: &[u8]) {
     drop(weighbridge_agent::holders::parse_leases(&text(bytes), "host-1"));
+}
+
+fn slurm_hook(bytes: &[u8]) {
+    let Some(told) = Told::parse(bytes) else { return };
+    let devices = ["GPU-a", "GPU-b"].map(|id| {
+        Device::new(
+            id.parse().expect("a name"),
+            "x",
+            weighbridge_meter::Source::Nvml,
+            weighbridge_meter::Tier::B,
+        )
+    });
+    let (found, _) = Order::of(&devices, &[], Path::new("/nonexistent")).find(&told.gpus);
+    assert!(found.len() <= devices.len(), "an accelerator is given once");
+    assert!(told.name().len() < 200 && !told.name().contains('/'), "a name is a name of a file");
 }
 
 fn rule_pack(bytes: &[u8]) {

@@ -1,5 +1,10 @@
 //! Where mutations begin: something right of every kind.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
 use prost::Message;
 use weighbridge_meter::UtcMillis;
 use weighbridge_store::{
@@ -47,6 +52,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
             "lease,host,accelerator,principal,start,end\nL-1,host-1,*,lease:a,2026-01-01T00:00:00Z,\n\
              L-2,host-2,8x10de:2330,lease:b,2026-01-01T00:00:00Z,2026-02-01T00:00:00Z\n",
         ]),
+        "process-files" => process_files(),
         "import-agents" => texts(&["agent,host,site,fabric,public_key,valid_from,valid_to\n\
              a,h,s,f,5ZbXPpzP0zZbF3wzu0VRVd3cvo7cJ4QWzYJ6mR2pPTA=,2026-01-01T00:00:00Z,\n"]),
         "import-customers" => texts(&[
@@ -57,6 +63,15 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "import-principals" => {
             texts(&["principal,customer,valid_from,valid_to\nlease:a,C-1,2026-01-01T00:00:00Z,\n"])
         }
+        "import-slurm" => texts(&[
+            include_str!("../../../collector/registry/tests/slurm/22.05.json"),
+            "JobIDRaw|Account|Cluster|Submit|Start|End|State|NodeList|AllocTRES\n7|a|c|1|2|3|COMPLETED|n1|gres/gpu=1\n",
+        ]),
+        "slurm-hook" => texts(&[
+            r#"{"version":1,"cluster":"c","job":7,"restart":0,"account":"a","uid":5,"node":"n","gpus":"0-1,GPU-a",
+            "boot":"000102030405060708090a0b0c0d0e0f","began":{"boot_ms":5,"wall":"2026-01-31T08:00:00Z"},
+            "ended":{"boot_ms":6,"wall":"2026-01-31T08:00:00Z"}}"#,
+        ]),
         "import-leases" => texts(&[
             "lease,host,accelerator,principal,start,end\nL-1,h,8x10de:2330,lease:a,2026-01-01T00:00:00Z,\
              2026-02-01T00:00:00Z\nL-2,h,*,lease:b,2026-01-01T00:00:00Z,\n",
@@ -220,4 +235,20 @@ fn gpu_metrics() -> Vec<Vec<u8>> {
         bytes
     });
     tables.into()
+}
+
+/// Every shape of a cgroup that the agent's tests know, and one of each other file.
+fn process_files() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../agent/tests/cgroups");
+    let mut files: Vec<PathBuf> = fs::read_dir(folder.join("shapes"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|shape| shape.path().join("4242/cgroup"))
+        .collect();
+    files.sort();
+    for other in ["shapes/unit/4242/stat", "shapes/unit/4242/status", "libvirt/instance-00000007.xml"] {
+        files.push(folder.join(other));
+    }
+    files.iter().filter_map(|file| fs::read(file).ok()).collect()
 }

@@ -89,7 +89,9 @@ impl Ledger {
 /// Identifiers lie as UUIDs do: neighbours on a host are none in order.
 fn accelerator(host: u32, device: u32) -> AcceleratorId {
     let number = u64::from(host * DEVICES + device + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    format!("GPU-{:08x}-{:04x}-4000-8000-{number:012x}", number >> 32, number & 0xffff).parse().expect("printable")
+    format!("GPU-{:08x}-{:04x}-4000-8000-{number:012x}", number >> 32, number & 0xffff)
+        .parse()
+        .expect("printable")
 }
 
 fn inventory(host: &Host, device: u32) -> DeviceRecord {
@@ -231,7 +233,11 @@ async fn run(hosts: u32, days: i64) {
         worked.remade - before.remade,
         megabytes(&file)
     );
-    println!("  memory: {} MiB before, at most {} MiB ever", resident >> 10, usage::most_resident_kib(own) >> 10);
+    println!(
+        "  memory: {} MiB before, at most {} MiB ever",
+        resident >> 10,
+        usage::most_resident_kib(own) >> 10
+    );
 
     if hosts > COMPARED {
         println!("  not compared: that is for up to {COMPARED} hosts");
@@ -239,7 +245,8 @@ async fn run(hosts: u32, days: i64) {
     }
     let fresh = Arc::new(SqliteStore::open(&home.path().join("fresh.sqlite")).await.expect("writable"));
     drop(followed(&folder, &fresh, end).await);
-    let (found, expected) = (store.fingerprint().await.expect("reads"), fresh.fingerprint().await.expect("reads"));
+    let (found, expected) =
+        (store.fingerprint().await.expect("reads"), fresh.fingerprint().await.expect("reads"));
     assert_eq!(found, expected, "the sums are not those of a rebuild");
     println!("  all tables are those of a fresh rebuild");
 }

@@ -21,8 +21,9 @@ use weighbridge_tests::{
 
 use crate::rounds;
 
-const POINT: &str = "WEIGHBRIDGE_FAIL_POINT";
-const POINTS_TO: &str = "WEIGHBRIDGE_FAIL_POINTS_TO";
+pub(crate) const POINT: &str = "WEIGHBRIDGE_FAIL_POINT";
+pub(crate) const POINTS_TO: &str = "WEIGHBRIDGE_FAIL_POINTS_TO";
+pub(crate) const POINTS_FROM: &str = "WEIGHBRIDGE_FAIL_POINTS_FROM";
 
 /// A point that is not reached in this time is one that only another start of the program reaches.
 const PATIENCE: Duration = Duration::from_millis(1_800);
@@ -31,7 +32,7 @@ const PATIENCE: Duration = Duration::from_millis(1_800);
 const SMALL: &str = "keep_acknowledged_bytes = \"0B\"";
 
 /// Steps that came up by their names, from the file that programs wrote.
-fn names(file: &std::path::Path) -> BTreeSet<String> {
+pub(crate) fn names(file: &std::path::Path) -> BTreeSet<String> {
     let text = fs::read_to_string(file).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }

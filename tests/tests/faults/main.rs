@@ -6,6 +6,7 @@
 //! [`SEED`]: weighbridge_tests::random::SEED
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod certificates;
 mod clocks;
 mod damaged;
 mod disks;
@@ -16,6 +17,7 @@ mod limits;
 mod network;
 mod of_devices;
 mod power;
+mod pruning;
 mod restored;
 
 /// How often something is done: in the short form that runs each time, or in the long one of `tests/run --soak`.

@@ -51,7 +51,8 @@ fn parse(row: &mut Row<'_>) -> Option<PrincipalMapping> {
     let principal = row.required(
         "principal",
         "scheme:scope/name, percent-encoded, with a scheme of slurm, k8s, vm, lease, uid, unit or container",
-        |text| text.parse().ok(),
+        // Under `?` stands what nobody could name, of whomever: it is no customer's.
+        |text| text.parse().ok().filter(|principal: &Principal| !principal.is_unknown()),
     );
     let customer = row.required("customer", CustomerId::EXPECTED, |text| text.parse().ok());
     let valid_from = row.required("valid_from", HOUR, whole_hour);

@@ -7,6 +7,7 @@ use weighbridge_wire::DeviceRecord;
 
 use super::{Fold, corrected, hours::dated, relabel};
 use crate::{
+    holders,
     hour::HourKey,
     presence::Presence,
     state::{Accelerator, HeldKey, Latest, Report, held_row, max_trust},
@@ -175,7 +176,8 @@ impl Fold {
     }
 
     pub(super) fn held(&mut self, id: &AcceleratorId, key: HeldKey, span: Span) {
-        let replaced = if key.evidence == Evidence::LeaseFile { self.replaced(id, &key, span) } else { Vec::new() };
+        let replaced =
+            if key.evidence == Evidence::LeaseFile { self.replaced(id, &key, span) } else { Vec::new() };
         let held = self.state.held.get(id);
         // A confirmation that goes on where the last one ended, or overlaps it, is the same holding.
         let same = held.and_then(|held| held.range(..=&key).next_back()).filter(|(other, end)| {
@@ -191,7 +193,9 @@ impl Fold {
         };
         let still = replaced.iter().all(|(other, _)| *other != key);
         let known = held.and_then(|held| held.get(&key)).filter(|_| still);
-        let new = Span::new(known.copied().unwrap_or(key.start), end);
+        // A record of the job may say that it went on after this.
+        let reach = holders::recorded_end(&self.state, &key, end).unwrap_or(end);
+        let new = Span::new(known.copied().unwrap_or(key.start), reach.max(end));
         let spans = replaced.iter().filter_map(|(other, end)| Span::new(other.start, *end)).chain(new);
         let touched = spans.clone().reduce(relabel::hull).and_then(|hull| self.open_and_summed(id, hull));
         // Who held it is asked of longer spans only: a word on minutes comes every minute.
@@ -204,14 +208,14 @@ impl Fold {
         };
         let touched = touched.into_iter().map(|touched| (id.clone(), touched)).collect();
         self.reattribute(touched, |fold| {
-            let held = fold.state.held.entry(id.clone()).or_default();
             for (other, _) in replaced {
                 fold.changed.state.push(held_row(id, &other, other.start));
                 // An empty span stays as a mark, so that the row in SQL is overwritten too.
-                held.insert(other.clone(), other.start);
+                let start = other.start;
+                fold.state.hold(id.clone(), other, start);
             }
             fold.changed.state.push(held_row(id, &key, end));
-            held.insert(key, end);
+            fold.state.hold(id.clone(), key, end);
         });
     }
 

@@ -9,10 +9,10 @@ use weighbridge_meter::{AcceleratorId, Span, UtcMillis};
 use super::{Fold, hours};
 use crate::{
     closed,
-    entry::LeaseFact,
+    entry::{JobFact, LeaseFact},
     holders::{self, Segment},
     hour::{Holder, HourKey, Relabel},
-    state::{Accelerator, lease_row},
+    state::{Accelerator, job_row, lease_row},
 };
 
 impl Fold {
@@ -31,6 +31,19 @@ impl Fold {
             }
             fold.changed.state.push(lease_row(&lease));
             fold.state.lease(lease);
+        });
+    }
+
+    /// A start of a job came or changed.
+    pub(super) fn job(&mut self, job: JobFact) {
+        let before = self.state.jobs.get(job.job.as_str()).and_then(|starts| starts.get(&job.submitted));
+        if before == Some(&job) {
+            return;
+        }
+        let touched = holders::touched_by(&self.state, &job);
+        self.reattribute(touched, |fold| {
+            fold.changed.state.push(job_row(&job));
+            fold.state.job(job);
         });
     }
 
@@ -55,15 +68,35 @@ impl Fold {
             .into_iter()
             .filter_map(|(id, span)| {
                 let span = whole_hours(self.open_and_summed(&id, span)?)?;
-                let segments = holders::segments(&self.state, &id, span);
-                Some((id, span, segments))
+                let answers = self.answers(&id, span);
+                Some((id, answers))
             })
             .collect();
         change(self);
-        for (id, span, before) in before {
-            let after = holders::segments(&self.state, &id, span);
-            self.compare(&id, &before, &after);
+        for (id, before) in before {
+            for (span, before) in before {
+                match before.zip(holders::answers(&self.state, &id, span)) {
+                    Some((before, after)) => self.compare(&id, &before, &after),
+                    None => self.mark_hours(&id, span),
+                }
+            }
         }
+    }
+
+    /// Who held it in these whole hours, in as many pieces as there must be; `None` where not even the claims of an
+    /// hour can be weighed, as those on a part of it perhaps can.
+    fn answers(&self, id: &AcceleratorId, span: Span) -> Vec<(Span, Option<Vec<Segment>>)> {
+        let mut pieces = vec![span];
+        let mut answers = Vec::new();
+        while let Some(span) = pieces.pop() {
+            let found = holders::answers(&self.state, id, span);
+            let middle = UtcMillis(span.start().0.midpoint(span.end().0)).hour();
+            match span.split(middle).filter(|_| found.is_none()) {
+                Some((first, second)) => pieces.extend([second, first]),
+                None => answers.push((span, found)),
+            }
+        }
+        answers
     }
 
     /// The part of a span of which anything is summed that may still change.
@@ -111,9 +144,8 @@ impl Fold {
                 }
             }
         } else {
-            let of = |key: &HourKey| {
-                key.accelerator == relabel.accelerator && relabel.hours.contains(key.hour)
-            };
+            let of =
+                |key: &HourKey| key.accelerator == relabel.accelerator && relabel.hours.contains(key.hour);
             self.hours.iter_mut().filter(|(key, _)| of(key)).for_each(|(_, hour)| hour.relabel(&relabel));
         }
         self.changed.relabelled += relabel.count();

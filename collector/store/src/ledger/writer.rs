@@ -18,6 +18,7 @@ use weighbridge_wire::Batch;
 
 use super::{
     CommitError, Committed, GROUP, Health, LedgerOptions, Outcome, Request, Salts, Submission, Tail, Then,
+    WholeLock,
     clock::{is_news, offset_minutes},
     cursor::{Cursors, Known, Undo},
 };
@@ -36,6 +37,8 @@ const RESERVE: u64 = 16 << 20;
 pub(super) struct Writer {
     /// `None` after the disk refused, until it is open again.
     journal: Option<Journal>,
+    /// Also while there is no journal.
+    _whole: WholeLock,
     folder: PathBuf,
     options: LedgerOptions,
     /// Everything before this is durable, and was announced.
@@ -77,7 +80,7 @@ enum Waiting {
 
 impl Writer {
     pub(super) fn new(
-        journal: Journal,
+        (journal, whole): (Journal, WholeLock),
         folder: &Path,
         options: LedgerOptions,
         cursors: Vec<CursorRow>,
@@ -93,6 +96,7 @@ impl Writer {
         Self {
             durable: journal.durable(),
             journal: Some(journal),
+            _whole: whole,
             folder: folder.to_owned(),
             options,
             cursors: Cursors::new(cursors),

@@ -86,7 +86,7 @@ pub fn message(
     [start, generation, batch_hash, leaf_hash, &received_at.0.to_le_bytes()].concat()
 }
 
-/// What is signed of a group: the root of the tree of its [`leaf`]s.
+/// What is signed of a group: the root of the tree of what is promised to each.
 pub fn message_of_group(generation: &[u8; 16], root: &Hash) -> Vec<u8> {
     [b"weighbridge-promises-v1\0".as_slice(), generation, root].concat()
 }

@@ -262,14 +262,22 @@ fn relabel(hours: std::ops::Range<i64>, before: &str, after: &str) -> Relabel {
 fn held_by(number: u8, hours: i64, holder: &str) -> HourRow {
     let mut row = hour(number, hours, holder, 1800, 10);
     row.hour.usage.clear();
-    for (state, tera) in Relabel::states(usage_key(holder, HeldState::Free).holder.as_ref()).into_iter().zip([10, 3]) {
+    for (state, tera) in
+        Relabel::states(usage_key(holder, HeldState::Free).holder.as_ref()).into_iter().zip([10, 3])
+    {
         row.hour.usage.insert(usage_key(holder, state), sums(tera, 900_000, 0));
     }
     row
 }
 
 async fn relabelled_hours_keep_their_sums_under_another_name(store: impl UsageStore) {
-    let held = [held_by(0, 0, ""), held_by(0, 1, ""), held_by(0, 2, ""), held_by(0, 3, "uid:gpu/1"), held_by(1, 1, "")];
+    let held = [
+        held_by(0, 0, ""),
+        held_by(0, 1, ""),
+        held_by(0, 2, ""),
+        held_by(0, 3, "uid:gpu/1"),
+        held_by(1, 1, ""),
+    ];
     let first = Folded { hours: held.to_vec(), ..piece(1, 2) };
     store.apply(&first).await.unwrap();
     let there = async || store.hours(&keys(&first.hours)).await.unwrap();

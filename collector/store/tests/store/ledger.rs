@@ -3,13 +3,13 @@
 use std::{path::Path, time::Duration};
 
 use tokio::task::JoinSet;
-use weighbridge_journal::{Journal, Options, Reader};
+use weighbridge_journal::{Journal, OpenError, Options, Reader};
 use weighbridge_meter::{BootId, EpochId, UtcMillis};
 use weighbridge_store::{
     Body, Entry, Fact, Ledger, LedgerOptions, Place, SqliteStore, State, UsageStore,
     entry::{LeaseFact, Received, Selector},
     follow::Follower,
-    ledger::{CommitError, Committed, Health, Missing, OpenLedger, Outcome},
+    ledger::{CommitError, Committed, Health, LedgerError, Missing, OpenLedger, Outcome},
     state::CursorRow,
 };
 use weighbridge_wire::{Batch, Loss, LossCause};
@@ -327,6 +327,13 @@ async fn after_the_disk_refused_nothing_of_it_is_believed_and_the_ledger_opens_a
     );
     assert!(matches!(ledger.record(at(0), vec![enrolled(0)]).await, Err(CommitError::Unwritable)));
     assert_eq!(now(&ledger), before);
+    // It is nobody else's meanwhile.
+    let other = OpenLedger::open(dir.path(), &LedgerOptions::default(), &mut |_| {});
+    assert!(
+        matches!(other, Err(LedgerError::Journal { source: OpenError::Locked { .. }, .. })),
+        "{:?}",
+        other.err()
+    );
 
     std::fs::remove_dir(&obstacle).unwrap();
     health.wait_for(|health| *health == Health::Writable).await.unwrap();

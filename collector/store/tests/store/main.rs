@@ -14,6 +14,8 @@ mod figures;
 #[cfg(test)]
 mod fold;
 #[cfg(test)]
+mod jobs;
+#[cfg(test)]
 mod ledger;
 #[cfg(test)]
 mod order;

@@ -8,7 +8,10 @@ use weighbridge_wire::DeviceRecord;
 use crate::{
     fold::{state, wait},
     support::{Book, MINUTE, ONE_SEGMENT, at, device, window},
-    world::{Part, Step, any_device, any_gap, any_holding, any_lease, any_window, batch_of, written},
+    world::{
+        Part, Step, any_device, any_gap, any_holding, any_job, any_job_seen, any_lease, any_window, batch_of,
+        written,
+    },
 };
 
 /// Everything but what says how it came: sums, coverage and gaps.
@@ -22,7 +25,10 @@ fn any_measured() -> impl Strategy<Value = Step> {
 }
 
 fn any_claim() -> impl Strategy<Value = Step> {
-    prop_oneof![2 => any_lease(), 2 => batch_of(any_holding()), 1 => batch_of(any_device())]
+    prop_oneof![
+        2 => any_lease(), 2 => batch_of(any_holding()), 1 => batch_of(any_device()),
+        2 => batch_of(any_job_seen()), 2 => any_job().prop_map(|job| Step::Job(Box::new(job))),
+    ]
 }
 
 /// That a device is there, or gone.
@@ -81,6 +87,44 @@ proptest! {
             let mut follower = book.follower(&store).await;
             for end in book.ends.clone() {
                 follower.catch_up(end).await.unwrap();
+            }
+            prop_assert_eq!(&sums(&store).await, &expected);
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn records_of_jobs_and_what_was_seen_of_them_in_any_order_give_the_same_sums(
+        measured in prop::collection::vec(any_measured(), 1..8),
+        seen in prop::collection::vec(batch_of(any_job_seen()), 1..6),
+        jobs in prop::collection::vec(any_job(), 1..8),
+        shuffle in prop::collection::vec(any::<prop::sample::Index>(), 16),
+        order in prop::collection::vec(any::<bool>(), 24),
+    ) {
+        // Of one start there is one record: a second is a correction, and then the last counts.
+        let mut kept = std::collections::BTreeMap::new();
+        jobs.into_iter().for_each(|job| drop(kept.insert((job.job.clone(), job.submitted), job)));
+        let jobs = kept.into_values().map(|job| Step::Job(Box::new(job)));
+        let claims: Vec<Step> = seen.into_iter().chain(jobs).collect();
+        let mut shuffled = claims.clone();
+        for (place, other) in shuffle.iter().enumerate().take(claims.len()) {
+            shuffled.swap(place, other.index(claims.len()));
+        }
+        let mut among = Vec::new();
+        let (mut of_measured, mut of_claims) = (measured.iter(), shuffled.iter());
+        for claim_first in order {
+            among.extend(if claim_first { of_claims.next() } else { of_measured.next() }.cloned());
+        }
+        among.extend(of_claims.chain(of_measured).cloned());
+        wait(async {
+            let before: Vec<Step> = claims.iter().chain(&measured).cloned().collect();
+            let expected = sums(&*written(&before, false, ONE_SEGMENT).folded().await).await;
+            let mut book = written(&among, false, ONE_SEGMENT);
+            prop_assert_eq!(&sums(&*book.folded().await).await, &expected);
+            // By folds that remember nothing but what is in SQL.
+            let store = std::sync::Arc::new(SqliteStore::in_memory().await.unwrap());
+            for end in book.ends.clone() {
+                book.follower(&store).await.catch_up(end).await.unwrap();
             }
             prop_assert_eq!(&sums(&store).await, &expected);
             Ok(())

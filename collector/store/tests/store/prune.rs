@@ -200,6 +200,17 @@ async fn a_summary_that_no_fact_commits_is_passed_over_by_who_verifies() {
 }
 
 #[tokio::test]
+async fn sums_that_stand_where_the_summary_was_made_are_as_good_as_any() {
+    let summaries = tempfile::tempdir().unwrap();
+    let (book, committed, _) = pruned(summaries.path()).await;
+    // As whoever dies before the sums reflect the fact that commits it leaves them.
+    let live = SqliteStore::in_memory().await.unwrap();
+    summary::load(&live, &committed.file).await.unwrap();
+    let sums = verify::sums(book.folder(), summaries.path(), &live, Estimator::shipped()).await;
+    assert!(matches!(sums, Ok(None)), "{sums:?}");
+}
+
+#[tokio::test]
 async fn a_window_of_hours_to_come_is_pruned_with_the_rest_and_void_from_then_on() {
     let summaries = tempfile::tempdir().unwrap();
     let mut book = Book::enrolled(300);

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use proptest::prelude::*;
 use weighbridge_meter::{AgentId, Estimator, Evidence, Holding, Span, UtcMillis};
 use weighbridge_store::{
-    Applied, CoverageSum, Fact, Filter, Folded, HourlySum, Place, RecordRow, SqliteStore, StoreError, UsageStore,
-    UsageSum,
-    entry::Selector,
+    Applied, CoverageSum, Fact, Filter, Folded, HourlySum, Place, RecordRow, SqliteStore, StoreError,
+    UsageStore, UsageSum,
+    entry::{JobFact, Selector},
     follow::Follower,
     hour::{DoubtedHour, HourKey, HourRow},
     state::{CursorRow, PlaceRow, StateRow},
@@ -21,7 +21,7 @@ use weighbridge_store::{
 use crate::{
     fold::wait,
     support::{Book, H100, MINUTE, ONE_SEGMENT, at, batch, device, gpu, holding, lease, minutes, window},
-    world::{PRINCIPALS, Part, Step, any_step, batch_of, written},
+    world::{PRINCIPALS, Part, Step, any_job, any_step, batch_of, written},
 };
 
 const HOURS: i64 = 14;
@@ -66,6 +66,8 @@ fn any_long_holding() -> impl Strategy<Value = Part> {
     let accelerators = prop::sample::subsequence((0..3).map(gpu).collect::<Vec<_>>(), 1..=3);
     (who, 0_u8..2, accelerators, any_long_span(), evidence).prop_map(
         |(principal, attempt, accelerators, span, evidence)| {
+            // Nothing is leased to nobody.
+            let principal = if evidence.is_agreed() { "lease:site/a" } else { principal };
             Part::Holding(Holding {
                 principal: principal.parse().expect("valid"),
                 attempt: format!("slurm:c/{attempt}").parse().expect("valid"),
@@ -100,8 +102,17 @@ fn any_tape() -> impl Strategy<Value = Step> {
     )
 }
 
+/// A record of a job of which holdings speak, over a long time.
+fn any_long_job() -> impl Strategy<Value = Step> {
+    (any_job(), 0_u8..2, any_long_span()).prop_map(|(job, number, span)| {
+        let ended = job.ended.map(|_| span.end());
+        let number = format!("slurm:c/{number}").parse().expect("valid");
+        Step::Job(Box::new(JobFact { job: number, name: None, started: span.start(), ended, ..job }))
+    })
+}
+
 fn any_long_claim() -> impl Strategy<Value = Step> {
-    prop_oneof![3 => any_long_lease(), 1 => batch_of(any_long_holding())]
+    prop_oneof![6 => any_long_lease(), 2 => batch_of(any_long_holding()), 1 => any_long_job()]
 }
 
 /// Sums, hours and gaps: everything but what says how it came.
@@ -142,7 +153,7 @@ fn any_pieces() -> impl Strategy<Value = Vec<(usize, bool)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn late_corrections_of_whole_hours_give_the_integers_of_a_rebuild(
@@ -294,9 +305,12 @@ async fn a_correction_of_a_lease_reads_the_hours_it_begins_and_ends_in_and_relab
     let mut follower = Follower::new(book.folder(), counted.clone(), Estimator::shipped()).await.unwrap();
     follower.catch_up(ends[0]).await.unwrap();
     let edges = vec![at(UtcMillis::HOUR), at(40 * UtcMillis::HOUR)];
-    for (end, asked, relabelled) in
-        [(ends[1], edges.clone(), 38), (ends[2], edges.clone(), 38), (ends[3], vec![], 0), (ends[4], edges, 38)]
-    {
+    for (end, asked, relabelled) in [
+        (ends[1], edges.clone(), 38),
+        (ends[2], edges.clone(), 38),
+        (ends[3], vec![], 0),
+        (ends[4], edges, 38),
+    ] {
         counted.asked.lock().unwrap().clear();
         counted.relabelled.store(0, Ordering::Relaxed);
         follower.catch_up(end).await.unwrap();
@@ -322,8 +336,10 @@ async fn a_lease_file_of_an_agent_relabels_too() {
     let mut follower = Follower::new(book.folder(), counted.clone(), Estimator::shipped()).await.unwrap();
     follower.catch_up(before).await.unwrap();
     counted.asked.lock().unwrap().clear();
-    for (place, (asked, relabelled)) in
-        book.ends[book.ends.len() - 2..].to_vec().into_iter().zip([(vec![], 48), (vec![at(24 * UtcMillis::HOUR)], 23)])
+    for (place, (asked, relabelled)) in book.ends[book.ends.len() - 2..]
+        .to_vec()
+        .into_iter()
+        .zip([(vec![], 48), (vec![at(24 * UtcMillis::HOUR)], 23)])
     {
         counted.relabelled.store(0, Ordering::Relaxed);
         follower.catch_up(place).await.unwrap();
@@ -351,6 +367,43 @@ async fn a_piece_ends_after_so_many_relabelled_hours_and_the_rest_follows() {
     // Each word gives it eight hours more.
     assert_eq!(stood, [2, 4, 5]);
     assert_eq!(counted.store.fingerprint().await.unwrap(), book.folded().await.fingerprint().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_lease_over_more_claims_than_can_be_weighed_at_once_changes_each_hour_all_the_same() {
+    const DAYS: i64 = 4;
+    let many = |sequence| {
+        let mut sent = batch(0, sequence);
+        sent.holdings = (0..DAYS * 24 * 60)
+            .map(|minute| Holding {
+                attempt: format!("slurm:c/{minute}").parse().unwrap(),
+                evidence: Evidence::SchedulerHook,
+                ..holding("slurm:c/a", &[0], minutes(minute, minute + 1))
+            })
+            .collect();
+        sent
+    };
+    let measured = |sequence| {
+        let mut sent = batch(0, sequence);
+        sent.inventory = vec![device(0, 0, at(0))];
+        sent.windows =
+            (0..DAYS * 24).map(|hour| window(0, minutes(hour * 60, hour * 60 + 60), 400)).collect();
+        sent
+    };
+    let leased = Fact::Lease(lease("lease-1", 0, Selector::All, "lease:site/a", minutes(30, DAYS * 24 * 60)));
+    let mut late = Book::enrolled(ONE_SEGMENT);
+    late.batch(&measured(1));
+    late.batch(&many(2));
+    late.fact(leased.clone());
+    let mut early = Book::enrolled(ONE_SEGMENT);
+    early.batch(&many(1));
+    early.fact(leased);
+    early.batch(&measured(2));
+    let store = Arc::new(SqliteStore::in_memory().await.unwrap());
+    for end in late.ends.clone() {
+        late.follower(&store).await.catch_up(end).await.unwrap();
+    }
+    assert_eq!(sums(&store).await, sums(&*early.folded().await).await);
 }
 
 /// A store that notes of which hours batches were looked for, and how many hours got another name.

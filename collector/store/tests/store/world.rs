@@ -9,7 +9,7 @@ use weighbridge_meter::{
 };
 use weighbridge_store::{
     Fact,
-    entry::{MappingFact, Selector},
+    entry::{JobFact, MappingFact, Selector},
     hour::Spans,
 };
 use weighbridge_wire::{DeviceRecord, Status};
@@ -39,6 +39,7 @@ pub(crate) enum Step {
         minutes: i64,
     },
     Mapping,
+    Job(Box<JobFact>),
     Record(u8),
     /// Closes so many hours after the start.
     Close(i64),
@@ -157,14 +158,61 @@ pub(crate) fn any_lease() -> impl Strategy<Value = Step> {
     )
 }
 
+/// Attempts of two jobs, of which one was started twice and once has a name of its own too.
+const ATTEMPTS: [&str; 4] = ["slurm:c/7", "slurm:c/7+1", "slurm:c/s1", "slurm:c/8"];
+
+/// Two accounts, and that it is not known.
+const ACCOUNTS: [&str; 3] = ["slurm:c/a", "slurm:c/b", "slurm:c/%3F"];
+
+/// What an agent saw of a job.
+pub(crate) fn any_job_seen() -> impl Strategy<Value = Part> {
+    let evidence = prop::sample::select(vec![Evidence::SchedulerHook, Evidence::AllocatorProcess]);
+    let accelerators = prop::sample::subsequence((0..3).map(gpu).collect::<Vec<_>>(), 1..=3);
+    (0..ACCOUNTS.len(), 0..ATTEMPTS.len(), accelerators, any_span(), evidence).prop_map(
+        |(account, attempt, accelerators, span, evidence)| {
+            Part::Holding(Holding {
+                principal: ACCOUNTS[account].parse().expect("valid"),
+                attempt: ATTEMPTS[attempt].parse().expect("valid"),
+                accelerators,
+                span,
+                evidence,
+            })
+        },
+    )
+}
+
+/// What a scheduler keeps of a start of a job.
+pub(crate) fn any_job() -> impl Strategy<Value = JobFact> {
+    let (number, restart) = (7_u8..9, prop::option::weighted(0.3, 0_u32..2));
+    (number, 0_i64..4, 0..ACCOUNTS.len(), any_span(), prop::bool::weighted(0.8), restart, any::<bool>())
+        .prop_map(|(number, submitted, account, span, over, restart, named)| JobFact {
+            job: format!("slurm:c/{number}").parse().expect("valid"),
+            submitted: at(submitted),
+            name: (named && number == 7).then(|| "slurm:c/s1".parse().expect("valid")),
+            principal: ACCOUNTS[account].parse().expect("valid"),
+            started: span.start(),
+            ended: over.then(|| span.end()),
+            state: "COMPLETED".into(),
+            nodes: "n1".into(),
+            accelerators: 1,
+            restart,
+            record: None,
+            uid: Some(1000),
+            array: None,
+            hints: BTreeMap::new(),
+        })
+}
+
 /// Any entry at all.
 pub(crate) fn any_step() -> impl Strategy<Value = Step> {
     let part = prop_oneof![
-        6 => any_window(), 1 => any_gap(), 2 => any_holding(), 2 => any_device(), 1 => Just(Part::Status)
+        6 => any_window(), 1 => any_gap(), 2 => any_holding(), 1 => any_job_seen(), 2 => any_device(),
+        1 => Just(Part::Status)
     ];
     prop_oneof![
         8 => batch_of(part),
         3 => any_lease(),
+        2 => any_job().prop_map(|job| Step::Job(Box::new(job))),
         1 => (0_u8..3, -300_i64..300).prop_map(|(agent, minutes)| Step::Offset { agent, minutes }),
         1 => Just(Step::Mapping),
         1 => any::<u8>().prop_map(Step::Record),
@@ -234,6 +282,7 @@ pub(crate) fn written(steps: &[Step], swapped: bool, segment_bytes: u64) -> Book
                 valid_from: at(0),
                 valid_to: None,
             })),
+            Step::Job(job) => book.fact(Fact::Job((**job).clone())),
             Step::Close(hours) => book.fact(weighbridge_store::closed::fact(at(*hours * UtcMillis::HOUR))),
             Step::Record(key) => book.fact(record(&key.to_string(), serde_json::json!({ "key": key }))),
         }

@@ -1,0 +1,96 @@
+//! From sightings of holders to holdings.
+//!
+//! A holding runs from the first look that showed its holder to the last; in between it is confirmed once a batch.
+//! When looks failed for longer than a minute, the time in between is not claimed.
+
+use weighbridge_meter::{AcceleratorId, AttemptId, Evidence, Holding, Principal, Span, UtcMillis};
+
+/// Two sightings further apart than this do not make one holding.
+const LONGEST_MS: i64 = 60_000;
+
+/// Somebody who holds something, and how we know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// As mapped to customers.
+    pub principal: Principal,
+    /// In which attempt.
+    pub attempt: AttemptId,
+    /// How we know.
+    pub evidence: Evidence,
+}
+
+/// Who was seen with what, from when to when.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sightings {
+    held: Vec<Held>,
+    ended: Vec<Held>,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    accelerator: AcceleratorId,
+    who: Who,
+    from: UtcMillis,
+    to: UtcMillis,
+}
+
+impl Sightings {
+    /// These and nobody else hold the device now. Whether they are others than at the last sighting.
+    pub(super) fn see(&mut self, id: &AcceleratorId, holders: &[Who], wall: UtcMillis) -> bool {
+        let mut changed = false;
+        for who in holders {
+            match self.held.iter_mut().find(|held| held.accelerator == *id && held.who == *who) {
+                Some(held) if wall.since(held.to) <= LONGEST_MS => held.to = wall,
+                Some(held) => {
+                    self.ended.push(held.clone());
+                    (held.from, held.to) = (wall, wall);
+                }
+                None => {
+                    self.held.push(Held { accelerator: id.clone(), who: who.clone(), from: wall, to: wall });
+                    changed = true;
+                }
+            }
+        }
+        let ended = &mut self.ended;
+        self.held.retain(|held| {
+            let stays = held.accelerator != *id || holders.contains(&held.who);
+            if !stays {
+                ended.push(held.clone());
+                changed = true;
+            }
+            stays
+        });
+        changed
+    }
+
+    /// What was held since the last call; accelerators of one holder and span in one record.
+    pub(super) fn confirm(&mut self) -> Vec<Holding> {
+        let mut spans: Vec<Held> = std::mem::take(&mut self.ended);
+        for held in &mut self.held {
+            spans.push(held.clone());
+            held.from = held.to;
+        }
+        let mut holdings: Vec<Holding> = Vec::new();
+        for Held { accelerator, who, from, to } in spans {
+            let Some(span) = Span::new(from, to) else { continue };
+            let Who { principal, attempt, evidence } = who;
+            let same = holdings.iter_mut().find(|other| {
+                other.span == span
+                    && other.attempt == attempt
+                    && other.principal == principal
+                    && other.evidence == evidence
+            });
+            match same {
+                Some(other) => other.accelerators.push(accelerator),
+                None => holdings.push(Holding {
+                    principal,
+                    attempt,
+                    accelerators: vec![accelerator],
+                    span,
+                    evidence,
+                }),
+            }
+        }
+        holdings
+    }
+}
