@@ -153,7 +153,7 @@ fn any_pieces() -> impl Strategy<Value = Vec<(usize, bool)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn late_corrections_of_whole_hours_give_the_integers_of_a_rebuild(
