@@ -337,8 +337,8 @@ async fn a_lease_file_of_an_agent_relabels_too() {
     follower.catch_up(before).await.unwrap();
     counted.asked.lock().unwrap().clear();
     for (place, (asked, relabelled)) in book.ends[book.ends.len() - 2..]
-        .to_vec()
-        .into_iter()
+        .iter()
+        .copied()
         .zip([(vec![], 48), (vec![at(24 * UtcMillis::HOUR)], 23)])
     {
         counted.relabelled.store(0, Ordering::Relaxed);
@@ -367,6 +367,35 @@ async fn a_piece_ends_after_so_many_relabelled_hours_and_the_rest_follows() {
     // Each word gives it eight hours more.
     assert_eq!(stood, [2, 4, 5]);
     assert_eq!(counted.store.fingerprint().await.unwrap(), book.folded().await.fingerprint().await.unwrap());
+}
+
+#[tokio::test]
+async fn an_hour_that_is_written_ahead_of_its_piece_gets_no_name_that_it_had_on_the_way() {
+    let mut book = Book::enrolled(ONE_SEGMENT);
+    let mut sent = batch(0, 1);
+    for number in 0..2 {
+        sent.inventory.push(device(number, 0, at(0)));
+        sent.windows.extend((0..10).map(|hour| window(number, minutes(hour * 60, hour * 60 + 60), 400)));
+    }
+    book.batch(&sent);
+    let leased = |principal, from, to| {
+        Fact::Lease(lease("lease-1", 0, Selector::All, principal, minutes(from, to)))
+    };
+    book.fact(leased("lease:site/a", 0, 600));
+    let before = book.end();
+    book.fact(leased("lease:site/b", 0, 600));
+    book.fact(leased("lease:site/a", 330, 600));
+    let live = Arc::new(SqliteStore::in_memory().await.unwrap());
+    // One hour at once: the first of the two that are cut is written before the relabels are.
+    let mut follower = book.follower(&live).await.refolding(1);
+    follower.catch_up(before).await.unwrap();
+    follower.catch_up(book.end()).await.unwrap();
+    assert_eq!(live.fingerprint().await.unwrap(), book.folded().await.fingerprint().await.unwrap());
+    let of = |principal: &str| Filter { principal: Some(principal.parse().unwrap()), ..Filter::default() };
+    let measured = |sums: Vec<UsageSum>| sums.iter().map(|sum| sum.sums.measured_ms).sum::<u64>();
+    let (a, b) = (of("lease:site/a"), of("lease:site/b"));
+    assert_eq!(measured(live.sums(&a).await.unwrap()), 2 * minutes(330, 600).millis());
+    assert_eq!(measured(live.sums(&b).await.unwrap()), 0);
 }
 
 #[tokio::test]
