@@ -23,7 +23,7 @@ pub(super) fn holding_span(holding: &Holding, minutes: i64, received: UtcMillis)
     }
 }
 
-/// How many hours would be made anew for what a batch says of holders.
+/// How many hours would be made anew for what a batch says of holders, or get another name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeldHours {
     /// For what its agent saw.

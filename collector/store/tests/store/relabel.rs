@@ -378,9 +378,8 @@ async fn an_hour_that_is_written_ahead_of_its_piece_gets_no_name_that_it_had_on_
         sent.windows.extend((0..10).map(|hour| window(number, minutes(hour * 60, hour * 60 + 60), 400)));
     }
     book.batch(&sent);
-    let leased = |principal, from, to| {
-        Fact::Lease(lease("lease-1", 0, Selector::All, principal, minutes(from, to)))
-    };
+    let leased =
+        |principal, from, to| Fact::Lease(lease("lease-1", 0, Selector::All, principal, minutes(from, to)));
     book.fact(leased("lease:site/a", 0, 600));
     let before = book.end();
     book.fact(leased("lease:site/b", 0, 600));
