@@ -371,8 +371,8 @@ impl SlurmHooks {
         };
         let confirmed = match end {
             End::At(end) => end.max(from),
-            End::Open => now.wall.max(from),
-            End::Lapsed => from,
+            // That its file is there says nothing yet: whoever would have ended it may be gone.
+            End::Open | End::Lapsed => from,
         };
         if end == End::Open {
             news.changed.extend(accelerators.iter().cloned());

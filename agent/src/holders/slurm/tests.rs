@@ -258,6 +258,29 @@ fn an_agent_that_is_started_anew_goes_on_and_learns_what_ended_meanwhile() {
 }
 
 #[test]
+fn an_agent_that_is_started_anew_does_not_extend_what_nobody_goes_on_with() {
+    let mut node = Node::new();
+    node.prolog(7, "0", 5);
+    node.prolog(8, "1", 5);
+    node.process(20, "slurmstepd", "slurmstepd: [8.batch]");
+    node.step(60);
+    node.gone(9);
+    for seconds in [600, 3600] {
+        node.restart(BOOT);
+        node.step(seconds);
+    }
+    node.check(expect![[r#"
+        60: cut GPU-a+GPU-b
+        60: slurm:c/7 of slurm:c/physics holds GPU-a 5..60 by scheduler_hook
+        60: slurm:c/8 of slurm:c/physics holds GPU-b 5..60 by scheduler_hook
+        600: cut GPU-a+GPU-b+GPU-a
+        600: slurm:c/8 of slurm:c/physics holds GPU-b 5..600 by scheduler_hook
+        3600: cut GPU-a+GPU-b+GPU-a
+        3600: slurm:c/8 of slurm:c/physics holds GPU-b 5..3600 by scheduler_hook
+    "#]]);
+}
+
+#[test]
 fn a_file_that_is_taken_away_ends_what_it_told() {
     let mut node = Node::new();
     node.prolog(7, "0", 5);
