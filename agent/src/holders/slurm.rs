@@ -339,7 +339,7 @@ impl SlurmHooks {
         let path = self.options.folder.join(format!("{key}{}", if ended { ENDED } else { OPEN }));
         let (told, seen) = read(&path);
         let told = told
-            .and_then(|told| if told.ended.is_some() == ended { Ok(told) } else { Err(Refusal::Malformed) });
+            .and_then(|told| if told.ended.is_some() <= ended { Ok(told) } else { Err(Refusal::Malformed) });
         let told = match told {
             Ok(told) => told,
             Err(refusal) => {
@@ -352,7 +352,12 @@ impl SlurmHooks {
         };
         self.refused.remove(key);
         let from = self.wall(now, &told, told.began);
-        let end = told.ended.map(|ended| self.wall(now, &told, ended));
+        let end = match told.ended {
+            Some(moment) => Some(self.wall(now, &told, moment)),
+            // The disk was full: the file says when, and that cannot be later than now.
+            None if ended => Some(UtcMillis(seen).min(now.wall).max(from)),
+            None => None,
+        };
         if let Some(known) = self.told.get_mut(key) {
             let Some(end) = end else { return };
             if known.end == End::Open {
