@@ -393,8 +393,13 @@ mod tests {
         let full = folder.join(format!(".fresh-{}", std::process::id()));
         fs::create_dir_all(full.join("x")).expect("made");
         script(&folder).run("prolog_slurmd").expect("it is there");
-        finish(&folder, &began.name(), began.clone(), Moment { boot_ms: 0, wall: UtcMillis(1_769_846_400_123) })
-            .expect("a rename");
+        finish(
+            &folder,
+            &began.name(),
+            began.clone(),
+            Moment { boot_ms: 0, wall: UtcMillis(1_769_846_400_123) },
+        )
+        .expect("a rename");
         fs::remove_dir_all(&full).expect("it was there");
         assert_eq!(one(&folder, ENDED), began);
         let found = fs::metadata(folder.join(format!("{}{ENDED}", began.name()))).expect("there");

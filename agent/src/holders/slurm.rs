@@ -167,6 +167,8 @@ pub struct SlurmHooks {
     options: SlurmOptions,
     order: Order,
     devices: Vec<Device>,
+    /// Accelerators that are there and cannot be named.
+    unidentified: u32,
     /// By file name without its ending.
     told: BTreeMap<String, Allocation>,
     /// Files that are not believed, with what was seen of them: each is logged once.
@@ -212,6 +214,7 @@ impl SlurmHooks {
             options,
             order: Order::default(),
             devices: Vec::new(),
+            unidentified: 0,
             told: BTreeMap::new(),
             refused: BTreeMap::new(),
             folder: FolderState::Unused,
@@ -243,8 +246,13 @@ impl SlurmHooks {
 
     fn take(&mut self, now: Now, look: &Look, news: &mut HolderNews) {
         self.last = Some(now);
-        if let Some(devices) = &look.inventory_changed {
-            self.learn(devices);
+        match &look.inventory_changed {
+            Some(devices) => self.learn(devices.clone(), look.unidentified),
+            None if look.unidentified != self.unidentified => {
+                let devices = std::mem::take(&mut self.devices);
+                self.learn(devices, look.unidentified);
+            }
+            None => {}
         }
         // Without accelerators there is nothing to hold, and no number means any.
         if !self.devices.is_empty() {
@@ -253,9 +261,9 @@ impl SlurmHooks {
         }
     }
 
-    /// One look without an agent.
-    pub fn examine(&mut self, now: Now, devices: &[Device]) {
-        self.learn(devices);
+    /// One look without an agent, at these devices and so many that cannot be named.
+    pub fn examine(&mut self, now: Now, devices: &[Device], unidentified: u32) {
+        self.learn(devices.to_vec(), unidentified);
         self.read_folder(now, &mut HolderNews::default());
     }
 
@@ -268,11 +276,15 @@ impl SlurmHooks {
         Some(format!("as {attempt}: {} is {}, since {from} for {principal}", told.gpus, list.join(" and ")))
     }
 
-    fn learn(&mut self, devices: &[Device]) {
-        self.devices = devices.to_vec();
-        let order = Order::of(devices, &self.options.order, &self.options.proc);
+    fn learn(&mut self, devices: Vec<Device>, unidentified: u32) {
+        (self.devices, self.unidentified) = (devices, unidentified);
+        let order = Order::of(&self.devices, unidentified, &self.options.order, &self.options.proc);
         if order != self.order {
             self.order = order;
+            if !self.order.has_numbers() {
+                // What was given away while numbers meant something is what it was then.
+                return;
+            }
             for allocation in self.told.values_mut().filter(|allocation| allocation.end == End::Open) {
                 (allocation.accelerators, allocation.unknown) = find(&self.order, &allocation.told);
             }

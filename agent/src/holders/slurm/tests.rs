@@ -318,8 +318,8 @@ fn an_end_that_had_no_room_is_when_its_file_was_changed() {
     node.step(60);
     // The second by a clock that is wrong.
     for ([open, ended], seconds) in paths.iter().zip([80, 9_000]) {
-        let changed = std::time::UNIX_EPOCH
-            + std::time::Duration::from_millis(at(seconds).wall.0.unsigned_abs());
+        let changed =
+            std::time::UNIX_EPOCH + std::time::Duration::from_millis(at(seconds).wall.0.unsigned_abs());
         File::open(open).and_then(|file| file.set_modified(changed)).expect("stamped");
         fs::rename(open, ended).expect("moved");
     }
@@ -362,6 +362,27 @@ fn accelerators_that_are_not_here_are_counted_and_the_others_held() {
         60: slurm:c/7 of slurm:c/physics holds GPU-b+GPU-c 0..60 by scheduler_hook
     "#]]);
     assert_eq!(node.hooks.state().unknown_accelerators, 3);
+}
+
+#[test]
+fn while_an_accelerator_has_no_name_numbers_that_are_new_mean_none() {
+    let mut node = Node::new();
+    node.prolog(7, "0", 0);
+    node.step(0);
+    let mut look =
+        Look { devices: Vec::new(), source_state: SourceState::Ok, inventory_changed: None, unidentified: 1 };
+    node.prolog(8, "1", 5);
+    node.hooks.take(at(5), &look, &mut HolderNews::default());
+    assert_eq!(node.hooks.state().unknown_accelerators, 1);
+    let held = |node: &mut Node| -> Vec<String> {
+        let holdings = node.hooks.confirm().into_iter();
+        holdings.map(|holding| format!("{} {:?}", holding.attempt, holding.accelerators)).collect()
+    };
+    assert_eq!(held(&mut node).len(), 1, "what was told before goes on");
+    look.unidentified = 0;
+    node.hooks.take(at(10), &look, &mut HolderNews::default());
+    node.hooks.take(at(20), &look, &mut HolderNews::default());
+    assert_eq!((held(&mut node).len(), node.hooks.state().unknown_accelerators), (2, 0));
 }
 
 #[test]
