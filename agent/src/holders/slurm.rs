@@ -2,8 +2,8 @@
 //!
 //! The hooks put files into a folder ([`told`]); they are read at each look at which the folder changed. Only what
 //! root put there into a folder of root's is believed; anything else is refused and counted. An allocation is
-//! confirmed with each batch until its epilog. Where slurmd is gone and the job has no process any more either,
-//! nobody will tell when it ended: then it ended when it was last confirmed, and that is said.
+//! confirmed with each batch until its epilog. Where slurmd is gone for longer than a restart takes and the job has no
+//! process any more either, nobody will tell when it ended: then it ended when it was last confirmed, and that is said.
 //!
 //! A job's own environment is asked for nothing: it can be forged.
 
@@ -42,6 +42,9 @@ pub const MOST_FILES: usize = 8192;
 
 /// Processes are looked for this often while something is allocated, and before each batch.
 const ALIVE_EVERY_MS: u64 = 10_000;
+
+/// slurmd that is gone for less is being restarted, as by an upgrade: what has no process meanwhile is not over.
+const MISSED_MS: u64 = 120_000;
 
 /// A folder is read again after this time, whatever its clock says.
 const REREAD_MS: u64 = 10_000;
@@ -164,6 +167,8 @@ pub struct SlurmHooks {
     options: SlurmOptions,
     order: Order,
     devices: Vec<Device>,
+    /// Accelerators that are there and cannot be named.
+    unidentified: u32,
     /// By file name without its ending.
     told: BTreeMap<String, Allocation>,
     /// Files that are not believed, with what was seen of them: each is logged once.
@@ -187,6 +192,8 @@ struct Allocation {
     confirmed: UtcMillis,
     /// Up to when it is in the records that were made.
     recorded: UtcMillis,
+    /// Since when neither slurmd nor the job was seen.
+    missed_ms: Option<u64>,
     end: End,
 }
 
@@ -207,6 +214,7 @@ impl SlurmHooks {
             options,
             order: Order::default(),
             devices: Vec::new(),
+            unidentified: 0,
             told: BTreeMap::new(),
             refused: BTreeMap::new(),
             folder: FolderState::Unused,
@@ -238,8 +246,13 @@ impl SlurmHooks {
 
     fn take(&mut self, now: Now, look: &Look, news: &mut HolderNews) {
         self.last = Some(now);
-        if let Some(devices) = &look.inventory_changed {
-            self.learn(devices);
+        match &look.inventory_changed {
+            Some(devices) => self.learn(devices.clone(), look.unidentified),
+            None if look.unidentified != self.unidentified => {
+                let devices = std::mem::take(&mut self.devices);
+                self.learn(devices, look.unidentified);
+            }
+            None => {}
         }
         // Without accelerators there is nothing to hold, and no number means any.
         if !self.devices.is_empty() {
@@ -248,9 +261,9 @@ impl SlurmHooks {
         }
     }
 
-    /// One look without an agent.
-    pub fn examine(&mut self, now: Now, devices: &[Device]) {
-        self.learn(devices);
+    /// One look without an agent, at these devices and so many that cannot be named.
+    pub fn examine(&mut self, now: Now, devices: &[Device], unidentified: u32) {
+        self.learn(devices.to_vec(), unidentified);
         self.read_folder(now, &mut HolderNews::default());
     }
 
@@ -263,11 +276,15 @@ impl SlurmHooks {
         Some(format!("as {attempt}: {} is {}, since {from} for {principal}", told.gpus, list.join(" and ")))
     }
 
-    fn learn(&mut self, devices: &[Device]) {
-        self.devices = devices.to_vec();
-        let order = Order::of(devices, &self.options.order, &self.options.proc);
+    fn learn(&mut self, devices: Vec<Device>, unidentified: u32) {
+        (self.devices, self.unidentified) = (devices, unidentified);
+        let order = Order::of(&self.devices, unidentified, &self.options.order, &self.options.proc);
         if order != self.order {
             self.order = order;
+            if !self.order.has_numbers() {
+                // What was given away while numbers meant something is what it was then.
+                return;
+            }
             for allocation in self.told.values_mut().filter(|allocation| allocation.end == End::Open) {
                 (allocation.accelerators, allocation.unknown) = find(&self.order, &allocation.told);
             }
@@ -334,7 +351,7 @@ impl SlurmHooks {
         let path = self.options.folder.join(format!("{key}{}", if ended { ENDED } else { OPEN }));
         let (told, seen) = read(&path);
         let told = told
-            .and_then(|told| if told.ended.is_some() == ended { Ok(told) } else { Err(Refusal::Malformed) });
+            .and_then(|told| if told.ended.is_some() <= ended { Ok(told) } else { Err(Refusal::Malformed) });
         let told = match told {
             Ok(told) => told,
             Err(refusal) => {
@@ -347,7 +364,12 @@ impl SlurmHooks {
         };
         self.refused.remove(key);
         let from = self.wall(now, &told, told.began);
-        let end = told.ended.map(|ended| self.wall(now, &told, ended));
+        let end = match told.ended {
+            Some(moment) => Some(self.wall(now, &told, moment)),
+            // The disk was full: the file says when, and that cannot be later than now.
+            None if ended => Some(UtcMillis(seen).min(now.wall).max(from)),
+            None => None,
+        };
         if let Some(known) = self.told.get_mut(key) {
             let Some(end) = end else { return };
             if known.end == End::Open {
@@ -371,15 +393,15 @@ impl SlurmHooks {
         };
         let confirmed = match end {
             End::At(end) => end.max(from),
-            End::Open => now.wall.max(from),
-            End::Lapsed => from,
+            // That its file is there says nothing yet: whoever would have ended it may be gone.
+            End::Open | End::Lapsed => from,
         };
         if end == End::Open {
             news.changed.extend(accelerators.iter().cloned());
         }
         self.told.insert(
             key.to_owned(),
-            Allocation { told, from, accelerators, unknown, confirmed, recorded: from, end },
+            Allocation { told, from, accelerators, unknown, confirmed, recorded: from, missed_ms: None, end },
         );
     }
 
@@ -433,8 +455,13 @@ impl SlurmHooks {
             match allocation.end {
                 End::Open if !seen.is_whole() || seen.daemon(node) || job_runs() => {
                     allocation.confirmed = now.wall.max(allocation.confirmed);
+                    allocation.missed_ms = None;
                 }
                 End::Open => {
+                    let since = *allocation.missed_ms.get_or_insert(now.boot_ms);
+                    if now.boot_ms.saturating_sub(since) < MISSED_MS {
+                        continue;
+                    }
                     tracing::warn!(
                         job,
                         confirmed = %allocation.confirmed,
@@ -445,7 +472,7 @@ impl SlurmHooks {
                 }
                 End::Lapsed if same_boot && job_runs() => {
                     tracing::warn!(job, "the job of an allocation that seemed over runs");
-                    allocation.end = End::Open;
+                    (allocation.end, allocation.missed_ms) = (End::Open, None);
                     // It is not known to have held them meanwhile.
                     (allocation.from, allocation.recorded) = (now.wall, now.wall);
                     allocation.confirmed = now.wall;
