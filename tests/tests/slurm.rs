@@ -335,8 +335,7 @@ fn each_account_is_charged_what_its_jobs_held_to_the_integer() {
     weighed.measured_more(1_000);
     weighed.slurm.kill_node(0);
     gate.open();
-    // It takes two minutes of misses for that: a slurmd that is started anew ends nothing.
-    wait::until_for(4 * wait::PATIENCE, "the agent finds the job gone", || {
+    wait::until("the agent finds the job gone", || {
         let metrics = weighed.site.agents[0].metrics()?;
         let lapsed = "weighbridge_agent_slurm_allocations{state=\"lapsed\"} 1";
         if metrics.lines().any(|line| line == lapsed) { Ok(()) } else { Err(metrics) }

@@ -2,8 +2,8 @@
 //!
 //! The hooks put files into a folder ([`told`]); they are read at each look at which the folder changed. Only what
 //! root put there into a folder of root's is believed; anything else is refused and counted. An allocation is
-//! confirmed with each batch until its epilog. Where slurmd is gone for longer than a restart takes and the job has no
-//! process any more either, nobody will tell when it ended: then it ended when it was last confirmed, and that is said.
+//! confirmed with each batch until its epilog. Where slurmd is gone and the job has no process any more either,
+//! nobody will tell when it ended: then it ended when it was last confirmed, and that is said.
 //!
 //! A job's own environment is asked for nothing: it can be forged.
 
@@ -42,9 +42,6 @@ pub const MOST_FILES: usize = 8192;
 
 /// Processes are looked for this often while something is allocated, and before each batch.
 const ALIVE_EVERY_MS: u64 = 10_000;
-
-/// slurmd that is gone for less is being restarted, as by an upgrade: what has no process meanwhile is not over.
-const MISSED_MS: u64 = 120_000;
 
 /// A folder is read again after this time, whatever its clock says.
 const REREAD_MS: u64 = 10_000;
@@ -192,8 +189,6 @@ struct Allocation {
     confirmed: UtcMillis,
     /// Up to when it is in the records that were made.
     recorded: UtcMillis,
-    /// Since when neither slurmd nor the job was seen.
-    missed_ms: Option<u64>,
     end: End,
 }
 
@@ -401,7 +396,7 @@ impl SlurmHooks {
         }
         self.told.insert(
             key.to_owned(),
-            Allocation { told, from, accelerators, unknown, confirmed, recorded: from, missed_ms: None, end },
+            Allocation { told, from, accelerators, unknown, confirmed, recorded: from, end },
         );
     }
 
@@ -455,13 +450,8 @@ impl SlurmHooks {
             match allocation.end {
                 End::Open if !seen.is_whole() || seen.daemon(node) || job_runs() => {
                     allocation.confirmed = now.wall.max(allocation.confirmed);
-                    allocation.missed_ms = None;
                 }
                 End::Open => {
-                    let since = *allocation.missed_ms.get_or_insert(now.boot_ms);
-                    if now.boot_ms.saturating_sub(since) < MISSED_MS {
-                        continue;
-                    }
                     tracing::warn!(
                         job,
                         confirmed = %allocation.confirmed,
@@ -472,7 +462,7 @@ impl SlurmHooks {
                 }
                 End::Lapsed if same_boot && job_runs() => {
                     tracing::warn!(job, "the job of an allocation that seemed over runs");
-                    (allocation.end, allocation.missed_ms) = (End::Open, None);
+                    allocation.end = End::Open;
                     // It is not known to have held them meanwhile.
                     (allocation.from, allocation.recorded) = (now.wall, now.wall);
                     allocation.confirmed = now.wall;
