@@ -4,7 +4,7 @@ mod holders;
 
 use std::{fmt::Write, path::Path, sync::Arc};
 
-use weighbridge_meter::{AcceleratorTable, Condition, GapCause, Tier};
+use weighbridge_meter::{AcceleratorId, AcceleratorTable, Condition, GapCause, Tier};
 
 use crate::{
     clock::Clock,
@@ -31,6 +31,8 @@ pub struct Diagnosis {
     pub failed: bool,
     /// There is no driver.
     pub driver_missing: bool,
+    /// Accelerators that are there and cannot be named.
+    unidentified: u32,
 }
 
 impl Diagnosis {
@@ -126,6 +128,7 @@ async fn look(
             ));
         }
     }
+    found.unidentified = look.unidentified;
     if look.unidentified > 0 {
         found.fail(format!("{} accelerators cannot be named and are not metered", look.unidentified));
     }
@@ -174,7 +177,7 @@ fn slurm(config: &Config, clock: &dyn Clock, devices: &[Device], found: &mut Dia
     let shown = folder.display();
     let options = SlurmOptions::of_host(folder.clone(), Some(clock.boot()));
     let mut hooks = SlurmHooks::new(SlurmOptions { order: config.slurm_order.clone(), ..options });
-    hooks.examine(clock.now(), devices);
+    hooks.examine(clock.now(), devices, found.unidentified);
     let state = hooks.state();
     match state.folder {
         FolderState::Unused => {
@@ -200,10 +203,17 @@ fn slurm(config: &Config, clock: &dyn Clock, devices: &[Device], found: &mut Dia
         found.fail(format!("slurm hooks {shown}: {count} files are not believed: {}", refusal.as_str()));
     }
     let order = hooks.order();
+    let name = |id: &Option<AcceleratorId>| id.as_ref().map_or("unknown".to_owned(), ToString::to_string);
     let numbers: Vec<String> =
-        order.ids().iter().enumerate().map(|(number, id)| format!("{number} is {id}")).collect();
+        order.numbers().iter().enumerate().map(|(number, id)| format!("{number} is {}", name(id))).collect();
     let text = format!("slurm counts accelerators by {}: {}", order.by().as_str(), numbers.join(", "));
-    if order.by() == OrderedBy::Finding && order.ids().len() > 1 {
+    if !order.has_numbers() && !devices.is_empty() {
+        found.fail(
+            "slurm counts accelerators of which some cannot be named: its numbers mean none until they can, unless \
+             holders.slurm_order says them"
+                .to_owned(),
+        );
+    } else if order.by() == OrderedBy::Finding && order.numbers().len() > 1 {
         found.note(format!("{text}; if gres.conf lists them otherwise, jobs are told the wrong ones"));
     } else {
         found.good(text);

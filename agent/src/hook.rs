@@ -18,7 +18,7 @@ use crate::{
     clock::{BOOT_ID_PATH, BootIdError, Clock, SystemClock},
     holders::slurm::{
         MOST_FILES,
-        told::{ENDED, Event, LONGEST, NotTold, OPEN, Told},
+        told::{ENDED, Event, LONGEST, Moment, NotTold, OPEN, OVER, Told},
     },
 };
 
@@ -34,7 +34,10 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// What is over is kept so long, for an agent that does not run.
 const KEEP_ENDED_MS: i64 = UtcMillis::DAY;
 
-/// Nor more files than this, the oldest of what is over going first.
+/// What an epilog left that found no start: no prolog comes later.
+const KEEP_OVER_MS: i64 = UtcMillis::HOUR;
+
+/// Nor more files than this: those go first that say nothing of accelerators, then the oldest of what is over.
 const KEEP_FILES: usize = MOST_FILES / 2;
 
 /// Nothing was handed over.
@@ -97,7 +100,7 @@ pub fn run(deliver: &mut Command) -> Result<(), String> {
     }
 }
 
-/// Writes down what Slurm's environment says. A job without accelerators leaves nothing.
+/// Writes down what Slurm's environment says. The prolog of a job without accelerators leaves nothing.
 pub fn deliver(folder: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), HookError> {
     let clock = SystemClock::start(BOOT_ID_PATH.as_ref())?;
     let (event, told) = match Told::read(variable, clock.boot(), clock.now()) {
@@ -108,7 +111,7 @@ pub fn deliver(folder: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Resu
     own_folder(folder)?;
     match event {
         Event::Prolog => begin(folder, &told)?,
-        Event::Epilog => end(folder, told, &clock)?,
+        Event::Epilog => end(folder, &told, &clock)?,
     }
     tidy(folder, clock.now().wall);
     Ok(())
@@ -136,40 +139,75 @@ fn own_folder(folder: &Path) -> Result<(), HookError> {
 
 fn begin(folder: &Path, told: &Told) -> Result<(), HookError> {
     let name = told.name();
-    // Starts of the same job before this one are over, or it could not begin: nobody knows since when.
-    for (other, _) in starts(folder, told).into_iter().filter(|(_, restart)| *restart < told.restart) {
-        drop(fs::remove_file(folder.join(format!("{other}{OPEN}"))));
-    }
-    let path = folder.join(format!("{name}{OPEN}"));
     // A prolog may run twice for one start, as after a restart of slurmd: the first one was the beginning.
-    let before = read(&path).filter(|before| before.boot == told.boot && before.job == told.job);
-    if before.is_some() { Ok(()) } else { put(folder, &path, told) }
-}
-
-fn end(folder: &Path, told: Told, clock: &SystemClock) -> Result<(), HookError> {
-    // The epilog of a start that is put back may be told the number of the one to come: what is open, ends.
-    let open = starts(folder, &told).into_iter().filter(|(_, restart)| *restart <= told.restart);
-    let Some((name, _)) = open.max_by_key(|(_, restart)| *restart) else {
-        // Nobody told when it began, or its end was told before.
+    let mut same = false;
+    // Any other start of the same job before this one is over, or it could not begin: nobody knows since when.
+    let this = (told.restart, told.began.boot_ms);
+    for (other, _) in starts(folder, told, OPEN).into_iter().filter(|(_, start)| *start <= this) {
+        let path = folder.join(format!("{other}{OPEN}"));
+        if read(&path).is_some_and(|before| before.is_same(told)) {
+            same = true;
+        } else {
+            drop(fs::remove_file(path));
+        }
+    }
+    if same {
         return Ok(());
-    };
-    let path = folder.join(format!("{name}{OPEN}"));
-    let Some(mut whole) = read(&path).filter(|began| began.boot == told.boot) else { return Ok(()) };
-    // Taken as late as can be: from here to the rename nothing else is done.
-    whole.ended = Some(clock.now().into());
-    put(folder, &folder.join(format!("{name}{ENDED}")), &whole)?;
-    fs::remove_file(&path).map_err(|source| HookError::Write { path, source })
+    }
+    put(folder, &folder.join(format!("{name}{OPEN}")), told)?;
+    // A disk that hung may have held this up until the epilog was over: looked for after the start is there, as the
+    // epilog looks for the start after it left this.
+    let over = starts(folder, told, OVER).into_iter().filter(|(_, (restart, _))| *restart >= told.restart);
+    let over = over.filter_map(|(name, _)| read(&folder.join(format!("{name}{OVER}"))));
+    let ended = over.filter(|over| over.boot == told.boot).filter_map(|over| over.ended);
+    match ended.filter(|ended| ended.boot_ms >= told.began.boot_ms).min_by_key(|ended| ended.boot_ms) {
+        Some(ended) => finish(folder, &name, told.clone(), ended),
+        None => Ok(()),
+    }
 }
 
-/// Starts of this job on this node that are open: names and numbers.
-fn starts(folder: &Path, told: &Told) -> Vec<(String, u32)> {
-    let (begin, end) = told.around();
+fn end(folder: &Path, told: &Told, clock: &SystemClock) -> Result<(), HookError> {
+    let open = || {
+        // The epilog of a start that is put back may be told the number of the one to come: what is open, ends.
+        let mut open = starts(folder, told, OPEN);
+        open.retain(|(_, (restart, _))| *restart <= told.restart);
+        let (name, _) = open.into_iter().max_by_key(|(_, start)| *start)?;
+        let whole = read(&folder.join(format!("{name}{OPEN}"))).filter(|began| began.boot == told.boot)?;
+        Some((name, whole))
+    };
+    if let Some((name, whole)) = open() {
+        // Taken as late as can be: from here to the rename nothing else is done.
+        return finish(folder, &name, whole, clock.now().into());
+    }
+    // Nobody told when it began, or not yet, or its end was told before.
+    put(folder, &folder.join(format!("{}{OVER}", told.name())), told)?;
+    match (open(), told.ended) {
+        (Some((name, whole)), Some(ended)) => finish(folder, &name, whole, ended),
+        _ => Ok(()),
+    }
+}
+
+/// From now on a start is over.
+fn finish(folder: &Path, name: &str, mut whole: Told, at: Moment) -> Result<(), HookError> {
+    let (open, ended) = (folder.join(format!("{name}{OPEN}")), folder.join(format!("{name}{ENDED}")));
+    whole.ended = Some(at);
+    if put(folder, &ended, &whole).is_ok() {
+        return fs::remove_file(&open).map_err(|source| HookError::Write { path: open, source });
+    }
+    // A disk without room has room for that: the file says when by when it was changed.
+    let since = Duration::from_millis(at.wall.0.unsigned_abs());
+    let stamped = File::open(&open).and_then(|file| file.set_modified(std::time::UNIX_EPOCH + since));
+    let moved = stamped.and_then(|()| fs::rename(&open, &ended));
+    moved.map_err(|source| HookError::Write { path: ended, source })
+}
+
+/// What there is of this job on this node with this ending: names without it, and which start each is of.
+fn starts(folder: &Path, told: &Told, ending: &str) -> Vec<(String, (u32, u64))> {
     let list = fs::read_dir(folder).into_iter().flatten().flatten();
     let starts = list.filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
-        let name = name.strip_suffix(OPEN)?;
-        let restart = name.strip_prefix(&begin)?.strip_suffix(&end)?.parse().ok()?;
-        Some((name.to_owned(), restart))
+        let name = name.strip_suffix(ending)?;
+        Some((name.to_owned(), told.start(name)?))
     });
     starts.collect()
 }
@@ -201,22 +239,24 @@ fn put(folder: &Path, path: &Path, told: &Told) -> Result<(), HookError> {
 
 /// Takes away what is over for long, and what a writer left that was ended halfway.
 fn tidy(folder: &Path, wall: UtcMillis) {
-    let mut over: Vec<(i64, PathBuf)> = Vec::new();
+    let mut over: Vec<(bool, i64, PathBuf)> = Vec::new();
     let mut files: usize = 0;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         files += 1;
-        if (name.ends_with(ENDED) || name.starts_with(".fresh-"))
+        let told = name.ends_with(ENDED);
+        if (told || name.ends_with(OVER) || name.starts_with(".fresh-"))
             && let Ok(found) = entry.metadata()
         {
-            over.push((found.mtime() * 1000, entry.path()));
+            over.push((told, found.mtime() * 1000, entry.path()));
         }
     }
     over.sort_unstable();
     let mut surplus = files.saturating_sub(KEEP_FILES);
-    for (changed, path) in over {
-        if surplus > 0 || wall.0 - changed > KEEP_ENDED_MS {
+    for (told, changed, path) in over {
+        let keep = if told { KEEP_ENDED_MS } else { KEEP_OVER_MS };
+        if surplus > 0 || wall.0 - changed > keep {
             drop(fs::remove_file(path));
             surplus = surplus.saturating_sub(1);
         }
@@ -257,17 +297,45 @@ mod tests {
             self
         }
 
+        fn without(mut self, name: &str) -> Self {
+            self.variables.remove(name);
+            self
+        }
+
         fn run(mut self, context: &str) -> Result<(), HookError> {
             self.variables.insert("SLURM_SCRIPT_CONTEXT", context.into());
             deliver(self.folder, &|name| self.variables.get(name).cloned())
         }
     }
 
+    /// Names without when each began.
     fn files(folder: &Path) -> Vec<String> {
-        let list = fs::read_dir(folder).into_iter().flatten().flatten();
-        let mut names: Vec<String> = list.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let plain = |name: String| {
+            let parts: Vec<&str> = name.split('-').collect();
+            match parts[..] {
+                [slurm, cluster, job, restart, _, node] => [slurm, cluster, job, restart, node].join("-"),
+                _ => name,
+            }
+        };
+        let mut names: Vec<String> = all(folder).into_iter().map(plain).collect();
         names.sort();
         names
+    }
+
+    /// The one file with this ending.
+    fn one(folder: &Path, ending: &str) -> Told {
+        let all: Vec<Told> = all(folder)
+            .iter()
+            .filter(|name| name.ends_with(ending))
+            .map(|name| read(&folder.join(name)).expect("readable"))
+            .collect();
+        let [one] = <[Told; 1]>::try_from(all).expect("one");
+        one
+    }
+
+    fn all(folder: &Path) -> Vec<String> {
+        let list = fs::read_dir(folder).into_iter().flatten().flatten();
+        list.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
     #[test]
@@ -276,20 +344,16 @@ mod tests {
         let folder = dir.path().join("hooks");
         script(&folder).run("prolog_slurmd").expect("delivered");
         assert_eq!(files(&folder), ["slurm-big_cluster-7-0-gpu1.open.json"]);
-        let began = read(&folder.join("slurm-big_cluster-7-0-gpu1.open.json")).expect("readable");
+        let began = one(&folder, OPEN);
         script(&folder).run("prolog_slurmd").expect("delivered");
-        assert_eq!(
-            read(&folder.join("slurm-big_cluster-7-0-gpu1.open.json")),
-            Some(began.clone()),
-            "the first counts"
-        );
+        assert_eq!(one(&folder, OPEN), began, "the first counts");
         script(&folder).run("epilog_slurmd").expect("delivered");
         assert_eq!(files(&folder), ["slurm-big_cluster-7-0-gpu1.ended.json"]);
-        let ended = read(&folder.join("slurm-big_cluster-7-0-gpu1.ended.json")).expect("readable");
+        let ended = one(&folder, ENDED);
         assert_eq!((ended.began, ended.account.as_deref()), (began.began, Some("physics")));
         script(&folder).run("epilog_slurmd").expect("delivered");
-        assert_eq!(read(&folder.join("slurm-big_cluster-7-0-gpu1.ended.json")), Some(ended), "it ended once");
-        let text = fs::read_to_string(folder.join("slurm-big_cluster-7-0-gpu1.ended.json")).expect("text");
+        assert_eq!(one(&folder, ENDED), ended, "it ended once");
+        let text = fs::read_to_string(folder.join(format!("{}{ENDED}", ended.name()))).expect("text");
         assert!(!text.contains("secret"), "{text}");
     }
 
@@ -305,6 +369,84 @@ mod tests {
         script(&folder).with("SLURM_JOB_RESTART_COUNT", "2").run("prolog_slurmd").expect("delivered");
         let expected = ["slurm-big_cluster-7-0-gpu1.ended.json", "slurm-big_cluster-7-2-gpu1.open.json"];
         assert_eq!(files(&folder), expected);
+    }
+
+    #[test]
+    fn an_epilog_that_is_not_told_of_accelerators_ends_what_the_prolog_told() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("hooks");
+        script(&folder).run("prolog_slurmd").expect("delivered");
+        let epilog = ["SLURM_JOB_GPUS", "SLURM_JOB_ACCOUNT", "SLURM_JOB_UID"];
+        let epilog = epilog.iter().fold(script(&folder), |script, name| script.without(name));
+        epilog.run("epilog_slurmd").expect("delivered");
+        assert_eq!(files(&folder), ["slurm-big_cluster-7-0-gpu1.ended.json"]);
+        assert_eq!(one(&folder, ENDED).gpus, "0,1");
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_the_end_is_a_name_and_a_time() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("hooks");
+        script(&folder).run("prolog_slurmd").expect("delivered");
+        let began = one(&folder, OPEN);
+        // No file can be made where a folder is.
+        let full = folder.join(format!(".fresh-{}", std::process::id()));
+        fs::create_dir_all(full.join("x")).expect("made");
+        script(&folder).run("prolog_slurmd").expect("it is there");
+        finish(
+            &folder,
+            &began.name(),
+            began.clone(),
+            Moment { boot_ms: 0, wall: UtcMillis(1_769_846_400_123) },
+        )
+        .expect("a rename");
+        fs::remove_dir_all(&full).expect("it was there");
+        assert_eq!(one(&folder, ENDED), began);
+        let found = fs::metadata(folder.join(format!("{}{ENDED}", began.name()))).expect("there");
+        assert_eq!((found.mtime(), found.mtime_nsec()), (1_769_846_400, 123_000_000));
+        assert_eq!(files(&folder), ["slurm-big_cluster-7-0-gpu1.ended.json"]);
+    }
+
+    #[test]
+    fn a_prolog_that_writes_after_its_epilog_ran_leaves_nothing_open() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("hooks");
+        script(&folder).run("prolog_slurmd").expect("delivered");
+        let late = one(&folder, OPEN);
+        fs::remove_file(folder.join(format!("{}{OPEN}", late.name()))).expect("it was there");
+        script(&folder).with("SLURM_JOB_RESTART_COUNT", "1").run("epilog_slurmd").expect("delivered");
+        let over = one(&folder, OVER);
+        begin(&folder, &late).expect("delivered");
+        assert_eq!(one(&folder, ENDED), Told { ended: over.ended, ..late.clone() });
+        // The next start began later, and is not over.
+        let mut next = Told { restart: 1, ..late };
+        next.began.boot_ms = over.began.boot_ms + 1;
+        begin(&folder, &next).expect("delivered");
+        assert_eq!(one(&folder, OPEN), next);
+    }
+
+    #[test]
+    fn a_number_that_comes_back_is_another_start() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("hooks");
+        script(&folder).run("prolog_slurmd").expect("delivered");
+        let first = one(&folder, OPEN);
+        for (name, change) in [
+            ("account", Told { account: Some("biology".into()), ..first.clone() }),
+            ("user", Told { uid: Some(7), ..first.clone() }),
+            ("accelerators", Told { gpus: "2".into(), ..first.clone() }),
+            ("name", Told { sluid: Some("s0123456789abc".into()), ..first.clone() }),
+        ] {
+            let mut other = change;
+            other.began.boot_ms = one(&folder, OPEN).began.boot_ms + 1;
+            begin(&folder, &other).expect("delivered");
+            assert_eq!(one(&folder, OPEN), other, "{name}");
+        }
+        script(&folder).run("epilog_slurmd").expect("delivered");
+        let mut again = one(&folder, ENDED);
+        (again.began.boot_ms, again.ended) = (again.began.boot_ms + 1_000_000, None);
+        begin(&folder, &again).expect("delivered");
+        assert_eq!((files(&folder).len(), one(&folder, OPEN)), (2, again));
     }
 
     #[test]

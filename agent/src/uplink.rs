@@ -173,6 +173,8 @@ impl Uplink {
                 *(if duplicate { &mut outcome.duplicates } else { &mut outcome.accepted }) += 1;
                 if let Some(metrics) = &self.metrics {
                     metrics.acknowledged(duplicate, clock.now().wall);
+                    // Not only once all is sent: a long backlog must not look like the outage before it.
+                    metrics.sending(&Stopped::Empty);
                 }
                 if self.acknowledged(&pending, acknowledged).map_err(Stopped::Spool)? {
                     self.another_store(clock.now().boot_ms).map_err(Stopped::Retry)?;

@@ -249,14 +249,7 @@ impl Known {
         let end = Place { index: u64::MAX, segment: u64::MAX, offset: 0 };
         let summary = match summary::begin_committed(&memory, &places.ledger, &places.summaries, end).await {
             Ok(Some(summary)) => summary,
-            Ok(None) => {
-                let last = places.ledger.join(format!("{:020}.seg", oldest - 1));
-                let fault = format!(
-                    "{}: the ledger begins after it, with segment {oldest}, and no summary stands for what was before",
-                    last.display()
-                );
-                return Ok(Self { fault: Some(fault), ..Self::default() });
-            }
+            Ok(None) => return Ok(Self::default()),
             Err(error) => return Ok(Self { fault: Some(chain_of(&error)), ..Self::default() }),
         };
         let mut state = State::default();

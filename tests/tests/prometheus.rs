@@ -36,6 +36,9 @@ const COUNTED: &[&str] = &[
     "weighbridge_agent_dropped_holdings",
     "weighbridge_agent_unidentified_accelerators",
     "weighbridge_agent_device_processes",
+    "weighbridge_agent_slurm_allocations",
+    "weighbridge_agent_slurm_unknown_accelerators",
+    "weighbridge_agent_slurm_hook_files_refused",
     "weighbridge_agent_open_files",
     "weighbridge_collector_accelerators",
     "weighbridge_collector_never_seen_accelerators",
@@ -60,6 +63,7 @@ const STATES: &[&str] = &[
     "weighbridge_agent_uplink_state",
     "weighbridge_agent_source_state",
     "weighbridge_agent_lease_file_state",
+    "weighbridge_agent_slurm_hooks_state",
     "weighbridge_collector_ready",
 ];
 

@@ -120,8 +120,8 @@ impl Roots {
 
 /// Reads a whole file.
 pub fn read(file: &[u8], roots: &Roots) -> Placed {
-    let mut best: Option<(Standing, Group)> = None;
-    let (mut unknown, mut contradicts) = (None, None);
+    let mut groups: Vec<(Standing, Group, PathDigest)> = Vec::new();
+    let mut unknown = None;
     for line in file.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         // Number, controllers, path; a path may hold colons.
         let mut fields = line.splitn(3, |&byte| byte == b':');
@@ -133,26 +133,25 @@ pub fn read(file: &[u8], roots: &Roots) -> Placed {
             Read::Top => {}
             Read::Unknown => unknown = unknown.or(Some(PathDigest::of(path))),
             Read::Group(group) => {
-                let standing = Standing::of(&group, controllers);
-                match &mut best {
-                    Some((_, other)) if other.is_same(&group) => other.complete(group),
-                    Some((than, _)) if *than > standing => {}
-                    Some((than, _)) if *than == standing && standing >= Standing::Container => {
-                        contradicts = Some((standing, PathDigest::of(path)));
-                    }
-                    // The same whatever the order of lines.
-                    Some((than, other)) if *than == standing => *other = group.max(other.clone()),
-                    _ => best = Some((standing, group)),
-                }
+                groups.push((Standing::of(&group, controllers), group, PathDigest::of(path)));
             }
         }
     }
+    // The same whatever the order of lines. Of a pod the one that goes on to a container is the greater.
+    groups.sort_unstable();
+    let best = groups.pop();
+    let contradicts = best.as_ref().and_then(|(standing, group, _)| {
+        let others = groups.iter().filter(|(other, ..)| other == standing);
+        others.filter(|(_, other, _)| !other.is_same(group)).map(|(.., digest)| *digest).next()
+    });
     match (best, contradicts, unknown) {
-        (Some((standing, _)), Some((at, digest)), _) if at == standing => Placed::Contradictory(digest),
-        (Some((standing, group)), ..) if standing >= Standing::Container => Placed::In(group),
-        (Some((_, Group::Person(person))), _, Some(digest)) => Placed::Unknown(digest, person),
+        (Some((standing, ..)), Some(digest), _) if standing >= Standing::Container => {
+            Placed::Contradictory(digest)
+        }
+        (Some((standing, group, _)), ..) if standing >= Standing::Container => Placed::In(group),
+        (Some((_, Group::Person(person), _)), _, Some(digest)) => Placed::Unknown(digest, person),
         (_, _, Some(digest)) => Placed::Unknown(digest, Person::Owner),
-        (Some((_, group)), ..) => Placed::In(group),
+        (Some((_, group, _)), ..) => Placed::In(group),
         (None, ..) => Placed::Nowhere,
     }
 }
@@ -190,13 +189,6 @@ impl Group {
                 uid == with && (container.is_none() || and.is_none() || container == and)
             }
             _ => self == other,
-        }
-    }
-
-    /// Takes what the other knows more.
-    fn complete(&mut self, other: Self) {
-        if let (Self::Pod { container: mine @ None, .. }, Self::Pod { container, .. }) = (self, other) {
-            *mine = container;
         }
     }
 }

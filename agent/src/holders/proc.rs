@@ -14,7 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::cgroup::{self, Placed, Roots};
 
-/// Longer than any of these files but `cgroup`.
+/// Longer than any of these files but `cgroup`, and than what of `status` is wanted.
 const LONGEST_FILE: u64 = 16 << 10;
 
 /// Ticks of the kernel's public clock; the same wherever Linux runs accelerators.
@@ -98,14 +98,15 @@ impl Process {
 
     /// Whose it is.
     pub fn owner(&self) -> Result<Owner, Missing> {
-        let status = read(&self.folder, "status", LONGEST_FILE)?;
+        // Whoever is in thousands of groups has a longer one, and is at its beginning all the same.
+        let (status, _) = read_begin(&self.folder, "status", LONGEST_FILE)?;
         let uid = uid(&status).ok_or_else(|| unusable("status"))?;
         // A kernel without audit knows no logins.
         let login = match read(&self.folder, "loginuid", LONGEST_FILE) {
             Ok(file) => login(&file),
             Err(Missing::Gone) => {
                 // Or has the process ended?
-                read(&self.folder, "status", LONGEST_FILE)?;
+                read_begin(&self.folder, "status", LONGEST_FILE)?;
                 None
             }
             Err(error) => return Err(error),
@@ -122,13 +123,19 @@ fn unusable(file: &str) -> Missing {
 }
 
 fn read(folder: &OwnedFd, file: &str, longest: u64) -> Result<Vec<u8>, Missing> {
+    // The end may say something else.
+    let (bytes, whole) = read_begin(folder, file, longest)?;
+    if whole { Ok(bytes) } else { Err(unusable(file)) }
+}
+
+/// And whether that was all.
+fn read_begin(folder: &OwnedFd, file: &str, longest: u64) -> Result<(Vec<u8>, bool), Missing> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let opened = openat(folder, file, flags, Mode::empty()).map_err(io::Error::from)?;
     // As a rule one read, and one that says it was all.
     let mut bytes = Vec::with_capacity(2 << 10);
     let length = File::from(opened).take(longest).read_to_end(&mut bytes)?;
-    // The end may say something else.
-    if length as u64 == longest { Err(unusable(file)) } else { Ok(bytes) }
+    Ok((bytes, (length as u64) < longest))
 }
 
 /// Field 22 of `stat`. The second is the program's name, which may hold anything.

@@ -4,7 +4,8 @@
 //! A process that a driver names and the system does not know holds nothing: drivers report such. Each process
 //! speaks for one holder, by the best that is known of it: the job, pod or machine that an allocator put it into; the
 //! container; the service; the user. Of a group of a shape that is not known, and of groups that exclude each other,
-//! only the user is believed; both are counted and logged once, by a digest of the path.
+//! only the user is believed; both are counted and logged once, by a digest of the path. So is it of a group that
+//! cannot be read, which has none.
 //!
 //! A cgroup names a job or pod and not whose it is: the principal is then [unknown](Principal::unknown) here, until a
 //! record of the scheduler says more of the same attempt.
@@ -81,7 +82,7 @@ pub enum ProcessState {
     Unit,
     /// It is somebody's.
     User,
-    /// Its group has a shape that is not known.
+    /// Its group has a shape that is not known, or cannot be read.
     UnknownCgroup,
     /// It lies in groups that exclude each other.
     ContradictoryCgroup,
@@ -239,13 +240,20 @@ impl ProcessHolders {
     }
 
     fn judge(&self, process: &Process) -> Result<Outcome, Missing> {
-        let placed = if self.options.cgroups { self.proc.placed(process)? } else { Placed::Nowhere };
+        let placed = if self.options.cgroups { self.proc.placed(process) } else { Ok(Placed::Nowhere) };
         let (state, person, digest) = match placed {
-            Placed::In(Group::Person(person)) => (ProcessState::User, person, None),
-            Placed::In(group) => return Ok(self.group(group)),
-            Placed::Nowhere => (ProcessState::User, Person::Login, None),
-            Placed::Unknown(digest, person) => (ProcessState::UnknownCgroup, person, Some(digest)),
-            Placed::Contradictory(digest) => (ProcessState::ContradictoryCgroup, Person::Owner, Some(digest)),
+            Ok(Placed::In(Group::Person(person))) => (ProcessState::User, person, None),
+            Ok(Placed::In(group)) => return Ok(self.group(group)),
+            Ok(Placed::Nowhere) => (ProcessState::User, Person::Login, None),
+            Ok(Placed::Unknown(digest, person)) => (ProcessState::UnknownCgroup, person, Some(digest)),
+            Ok(Placed::Contradictory(digest)) => {
+                (ProcessState::ContradictoryCgroup, Person::Owner, Some(digest))
+            }
+            Err(Missing::Unreadable(_)) => {
+                process.owner()?;
+                (ProcessState::UnknownCgroup, Person::Owner, None)
+            }
+            Err(Missing::Gone) => return Err(Missing::Gone),
         };
         if !self.options.owners {
             return Ok(Outcome { digest, ..Outcome::nobody(state) });

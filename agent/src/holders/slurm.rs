@@ -164,6 +164,8 @@ pub struct SlurmHooks {
     options: SlurmOptions,
     order: Order,
     devices: Vec<Device>,
+    /// Accelerators that are there and cannot be named.
+    unidentified: u32,
     /// By file name without its ending.
     told: BTreeMap<String, Allocation>,
     /// Files that are not believed, with what was seen of them: each is logged once.
@@ -207,6 +209,7 @@ impl SlurmHooks {
             options,
             order: Order::default(),
             devices: Vec::new(),
+            unidentified: 0,
             told: BTreeMap::new(),
             refused: BTreeMap::new(),
             folder: FolderState::Unused,
@@ -238,8 +241,13 @@ impl SlurmHooks {
 
     fn take(&mut self, now: Now, look: &Look, news: &mut HolderNews) {
         self.last = Some(now);
-        if let Some(devices) = &look.inventory_changed {
-            self.learn(devices);
+        match &look.inventory_changed {
+            Some(devices) => self.learn(devices.clone(), look.unidentified),
+            None if look.unidentified != self.unidentified => {
+                let devices = std::mem::take(&mut self.devices);
+                self.learn(devices, look.unidentified);
+            }
+            None => {}
         }
         // Without accelerators there is nothing to hold, and no number means any.
         if !self.devices.is_empty() {
@@ -248,9 +256,9 @@ impl SlurmHooks {
         }
     }
 
-    /// One look without an agent.
-    pub fn examine(&mut self, now: Now, devices: &[Device]) {
-        self.learn(devices);
+    /// One look without an agent, at these devices and so many that cannot be named.
+    pub fn examine(&mut self, now: Now, devices: &[Device], unidentified: u32) {
+        self.learn(devices.to_vec(), unidentified);
         self.read_folder(now, &mut HolderNews::default());
     }
 
@@ -263,11 +271,15 @@ impl SlurmHooks {
         Some(format!("as {attempt}: {} is {}, since {from} for {principal}", told.gpus, list.join(" and ")))
     }
 
-    fn learn(&mut self, devices: &[Device]) {
-        self.devices = devices.to_vec();
-        let order = Order::of(devices, &self.options.order, &self.options.proc);
+    fn learn(&mut self, devices: Vec<Device>, unidentified: u32) {
+        (self.devices, self.unidentified) = (devices, unidentified);
+        let order = Order::of(&self.devices, unidentified, &self.options.order, &self.options.proc);
         if order != self.order {
             self.order = order;
+            if !self.order.has_numbers() {
+                // What was given away while numbers meant something is what it was then.
+                return;
+            }
             for allocation in self.told.values_mut().filter(|allocation| allocation.end == End::Open) {
                 (allocation.accelerators, allocation.unknown) = find(&self.order, &allocation.told);
             }
@@ -334,7 +346,7 @@ impl SlurmHooks {
         let path = self.options.folder.join(format!("{key}{}", if ended { ENDED } else { OPEN }));
         let (told, seen) = read(&path);
         let told = told
-            .and_then(|told| if told.ended.is_some() == ended { Ok(told) } else { Err(Refusal::Malformed) });
+            .and_then(|told| if told.ended.is_some() <= ended { Ok(told) } else { Err(Refusal::Malformed) });
         let told = match told {
             Ok(told) => told,
             Err(refusal) => {
@@ -347,7 +359,12 @@ impl SlurmHooks {
         };
         self.refused.remove(key);
         let from = self.wall(now, &told, told.began);
-        let end = told.ended.map(|ended| self.wall(now, &told, ended));
+        let end = match told.ended {
+            Some(moment) => Some(self.wall(now, &told, moment)),
+            // The disk was full: the file says when, and that cannot be later than now.
+            None if ended => Some(UtcMillis(seen).min(now.wall).max(from)),
+            None => None,
+        };
         if let Some(known) = self.told.get_mut(key) {
             let Some(end) = end else { return };
             if known.end == End::Open {
@@ -371,8 +388,8 @@ impl SlurmHooks {
         };
         let confirmed = match end {
             End::At(end) => end.max(from),
-            End::Open => now.wall.max(from),
-            End::Lapsed => from,
+            // That its file is there says nothing yet: whoever would have ended it may be gone.
+            End::Open | End::Lapsed => from,
         };
         if end == End::Open {
             news.changed.extend(accelerators.iter().cloned());

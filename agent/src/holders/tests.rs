@@ -142,6 +142,40 @@ impl Bench {
 }
 
 #[test]
+fn a_process_is_its_users_with_more_groups_than_fit_and_with_a_group_that_cannot_be_read() {
+    let processes = Processes::new();
+    processes.begin(1, 1, 1000, "/user.slice");
+    let folder = processes.0.path().join("1");
+    let groups: String = (100_000..104_000).map(|group| format!(" {group}")).collect();
+    std::fs::write(folder.join("status"), format!("Name:\tx\nUid:\t1000\t0\t0\t0\nGroups:\t{groups}\n"))
+        .expect("written");
+    processes.begin(2, 1, 2000, "/");
+    let cgroup = processes.0.path().join("2/cgroup");
+    std::fs::write(&cgroup, vec![b'x'; 200 << 10]).expect("written");
+    processes.begin(3, 1, 3000, "/");
+    std::fs::remove_file(processes.0.path().join("3/cgroup")).expect("it was there");
+    let options = ProcessOptions {
+        proc: processes.0.path().to_owned(),
+        roots: cgroup::Roots::default(),
+        cgroups: true,
+        owners: true,
+        host: "node1".into(),
+        class: "c".into(),
+        slurm_cluster: "a".into(),
+        kubernetes_cluster: "b".into(),
+        cloud: "d".into(),
+        libvirt: "/nowhere".into(),
+    };
+    let mut holders = ProcessHolders::new(options, BootId([0xab; 16])).expect("names");
+    let found = [1, 2, 3].map(|pid| {
+        let outcome = holders.find(1_000_000, pid);
+        let who = outcome.who.map(|who| who.principal.to_string());
+        format!("{}: {}", outcome.state.as_str(), who.unwrap_or_default())
+    });
+    assert_eq!(found, ["user: uid:c/1000", "unknown_cgroup: uid:c/2000", "gone: "]);
+}
+
+#[test]
 fn users_hold_from_their_first_process_to_their_last_and_confirm_in_between() {
     let processes = Processes::new();
     for (pid, uid) in [(10, 1000), (11, 1000), (20, 2000)] {

@@ -10,7 +10,7 @@ use weighbridge_meter::{AcceleratorId, AttemptId, Evidence, Principal, Span, Utc
 
 use crate::{
     entry::{JobFact, LeaseFact, Selector, job_of},
-    hour::HeldState,
+    hour::{HeldState, Spans},
     state::{HeldKey, State},
 };
 
@@ -60,7 +60,8 @@ pub fn selects(lease: &LeaseFact, id: &AcceleratorId, pci_device: &str) -> bool 
     }
 }
 
-/// So many claims on one accelerator in one span are no account of who held it: what each costs grows with all others.
+/// So many claims on one accelerator in one UTC hour are no account of who held it: what each costs grows with all
+/// others. By the hour, so that what is said of a moment does not depend on the span that is asked for.
 const MOST_CLAIMS: usize = 4096;
 
 /// So many at one moment, of one rank.
@@ -75,29 +76,22 @@ pub fn segments(state: &State, id: &AcceleratorId, span: Span) -> Vec<Segment> {
 
 /// The same if this record of a job were there too.
 fn segments_with(state: &State, job: Option<&JobFact>, id: &AcceleratorId, span: Span) -> Vec<Segment> {
-    weighed(state, job, id, span)
-        .unwrap_or_else(|| vec![Segment { span, holders: Vec::new(), disputed: false, unnamed: true }])
-}
-
-/// The same where there are not too many claims to be weighed: then it holds for any part of the span too.
-pub(crate) fn answers(state: &State, id: &AcceleratorId, span: Span) -> Option<Vec<Segment>> {
-    weighed(state, None, id, span)
-}
-
-fn weighed(state: &State, job: Option<&JobFact>, id: &AcceleratorId, span: Span) -> Option<Vec<Segment>> {
+    // Each holding is a claim, and one or two more for each record of its job.
+    let few = state.held.get(id).is_none_or(|held| held.len() <= MOST_CLAIMS / 8);
+    let crowded = if few { Spans::default() } else { crowded(&claims(state, job, id, hours_around(span))) };
     let mut claims = claims(state, job, id, span);
-    if claims.len() > MOST_CLAIMS {
-        return None;
-    }
+    claims.retain(|claim| !crowded.missing(claim.span).is_empty());
     // As a rule: nobody, or one all the time.
-    if claims.iter().all(|claim| claim.span == span) {
+    if crowded.is_empty() && claims.iter().all(|claim| claim.span == span) {
         let here: Vec<&Claim<'_>> = claims.iter().collect();
         let Answer { holders, disputed, unnamed } = Answer::of(&here);
-        return Some(vec![Segment { span, holders, disputed, unnamed }]);
+        return vec![Segment { span, holders, disputed, unnamed }];
     }
     claims.sort_unstable_by_key(|claim| claim.span.start());
     let mut cuts: Vec<UtcMillis> = vec![span.start(), span.end()];
     cuts.extend(claims.iter().flat_map(|claim| [claim.span.start(), claim.span.end()]));
+    let edges = crowded.pairs().iter().flat_map(|(start, end)| [UtcMillis(*start), UtcMillis(*end)]);
+    cuts.extend(edges.filter(|edge| (span.start()..span.end()).contains(edge)));
     cuts.sort_unstable();
     cuts.dedup();
     let mut segments: Vec<Segment> = Vec::with_capacity(cuts.len() - 1);
@@ -107,7 +101,8 @@ fn weighed(state: &State, job: Option<&JobFact>, id: &AcceleratorId, span: Span)
         let Some(piece) = Span::new(pair[0], pair[1]) else { continue };
         here.retain(|claim| claim.span.contains(piece.start()));
         here.extend(std::iter::from_fn(|| coming.next_if(|claim| claim.span.contains(piece.start()))));
-        let Answer { holders, disputed, unnamed } = Answer::of(&here);
+        let answer = if crowded.touches(piece) { Answer::many() } else { Answer::of(&here) };
+        let Answer { holders, disputed, unnamed } = answer;
         match segments.last_mut() {
             Some(last) if last.holders == holders && last.disputed == disputed && last.unnamed == unnamed => {
                 last.span = Span::new(last.span.start(), piece.end()).expect("longer than before");
@@ -115,7 +110,7 @@ fn weighed(state: &State, job: Option<&JobFact>, id: &AcceleratorId, span: Span)
             _ => segments.push(Segment { span: piece, holders, disputed, unnamed }),
         }
     }
-    Some(segments)
+    segments
 }
 
 /// What several claims come to.
@@ -126,6 +121,11 @@ struct Answer {
 }
 
 impl Answer {
+    /// More than can be weighed.
+    fn many() -> Self {
+        Self { holders: Vec::new(), disputed: false, unnamed: true }
+    }
+
     fn of(claims: &[&Claim<'_>]) -> Self {
         let rank = claims.iter().map(|claim| claim.rank).min();
         let best = || claims.iter().filter(|claim| Some(claim.rank) == rank);
@@ -137,7 +137,7 @@ impl Answer {
         best.sort_unstable();
         best.dedup();
         if best.len() > MOST_AT_ONCE {
-            return Self { holders: Vec::new(), disputed: false, unnamed: true };
+            return Self::many();
         }
         // Who an attempt is for, any better record of it says, or of the same job: a device has one start of it.
         let same =
@@ -168,6 +168,37 @@ impl Answer {
         let holders = holders.map(|(principal, attempt)| (principal.clone(), attempt.clone())).collect();
         Self { holders, disputed, unnamed }
     }
+}
+
+/// All of the UTC hours that the span touches.
+fn hours_around(span: Span) -> Span {
+    let end = span.end().plus(-1).hour().plus(UtcMillis::HOUR);
+    Span::new(span.start().hour(), end).unwrap_or(span)
+}
+
+/// The hours with more claims than can be weighed, of all claims on whole hours.
+fn crowded(claims: &[Claim<'_>]) -> Spans {
+    if claims.len() <= MOST_CLAIMS {
+        return Spans::default();
+    }
+    // How many more there are from each hour on.
+    let mut steps: BTreeMap<UtcMillis, i64> = BTreeMap::new();
+    for Claim { span, .. } in claims {
+        let hours = hours_around(*span);
+        *steps.entry(hours.start()).or_default() += 1;
+        *steps.entry(hours.end()).or_default() -= 1;
+    }
+    let (mut crowded, mut count, mut since) = (Spans::default(), 0_i64, UtcMillis(0));
+    for (at, step) in steps {
+        if usize::try_from(count).is_ok_and(|count| count > MOST_CLAIMS)
+            && let Some(span) = Span::new(since, at)
+        {
+            crowded.insert(span);
+        }
+        count += step;
+        since = at;
+    }
+    crowded
 }
 
 fn claims<'a>(state: &'a State, job: Option<&'a JobFact>, id: &AcceleratorId, span: Span) -> Vec<Claim<'a>> {
@@ -478,6 +509,38 @@ mod tests {
         assert!(at_once[0].unnamed && at_once[0].holders.is_empty());
         let in_a_row = many(20_000, false);
         assert!(in_a_row.len() == 1 && in_a_row[0].unnamed);
+    }
+
+    #[test]
+    fn a_crowded_hour_is_nobodys_and_what_is_said_of_a_moment_is_the_same_however_much_is_asked_for() {
+        let (mut state, id) = held(&[(0, 3, 0, 1)]);
+        let claimed = state.held.get_mut(&id).expect("held");
+        let mut hold = |number: i64, start: i64, end: i64| {
+            let key = HeldKey {
+                principal: format!("slurm:c/{number}").parse().expect("valid"),
+                attempt: format!("slurm:c/{number}").parse().expect("valid"),
+                evidence: Evidence::SchedulerHook,
+                start: UtcMillis(start),
+            };
+            claimed.insert(key, UtcMillis(end));
+        };
+        // A job every ten minutes for a year, and one hour in which somebody says more than can be.
+        let ten = UtcMillis::HOUR / 6;
+        (1..52_000).for_each(|number| hold(number, number * ten, number * ten + ten));
+        let crowded = 1000 * UtcMillis::HOUR;
+        (60_000..65_000).for_each(|number| hold(number, crowded + number, crowded + number + 1));
+        let year = segments(&state, &id, span(ten, 51_000 * ten));
+        let of = |moment: i64| {
+            let found =
+                year.iter().find(|segment| segment.span.contains(UtcMillis(moment))).expect("covered");
+            (found.holders.clone(), found.unnamed)
+        };
+        for moment in [ten, crowded - 1, crowded, crowded + 61_000, crowded + UtcMillis::HOUR, 50_000 * ten] {
+            let alone = segments(&state, &id, span(moment, 1));
+            assert_eq!((alone[0].holders.clone(), alone[0].unnamed), of(moment), "{moment}");
+            assert_eq!(alone[0].unnamed, (crowded..crowded + UtcMillis::HOUR).contains(&moment), "{moment}");
+        }
+        assert_eq!(year.iter().filter(|segment| segment.unnamed).count(), 1);
     }
 
     #[test]

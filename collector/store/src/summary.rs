@@ -121,7 +121,7 @@ pub enum SummaryError {
     },
     /// The ledger begins later, and no summary leads to it.
     #[error(
-        "the ledger begins with segment {oldest}, and no summary in {} reaches into it: what was before cannot be told",
+        "the ledger begins with segment {oldest:020}.seg, and no summary in {} reaches into it: what was before cannot be told",
         folder.display()
     )]
     Missing {

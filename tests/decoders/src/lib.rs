@@ -145,7 +145,7 @@ fn slurm_hook(bytes: &[u8]) {
             weighbridge_meter::Tier::B,
         )
     });
-    let (found, _) = Order::of(&devices, &[], Path::new("/nonexistent")).find(&told.gpus);
+    let (found, _) = Order::of(&devices, 0, &[], Path::new("/nonexistent")).find(&told.gpus);
     assert!(found.len() <= devices.len(), "an accelerator is given once");
     assert!(told.name().len() < 200 && !told.name().contains('/'), "a name is a name of a file");
 }

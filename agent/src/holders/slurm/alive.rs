@@ -4,12 +4,17 @@
 //! between two steps. Where slurmd was killed, nobody tells the end: then the processes are what is left. Each step
 //! has a `slurmstepd` that belongs to root and says in its title whose it is, and where Slurm makes cgroups, the
 //! job's own holds its processes.
+//!
+//! Anybody who is root in a container can call a process what Slurm's are called. So they are believed only where
+//! Slurm's are: in no container, no pod, no virtual machine and in nobody's session but root's own.
 
 use std::{
     collections::HashSet,
     fs,
     path::{Path, PathBuf},
 };
+
+use super::super::cgroup::{self, Group, Person, Placed, Roots};
 
 /// Slurm's processes at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,12 +46,12 @@ pub(super) fn look(proc: &Path) -> Seen {
         match comm.trim_end() {
             // A thread of the kernel: nobody has hidden this host's processes from us.
             "kthreadd" => seen.whole_host = true,
-            "slurmd" if is_of_root(&path) => {
+            "slurmd" if is_of_root(&path) && !is_inside(&path) => {
                 let words = words(&path);
                 let name = words.windows(2).find(|pair| pair[0] == "-N").map(|pair| pair[1].clone());
                 seen.daemons.push(name);
             }
-            "slurmstepd" if is_of_root(&path) => {
+            "slurmstepd" if is_of_root(&path) && !is_inside(&path) => {
                 // `slurmstepd: [15.batch]`, all of it one word or several.
                 let title = words(&path).join(" ");
                 let job = title.split_once('[').and_then(|(_, step)| step.split(['.', ']']).next());
@@ -82,6 +87,21 @@ fn is_of_root(process: &Path) -> bool {
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
     let mut uids = uids.split_whitespace().peekable();
     uids.peek().is_some() && uids.all(|uid| uid == "0")
+}
+
+/// Whether it lies in what is given to others. A step's own processes lie in the job.
+fn is_inside(process: &Path) -> bool {
+    let file = fs::read(process.join("cgroup")).unwrap_or_default();
+    match cgroup::read(&file, &Roots::default()) {
+        Placed::In(group) => match group {
+            Group::Container(_) | Group::Pod { .. } | Group::Machine { .. } => true,
+            Group::Person(Person::Login) => true,
+            Group::Person(Person::Slice(uid)) => uid != 0,
+            Group::Person(Person::Owner) | Group::SlurmJob(_) | Group::Unit(_) => false,
+        },
+        Placed::Contradictory(_) => true,
+        Placed::Nowhere | Placed::Unknown(..) => false,
+    }
 }
 
 fn words(process: &Path) -> Vec<String> {
@@ -152,6 +172,33 @@ mod tests {
         assert_eq!([job(15), job(16), job(1)], [true, false, false], "what a user calls so is none");
         process(dir.path(), 14, "slurmd", "slurmd -D", 0);
         assert!(look(dir.path()).daemon("gpu2"), "one without a name is the only one");
+    }
+
+    #[test]
+    fn root_in_a_container_or_in_somebodys_session_is_no_slurm() {
+        let id = "0123456789abcdef".repeat(4);
+        let uuid = "01234567-89ab-cdef-0123-456789abcdef";
+        for (group, believed) in [
+            ("/system.slice/slurmd.service".to_owned(), true),
+            ("/system.slice/slurmstepd.scope/job_15/step_batch/slurm".to_owned(), true),
+            ("/slurm/system".to_owned(), true),
+            ("/".to_owned(), true),
+            ("/user.slice/user-0.slice/session-1.scope".to_owned(), true),
+            ("/user.slice/user-1000.slice/session-1.scope".to_owned(), false),
+            (format!("/system.slice/docker-{id}.scope"), false),
+            (format!("/machine.slice/libpod-{id}.scope"), false),
+            (format!("/kubepods/burstable/pod{uuid}/{id}"), false),
+        ] {
+            let dir = tempfile::tempdir().expect("a folder");
+            process(dir.path(), 10, "slurmd", "slurmd", 0);
+            process(dir.path(), 11, "slurmstepd", "slurmstepd: [15.batch]", 0);
+            for id in ["10", "11"] {
+                fs::write(dir.path().join(id).join("cgroup"), format!("0::{group}\n")).expect("written");
+            }
+            let seen = look(dir.path());
+            let found = (seen.daemon("n"), seen.job(15, None, "/nonexistent".as_ref()));
+            assert_eq!(found, (believed, believed), "{group}");
+        }
     }
 
     #[test]

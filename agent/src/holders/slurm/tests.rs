@@ -96,7 +96,7 @@ impl Node {
 
     fn epilog(&self, job: u64, gpus: &str, began: i64, ended: i64) {
         self.write(&self.told(job, gpus, began, Some(ended)));
-        drop(fs::remove_file(self.path(&format!("slurm-c-{job}-0-n{OPEN}"))));
+        drop(fs::remove_file(self.path(&(self.told(job, gpus, began, None).name() + OPEN))));
     }
 
     fn write(&self, told: &Told) {
@@ -258,11 +258,64 @@ fn an_agent_that_is_started_anew_goes_on_and_learns_what_ended_meanwhile() {
 }
 
 #[test]
+fn an_agent_that_is_started_anew_does_not_extend_what_nobody_goes_on_with() {
+    let mut node = Node::new();
+    node.prolog(7, "0", 5);
+    node.prolog(8, "1", 5);
+    node.process(20, "slurmstepd", "slurmstepd: [8.batch]");
+    node.step(60);
+    node.gone(9);
+    for seconds in [600, 3600] {
+        node.restart(BOOT);
+        node.step(seconds);
+    }
+    node.check(expect![[r#"
+        60: cut GPU-a+GPU-b
+        60: slurm:c/7 of slurm:c/physics holds GPU-a 5..60 by scheduler_hook
+        60: slurm:c/8 of slurm:c/physics holds GPU-b 5..60 by scheduler_hook
+        600: cut GPU-a+GPU-b+GPU-a
+        600: slurm:c/8 of slurm:c/physics holds GPU-b 5..600 by scheduler_hook
+        3600: cut GPU-a+GPU-b+GPU-a
+        3600: slurm:c/8 of slurm:c/physics holds GPU-b 5..3600 by scheduler_hook
+    "#]]);
+}
+
+#[test]
+fn an_end_that_had_no_room_is_when_its_file_was_changed() {
+    let mut node = Node::new();
+    let paths = [7, 8].map(|job| {
+        let told = node.told(job, &job.to_string().replace('7', "0").replace('8', "1"), 5, None);
+        node.write(&told);
+        [OPEN, ENDED].map(|ending| node.path(&(told.name() + ending)))
+    });
+    node.step(60);
+    // The second by a clock that is wrong.
+    for ([open, ended], seconds) in paths.iter().zip([80, 9_000]) {
+        let changed =
+            std::time::UNIX_EPOCH + std::time::Duration::from_millis(at(seconds).wall.0.unsigned_abs());
+        File::open(open).and_then(|file| file.set_modified(changed)).expect("stamped");
+        fs::rename(open, ended).expect("moved");
+    }
+    node.step(90);
+    node.step(120);
+    node.step(180);
+    node.check(expect![[r#"
+        60: cut GPU-a+GPU-b
+        60: slurm:c/7 of slurm:c/physics holds GPU-a 5..60 by scheduler_hook
+        60: slurm:c/8 of slurm:c/physics holds GPU-b 5..60 by scheduler_hook
+        90: cut GPU-a+GPU-b
+        120: slurm:c/7 of slurm:c/physics holds GPU-a 60..80 by scheduler_hook
+        120: slurm:c/8 of slurm:c/physics holds GPU-b 60..90 by scheduler_hook
+    "#]]);
+    assert_eq!(node.hooks.state().refused, BTreeMap::new());
+}
+
+#[test]
 fn a_file_that_is_taken_away_ends_what_it_told() {
     let mut node = Node::new();
     node.prolog(7, "0", 5);
     node.step(60);
-    fs::remove_file(node.path("slurm-c-7-0-n.open.json")).expect("it is there");
+    fs::remove_file(node.path(&(node.told(7, "0", 5, None).name() + OPEN))).expect("it is there");
     node.step(70);
     node.step(120);
     node.check(expect![[r#"
@@ -282,6 +335,27 @@ fn accelerators_that_are_not_here_are_counted_and_the_others_held() {
         60: slurm:c/7 of slurm:c/physics holds GPU-b+GPU-c 0..60 by scheduler_hook
     "#]]);
     assert_eq!(node.hooks.state().unknown_accelerators, 3);
+}
+
+#[test]
+fn while_an_accelerator_has_no_name_numbers_that_are_new_mean_none() {
+    let mut node = Node::new();
+    node.prolog(7, "0", 0);
+    node.step(0);
+    let mut look =
+        Look { devices: Vec::new(), source_state: SourceState::Ok, inventory_changed: None, unidentified: 1 };
+    node.prolog(8, "1", 5);
+    node.hooks.take(at(5), &look, &mut HolderNews::default());
+    assert_eq!(node.hooks.state().unknown_accelerators, 1);
+    let held = |node: &mut Node| -> Vec<String> {
+        let holdings = node.hooks.confirm().into_iter();
+        holdings.map(|holding| format!("{} {:?}", holding.attempt, holding.accelerators)).collect()
+    };
+    assert_eq!(held(&mut node).len(), 1, "what was told before goes on");
+    look.unidentified = 0;
+    node.hooks.take(at(10), &look, &mut HolderNews::default());
+    node.hooks.take(at(20), &look, &mut HolderNews::default());
+    assert_eq!((held(&mut node).len(), node.hooks.state().unknown_accelerators), (2, 0));
 }
 
 #[test]

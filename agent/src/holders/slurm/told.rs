@@ -1,8 +1,12 @@
 //! What Slurm's prolog and epilog told, as it lies in the folder between them and the agent.
 //!
-//! One file for each start of a job on a node, `slurm-<cluster>-<job>-<restart>-<node>.open.json` from the prolog
-//! on and `.ended.json` in its place from the epilog on, put there by rename. Names are cut down to letters, digits
-//! and `_`, so a name is a key and nothing that is believed. No name of a job or a person and no path is in it.
+//! One file for each start of a job on a node, `slurm-<cluster>-<job>-<restart>-<began>-<node>.open.json` from the
+//! prolog on and `.ended.json` in its place from the epilog on, put there by rename. `<began>` is in milliseconds
+//! since boot: numbers of jobs and of restarts come back. Names are cut down to letters, digits and `_`, so a name is
+//! a key and nothing that is believed. No name of a job or a person and no path is in it.
+//!
+//! Where the disk is full, the file of an end is that of the beginning under another name: then it ended when the
+//! file was last changed. An epilog that finds no beginning leaves `.over.json`, for a prolog that comes late.
 
 use serde::{Deserialize, Serialize};
 use weighbridge_meter::{AttemptId, BootId, Principal, UtcMillis, identity::BadName, meter::Now};
@@ -11,6 +15,8 @@ use weighbridge_meter::{AttemptId, BootId, Principal, UtcMillis, identity::BadNa
 pub const OPEN: &str = ".open.json";
 /// How one of a start that is over ends.
 pub const ENDED: &str = ".ended.json";
+/// How what an epilog leaves ends that found no start.
+pub const OVER: &str = ".over.json";
 
 /// A longer file is none of ours.
 pub const LONGEST: u64 = 16 << 10;
@@ -46,13 +52,13 @@ pub struct Told {
     pub uid: Option<u32>,
     /// Which node.
     pub node: String,
-    /// `SLURM_JOB_GPUS`: numbers in Slurm's own order, or UUIDs.
+    /// `SLURM_JOB_GPUS`: numbers in Slurm's own order, or UUIDs. An epilog need not know them.
     pub gpus: String,
     /// In which boot.
     pub boot: BootId,
-    /// When the prolog ran.
+    /// When the prolog ran; of what an epilog says, the same as its end.
     pub began: Moment,
-    /// When the epilog began.
+    /// When the epilog began; nothing where the disk had no room for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Moment>,
 }
@@ -82,7 +88,7 @@ pub enum Event {
     Epilog,
 }
 
-/// Slurm's environment is not that of a prolog or epilog with accelerators.
+/// Slurm's environment is not that of an epilog, or of a prolog with accelerators.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotTold {
     /// A job without accelerators, which is no matter of ours.
@@ -133,7 +139,12 @@ impl Told {
             variable(name)
                 .filter(|list| !list.is_empty() && list.len() <= LONGEST_LIST && list != "NoDevFiles")
         });
-        let gpus = list.ok_or(NotTold::NoAccelerators)?;
+        let gpus = match (list, event) {
+            (Some(list), _) => list,
+            // Which they were, the prolog told.
+            (None, Event::Epilog) => String::new(),
+            (None, Event::Prolog) => return Err(NotTold::NoAccelerators),
+        };
         let told = Self {
             version: VERSION,
             cluster,
@@ -166,14 +177,28 @@ impl Told {
         can_be.then_some(told)
     }
 
-    /// What the names of all files of this job on this node begin and end with, and that of this start.
+    /// The name of the file of this start, without its ending.
     pub fn name(&self) -> String {
         let (begin, end) = self.around();
-        format!("{begin}{}{end}", self.restart)
+        format!("{begin}{}-{}{end}", self.restart, self.began.boot_ms)
     }
 
-    /// The same on either side of how often it was started.
-    pub fn around(&self) -> (String, String) {
+    /// Which start of this job on this node a name is of, the later the greater: how often it was started before,
+    /// and when it began. Names without that are of an older agent's.
+    pub fn start(&self, name: &str) -> Option<(u32, u64)> {
+        let (begin, end) = self.around();
+        let start = name.strip_prefix(&begin)?.strip_suffix(&end)?;
+        let (restart, began) = start.split_once('-').unwrap_or((start, "0"));
+        Some((restart.parse().ok()?, began.parse().ok()?))
+    }
+
+    /// Whether both are of the same start, whenever each was told.
+    pub fn is_same(&self, other: &Self) -> bool {
+        *self == Self { began: self.began, ended: self.ended, ..other.clone() }
+    }
+
+    /// What the names of all files of this job on this node begin and end with.
+    fn around(&self) -> (String, String) {
         (format!("slurm-{}-{}-", plain(&self.cluster), self.job), format!("-{}", plain(&self.node)))
     }
 

@@ -68,35 +68,15 @@ impl Fold {
             .into_iter()
             .filter_map(|(id, span)| {
                 let span = whole_hours(self.open_and_summed(&id, span)?)?;
-                let answers = self.answers(&id, span);
-                Some((id, answers))
+                let segments = holders::segments(&self.state, &id, span);
+                Some((id, span, segments))
             })
             .collect();
         change(self);
-        for (id, before) in before {
-            for (span, before) in before {
-                match before.zip(holders::answers(&self.state, &id, span)) {
-                    Some((before, after)) => self.compare(&id, &before, &after),
-                    None => self.mark_hours(&id, span),
-                }
-            }
+        for (id, span, before) in before {
+            let after = holders::segments(&self.state, &id, span);
+            self.compare(&id, &before, &after);
         }
-    }
-
-    /// Who held it in these whole hours, in as many pieces as there must be; `None` where not even the claims of an
-    /// hour can be weighed, as those on a part of it perhaps can.
-    fn answers(&self, id: &AcceleratorId, span: Span) -> Vec<(Span, Option<Vec<Segment>>)> {
-        let mut pieces = vec![span];
-        let mut answers = Vec::new();
-        while let Some(span) = pieces.pop() {
-            let found = holders::answers(&self.state, id, span);
-            let middle = UtcMillis(span.start().0.midpoint(span.end().0)).hour();
-            match span.split(middle).filter(|_| found.is_none()) {
-                Some((first, second)) => pieces.extend([second, first]),
-                None => answers.push((span, found)),
-            }
-        }
-        answers
     }
 
     /// The part of a span of which anything is summed that may still change.

@@ -398,7 +398,7 @@ async fn an_hour_that_is_written_ahead_of_its_piece_gets_no_name_that_it_had_on_
 }
 
 #[tokio::test]
-async fn a_lease_over_more_claims_than_can_be_weighed_at_once_changes_each_hour_all_the_same() {
+async fn a_lease_over_more_claims_than_an_hour_may_have_changes_each_hour_all_the_same() {
     const DAYS: i64 = 4;
     let many = |sequence| {
         let mut sent = batch(0, sequence);
