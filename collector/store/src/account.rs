@@ -16,7 +16,7 @@ use crate::{
     CoverageSum, UsageSum,
     entry::Selector,
     holders,
-    hour::{HeldState, Spans, Sums},
+    hour::{HeldState, Spans, Sums, Unattributed},
     state::State,
 };
 
@@ -103,6 +103,8 @@ pub struct TimeAccount {
     pub gap_ms: BTreeMap<GapCause, u64>,
     /// How it was held.
     pub held_ms: BTreeMap<HeldState, u64>,
+    /// Why what is unattributed of it is: as much, by reason.
+    pub unattributed_ms: BTreeMap<Unattributed, u64>,
 }
 
 impl TimeAccount {
@@ -116,6 +118,24 @@ impl TimeAccount {
         }
         for (state, millis) in &other.held_ms {
             *self.held_ms.entry(*state).or_default() += millis;
+        }
+        for (why, millis) in &other.unattributed_ms {
+            *self.unattributed_ms.entry(*why).or_default() += millis;
+        }
+    }
+
+    fn unattributed(&mut self, why: Unattributed, millis: u64) {
+        *self.held_ms.entry(HeldState::Unattributed).or_default() += millis;
+        *self.unattributed_ms.entry(why).or_default() += millis;
+    }
+
+    /// So much of what seemed unattributed was measured idle.
+    fn freed(&mut self, millis: u64) {
+        let mut rest = millis;
+        for left in self.unattributed_ms.values_mut() {
+            let freed = rest.min(*left);
+            *left -= freed;
+            rest -= freed;
         }
     }
 }
@@ -280,14 +300,23 @@ impl Maker<'_> {
         };
         let pci_device = accelerator.report().map_or("", |report| &report.pci_device).to_ascii_lowercase();
         let mut held: BTreeMap<(Principal, AttemptId), u64> = BTreeMap::new();
-        let segments = present.iter().flat_map(|present| holders::segments(self.state, id, *present));
+        let segments =
+            present.iter().flat_map(|present| holders::segments_by_reason(self.state, id, *present));
         for segment in segments {
             let millis = segment.span.millis();
-            *time.held_ms.entry(segment.state(false)).or_default() += millis;
+            let state = segment.state(false);
+            if let Some(why) = segment.unattributed {
+                time.unattributed(why, millis);
+            }
             let holders = segment.holders.len() as u64;
             let now = segment.span.end() == self.as_of;
             for (index, holder) in (0..).zip(segment.holders) {
                 let share = millis * (index + 1) / holders - millis * index / holders;
+                if holder.0.is_unknown() {
+                    time.unattributed(Unattributed::Unnamed, share);
+                    continue;
+                }
+                *time.held_ms.entry(state).or_default() += share;
                 let so_far = held.get(&holder).copied();
                 held.insert(holder.clone(), so_far.unwrap_or_default() + share);
                 let attempt = self.attempts.entry(holder).or_default();
@@ -326,6 +355,9 @@ impl Maker<'_> {
                 let slot = time.held_ms.entry(from).or_default();
                 let moved = millis.min(*slot);
                 *slot -= moved;
+                if sum.state == HeldState::Free {
+                    time.freed(moved);
+                }
                 *time.held_ms.entry(sum.state).or_default() += moved;
             }
             if let Some(holder) = &sum.holder {
@@ -351,6 +383,7 @@ impl Maker<'_> {
             *time.gap_ms.entry(GapCause::Silent).or_default() += rest;
         }
         time.held_ms.retain(|_, millis| *millis > 0);
+        time.unattributed_ms.retain(|_, millis| *millis > 0);
         AcceleratorAccount { accelerator: id.clone(), time, measured }
     }
 

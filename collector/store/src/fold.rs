@@ -384,7 +384,7 @@ impl Fold {
             // A lease file says what the operator agreed, whatever the clock of the host; the rest was seen by it.
             let Some(span) = holding_span(holding, minutes, received) else { continue };
             for id in &holding.accelerators {
-                self.held(id, HeldKey::of(holding, span.start()), span);
+                self.held(id, HeldKey::of(&batch.agent, holding, span.start()), span);
             }
         }
         let mut noted = None;

@@ -60,6 +60,45 @@ impl HeldState {
     }
 }
 
+/// Why time has no holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unattributed {
+    /// Nobody said who: no witness on its host, or none that knew.
+    NoEvidence,
+    /// Only agents said so whose word does not count here.
+    NotBelieved,
+    /// Somebody held it, and no record says who that was: a job without its account, a pod without its namespace.
+    Unnamed,
+    /// More say so than can be weighed.
+    TooManyClaims,
+}
+
+impl Unattributed {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::NoEvidence, Self::NotBelieved, Self::Unnamed, Self::TooManyClaims];
+
+    /// As shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoEvidence => "no_evidence",
+            Self::NotBelieved => "not_believed",
+            Self::Unnamed => "unnamed",
+            Self::TooManyClaims => "too_many_claims",
+        }
+    }
+
+    /// What sums know of it.
+    pub(crate) fn coarse(self) -> Self {
+        if self.is_nobody() { Self::NoEvidence } else { Self::Unnamed }
+    }
+
+    /// Whether it is nobody's as far as anybody tells: then it is free while it is idle.
+    pub fn is_nobody(self) -> bool {
+        matches!(self, Self::NoEvidence | Self::NotBelieved)
+    }
+}
+
 /// Who, in which attempt.
 pub type Holder = (Principal, AttemptId);
 
@@ -70,6 +109,16 @@ pub struct UsageKey {
     pub holder: Option<Holder>,
     /// How.
     pub state: HeldState,
+}
+
+impl UsageKey {
+    /// The part of one of several holders: nobody's if no record says who that one is.
+    pub fn of(holder: Holder, state: HeldState) -> Self {
+        match holder.0.is_unknown() {
+            true => Self { holder: None, state: HeldState::Unattributed },
+            false => Self { holder: Some(holder), state },
+        }
+    }
 }
 
 /// Hours that somebody, or nobody, held from beginning to end, and that another or nobody did after all: sums that

@@ -55,15 +55,25 @@ pub struct HeldKey {
     pub attempt: AttemptId,
     /// How the agent knows.
     pub evidence: Evidence,
+    /// Whose word it is; `None` in a summary that was made before this was kept: it counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
     /// Since when.
     pub start: UtcMillis,
 }
 
 impl HeldKey {
-    /// What a holding says, from this moment on.
-    pub(crate) fn of(holding: &Holding, start: UtcMillis) -> Self {
+    /// What a holding of an agent says, from this moment on.
+    pub(crate) fn of(agent: &AgentId, holding: &Holding, start: UtcMillis) -> Self {
         let Holding { principal, attempt, evidence, .. } = holding;
-        Self { principal: principal.clone(), attempt: attempt.clone(), evidence: *evidence, start }
+        let (principal, attempt) = (principal.clone(), attempt.clone());
+        Self { principal, attempt, evidence: *evidence, agent: Some(agent.clone()), start }
+    }
+
+    /// Whether both say the same of the same, be it of another time.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (&self.principal, &self.attempt, self.evidence, &self.agent)
+            == (&other.principal, &other.attempt, other.evidence, &other.agent)
     }
 }
 
@@ -538,6 +548,8 @@ pub(crate) fn job_row(job: &JobFact) -> StateRow {
 }
 
 pub(crate) fn held_row(id: &AcceleratorId, held: &HeldKey, end: UtcMillis) -> StateRow {
-    let key = format!("{id} {} {} {} {}", held.principal, held.attempt, held.evidence, held.start.0);
+    let HeldKey { principal, attempt, evidence, agent, start } = held;
+    let agent = agent.as_ref().map_or("", AgentId::as_str);
+    let key = format!("{id} {principal} {attempt} {evidence} {agent} {}", start.0);
     StateRow { kind: kind::HELD, key, body: json(&(id, held, end)) }
 }

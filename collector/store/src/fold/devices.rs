@@ -68,6 +68,10 @@ impl Fold {
             return;
         }
         let before = accelerator.report().cloned();
+        let owned = |voices: Vec<(&AgentId, &str)>| -> Vec<(AgentId, String)> {
+            voices.into_iter().map(|(agent, host)| (agent.clone(), host.to_owned())).collect()
+        };
+        let voices_before = owned(holders::voices(accelerator));
         let mut report = Report {
             host: device.host.clone(),
             name: device.name.clone(),
@@ -84,6 +88,8 @@ impl Fold {
         };
         report.resize(at, device.units);
         accelerator.reports.insert(agent.clone(), report);
+        let other_voices =
+            self.state.held.contains_key(id) && owned(holders::voices(accelerator)) != voices_before;
         let now = accelerator.report();
         let what = |report: Option<&Report>| {
             report.map(|report| {
@@ -102,7 +108,8 @@ impl Fold {
         }
         // What it is decides the estimates, whom the agent is trusted before decides which window counts.
         let (first, last) = (accelerator.first_seen, accelerator.last_end);
-        if (other_device || self.state.seen.contains_key(agent))
+        // And whose word on its holders counts.
+        if (other_device || other_voices || self.state.seen.contains_key(agent))
             && let Some(summed) = Span::new(first, last)
         {
             self.mark(id, summed);
@@ -180,13 +187,9 @@ impl Fold {
             if key.evidence == Evidence::LeaseFile { self.replaced(id, &key, span) } else { Vec::new() };
         let held = self.state.held.get(id);
         // A confirmation that goes on where the last one ended, or overlaps it, is the same holding.
-        let same = held.and_then(|held| held.range(..=&key).next_back()).filter(|(other, end)| {
-            replaced.is_empty()
-                && other.principal == key.principal
-                && other.attempt == key.attempt
-                && other.evidence == key.evidence
-                && span.start() <= **end
-        });
+        let same = held
+            .and_then(|held| held.range(..=&key).next_back())
+            .filter(|(other, end)| replaced.is_empty() && other.is_same(&key) && span.start() <= **end);
         let (key, end) = match same {
             Some((other, end)) => (other.clone(), (*end).max(span.end())),
             None => (key, span.end()),
@@ -222,11 +225,7 @@ impl Fold {
     /// A lease says its whole span each time: what the same lease said before no longer holds.
     fn replaced(&self, id: &AcceleratorId, key: &HeldKey, span: Span) -> Vec<(HeldKey, UtcMillis)> {
         let same = |other: &HeldKey, end: UtcMillis| {
-            other.principal == key.principal
-                && other.attempt == key.attempt
-                && other.evidence == key.evidence
-                && (other.start, end) != (span.start(), span.end())
-                && other.start < end
+            other.is_same(key) && (other.start, end) != (span.start(), span.end()) && other.start < end
         };
         let held = self.state.held.get(id).into_iter().flatten();
         held.filter(|(other, end)| same(other, **end)).map(|(other, end)| (other.clone(), *end)).collect()

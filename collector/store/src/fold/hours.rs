@@ -226,7 +226,7 @@ impl Weighed {
             let holders = segment.holders.len() as u64;
             for (index, holder) in (0..).zip(segment.holders) {
                 let share = |millis: u64| millis * (index + 1) / holders - millis * index / holders;
-                let key = UsageKey { holder: Some(holder), state: held };
+                let key = UsageKey::of(holder, held);
                 slot.usage.entry(key).or_default().add(
                     &part.shared(index, holders),
                     &signs.piece(index, index + 1, holders),

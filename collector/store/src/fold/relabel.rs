@@ -11,7 +11,7 @@ use crate::{
     closed,
     entry::{JobFact, LeaseFact},
     holders::{self, Segment},
-    hour::{Holder, HourKey, Relabel},
+    hour::{Holder, HourKey, Relabel, Unattributed},
     state::{Accelerator, job_row, lease_row},
 };
 
@@ -140,13 +140,14 @@ impl Fold {
 
 impl Segment {
     fn answers_like(&self, other: &Self) -> bool {
-        self.holders == other.holders && self.disputed == other.disputed && self.unnamed == other.unnamed
+        (&self.holders, self.disputed, self.unattributed)
+            == (&other.holders, other.disputed, other.unattributed)
     }
 
     /// Who, if it is one or nobody: then all of an hour has one name, and one more where it was idle.
     fn one_or_nobody(&self) -> Option<Option<&Holder>> {
         match self.holders.as_slice() {
-            [] if !self.unnamed => Some(None),
+            [] if self.unattributed.is_none_or(Unattributed::is_nobody) => Some(None),
             [one] => Some(Some(one)),
             _ => None,
         }

@@ -38,7 +38,7 @@ pub fn held_hours(state: &State, batch: &Batch, minutes: i64, received: UtcMilli
     let mut held = HeldHours::default();
     for holding in &batch.holdings {
         let Some(span) = holding_span(holding, minutes, received) else { continue };
-        let key = HeldKey::of(holding, span.start());
+        let key = HeldKey::of(&batch.agent, holding, span.start());
         for id in &holding.accelerators {
             let Some(accelerator) = state.accelerators.get(id) else { continue };
             let known = state.held.get(id).is_some_and(|known| known.get(&key) == Some(&span.end()));

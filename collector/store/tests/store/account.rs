@@ -313,6 +313,7 @@ fn totals_and_times_merge_part_by_part() {
         interpolated_ms: 3 * n,
         gap_ms: BTreeMap::from([(GapCause::Silent, n)]),
         held_ms: BTreeMap::from([(weighbridge_store::hour::HeldState::Free, n)]),
+        unattributed_ms: BTreeMap::from([(weighbridge_store::hour::Unattributed::Unnamed, n)]),
     };
     let mut sum = time(1);
     sum.merge(&time(10));
