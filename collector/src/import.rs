@@ -202,6 +202,7 @@ impl App {
             state: row.state,
             nodes: row.nodes,
             accelerators: row.accelerators,
+            shares: row.shares,
             restart: row.restart,
             record: row.record,
             uid: row.uid,

@@ -131,6 +131,7 @@ fn month(tier: Tier, accelerators: u128) -> [Operations; 2] {
         ticks: 60,
         counters,
         features: Features::default(),
+        uses: Vec::new(),
     };
     let bound = estimator.estimate(model, &window).bound;
     [bound.low(), bound.high()].map(|amount| amount.scaled(30 * 24 * 60 * accelerators, 1))

@@ -94,6 +94,7 @@ impl Sender {
                 .with(Counter::BusyMicros, 1_000_000)
                 .with(Counter::EnergyMicrojoules, 500_000_000),
             features: Default::default(),
+            uses: Vec::new(),
         };
         Batch {
             agent: self.name.parse().expect("a short name"),

@@ -252,6 +252,7 @@ mod tests {
                     if (5..9).contains(&second) || second == 14 { 750_000_000 } else { 0 },
                 ),
                 features: Features::default(),
+                uses: Vec::new(),
             })
             .collect();
         let device = DeviceRecord {

@@ -526,18 +526,29 @@ impl Estimate {
         }
     }
 
-    /// One of `holders` equal shares, the `index`-th: nobody knows how much each did, so each bound goes from
-    /// nothing to all; best is divided so that all shares add up to the whole.
+    /// One of several holders' shares: the part `from..to` of `whole`. Nobody knows how much each did, so bounds go
+    /// from nothing to all; best is divided so that all shares add up to the whole.
+    ///
+    /// Where the driver `told` how long each one's kernels were resident, the calibrated interval is divided too:
+    /// what is resident as long works as much, as a rule.
     #[must_use]
-    pub fn shared(&self, index: u64, holders: u64) -> Self {
-        if holders <= 1 {
+    pub fn shared(&self, from: u64, to: u64, whole: u64, told: bool) -> Self {
+        if from == 0 && to == whole {
             return *self;
         }
-        let upto = |n: u64| self.bound.best().scaled(u128::from(n), u128::from(holders));
-        let best = upto(index + 1).saturating_sub(upto(index));
+        let upto = |amount: Operations, n: u64| amount.scaled(u128::from(n), u128::from(whole));
+        let share = |amount: Operations| upto(amount, to).saturating_sub(upto(amount, from));
+        let best = share(self.bound.best());
+        let high = self.bound.high().max(best);
+        let calibrated = if told {
+            let low = share(self.calibrated.low()).min(high);
+            (low, share(self.calibrated.high()).clamp(low, high))
+        } else {
+            (Operations::ZERO, self.calibrated.high().min(high))
+        };
         Self {
-            bound: Interval::new(Operations::ZERO, best, self.bound.high().max(best)).expect("in order"),
-            calibrated: Calibrated::new(Operations::ZERO, self.calibrated.high()).expect("from zero"),
+            bound: Interval::new(Operations::ZERO, best, high).expect("in order"),
+            calibrated: Calibrated::new(calibrated.0, calibrated.1).expect("in order"),
             peak_ops_per_ms: self.peak_ops_per_ms,
         }
     }
@@ -569,6 +580,7 @@ mod tests {
             ticks: 60,
             counters,
             features: crate::Features::default(),
+            uses: Vec::new(),
         }
     }
 
@@ -827,12 +839,28 @@ mod tests {
         }
 
         #[test]
-        fn equal_shares_add_up_in_best_to_the_integer(active in 0_u64..60_000_000_000, holders in 1_u64..9) {
+        fn shares_add_up_in_best_to_the_integer_and_stay_inside_the_whole(
+            active in 0_u64..60_000_000_000, weights in proptest::collection::vec(0_u64..1_000_000, 1..9), told: bool,
+        ) {
             let estimator = Estimator::shipped();
             let counters = Counters::default().with(Counter::TensorCycles, active);
             let whole = estimator.estimate(estimator.table().find(None, H100), &window(Tier::B, 60_000, counters));
-            let sum: u64 = (0..holders).map(|index| whole.shared(index, holders).bound.best().tera()).sum();
-            prop_assert_eq!(sum, whole.bound.best().tera());
+            let all: u64 = weights.iter().sum();
+            prop_assume!(all > 0);
+            let (mut from, mut best, mut low, mut high) = (0, 0, 0, 0);
+            for weight in &weights {
+                let share = whole.shared(from, from + weight, all, told);
+                from += weight;
+                best += share.bound.best().tera();
+                low += share.calibrated.low().tera();
+                high += share.calibrated.high().tera();
+                prop_assert!(share.bound.high() <= whole.bound.high());
+                prop_assert!(share.bound.low().tera() == 0 || weights.len() == 1 || *weight == all);
+            }
+            prop_assert_eq!(best, whole.bound.best().tera());
+            if told {
+                prop_assert_eq!((low, high), (whole.calibrated.low().tera(), whole.calibrated.high().tera()));
+            }
         }
     }
 }

@@ -28,4 +28,4 @@ pub use operations::{Calibrated, Interval, Operations, OutOfOrder};
 pub use reading::{Condition, DeviceState, GapCause, Reading, Source, Tier, Trust};
 pub use table::{AcceleratorTable, Hardware, Model};
 pub use time::{Span, UtcMillis};
-pub use window::{Counters, Coverage, Gap, Window};
+pub use window::{Counters, Coverage, Gap, Use, Window};

@@ -181,6 +181,7 @@ impl Meter {
             ticks: 1,
             counters,
             features: Features::default(),
+            uses: Vec::new(),
         }));
     }
 
@@ -240,6 +241,7 @@ impl Meter {
             ticks: open.ticks,
             counters: open.counters,
             features: Features::default(),
+            uses: Vec::new(),
         }));
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     features::Features,
-    identity::AcceleratorId,
+    identity::{AcceleratorId, AttemptId},
     reading::{GapCause, Source, Tier, coded},
     time::{Span, UtcMillis},
 };
@@ -112,12 +112,7 @@ impl Counters {
         let (mut first, mut second) = (Self::default(), Self::default());
         for (index, value) in self.0.iter().enumerate() {
             let Some(value) = *value else { continue };
-            let before = if whole == 0 {
-                0
-            } else {
-                u128::from(value) * u128::from(part.min(whole)) / u128::from(whole)
-            };
-            let before = u64::try_from(before).expect("a part is at most the whole, which fits");
+            let before = self::part(value, part, whole);
             first.0[index] = Some(before);
             second.0[index] = Some(value - before);
         }
@@ -133,6 +128,29 @@ impl Counters {
     }
 }
 
+/// How long one of several holders used the accelerator in a window, as far as its driver tells processes apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// The holder's attempt.
+    pub attempt: AttemptId,
+    /// Microseconds in which a kernel of its processes was resident; those of several processes are added up.
+    pub busy_us: u64,
+}
+
+impl Use {
+    /// More holders than this are not told apart in one window.
+    pub const MOST: usize = 64;
+}
+
+/// What falls into the first `part` of `whole`.
+fn part(value: u64, part: u64, whole: u64) -> u64 {
+    if whole == 0 {
+        return 0;
+    }
+    let part = u128::from(value) * u128::from(part.min(whole)) / u128::from(whole);
+    u64::try_from(part).expect("a part is at most the whole, which fits")
+}
+
 /// How much of a span was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coverage {
@@ -145,7 +163,8 @@ pub enum Coverage {
     },
 }
 
-/// What one accelerator did during `span`: raw integrals, no holder, no estimate.
+/// What one accelerator did during `span`: raw integrals, no estimate, and of holders only what the driver measured
+/// of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     /// Which.
@@ -166,6 +185,8 @@ pub struct Window {
     pub counters: Counters,
     /// What its readings looked like, one against the other; a piece of a window keeps those of the whole.
     pub features: Features,
+    /// How long each of several holders used it, each attempt once; empty where nobody can tell.
+    pub uses: Vec<Use>,
 }
 
 impl Window {
@@ -184,11 +205,17 @@ impl Window {
             Coverage::Interpolated { missing_ms } => missing_ms,
         };
         let missing_before = missing_ms * before.millis() / self.span.millis();
+        let divided = |one: &Use| {
+            let busy_us = part(one.busy_us, before.millis(), self.span.millis());
+            (Use { busy_us, ..one.clone() }, Use { busy_us: one.busy_us - busy_us, ..one.clone() })
+        };
+        let (uses_before, uses_after) = self.uses.iter().map(divided).unzip();
         Some((
             Self {
                 span: before,
                 counters: first,
                 coverage: missing(missing_before, &before),
+                uses: uses_before,
                 ..self.clone()
             },
             Self {
@@ -196,6 +223,7 @@ impl Window {
                 boot_start_ms: self.boot_start_ms + before.millis(),
                 counters: second,
                 coverage: missing(missing_ms - missing_before, &after),
+                uses: uses_after,
                 ..self.clone()
             },
         ))
@@ -232,6 +260,7 @@ mod tests {
             ticks: 60,
             counters: Counters::default().with(Counter::TensorCycles, value).with(Counter::BusyMicros, 3),
             features: Features::default(),
+            uses: vec![Use { attempt: "try-1".parse().expect("valid"), busy_us: value / 2 }],
         }
     }
 
@@ -248,6 +277,7 @@ mod tests {
             prop_assume!(cut < length);
             let (first, second) = whole.split(UtcMillis(start + cut)).expect("inside");
             prop_assert_eq!(first.counters.checked_add(&second.counters), Some(whole.counters));
+            prop_assert_eq!(first.uses[0].busy_us + second.uses[0].busy_us, whole.uses[0].busy_us);
             prop_assert_eq!(first.span.millis() + second.span.millis(), whole.span.millis());
             prop_assert_eq!(second.boot_start_ms, whole.boot_start_ms + first.span.millis());
             let missing = |w: &Window| match w.coverage {

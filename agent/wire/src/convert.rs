@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use weighbridge_meter::{
-    AcceleratorId, BootId, Condition, EpochId, Evidence, Gap, GapCause, Holding, Principal, Source, Span,
-    Tier, Trust, UtcMillis, Window,
+    AcceleratorId, AttemptId, BootId, Condition, EpochId, Evidence, Gap, GapCause, Holding, Principal,
+    Source, Span, Tier, Trust, Use, UtcMillis, Window,
     features::{Feature, Features},
     window::{Counter, Counters, Coverage},
 };
@@ -103,6 +103,14 @@ pub fn to_proto(batch: &Batch) -> proto::Batch {
             }
         }
         windows.featured.push(featured);
+        windows.used.push(u32::try_from(window.uses.len()).expect("at most a few"));
+        for Use { attempt, busy_us } in &window.uses {
+            windows.use_attempt.push(names.add(attempt.as_str()));
+            windows.use_busy_us.push(*busy_us);
+        }
+    }
+    if windows.use_attempt.is_empty() {
+        windows.used.clear();
     }
     if windows.featured.iter().all(|&featured| featured == 0) {
         windows.featured.clear();
@@ -330,8 +338,17 @@ fn windows(columns_: proto::Windows, names: &Lookup<'_>) -> Result<Vec<Window>, 
             ("known", c.known.len()),
             // Left out by agents that know no features.
             ("featured", if c.featured.is_empty() { rows } else { c.featured.len() }),
+            // Left out where nobody tells.
+            ("used", if c.used.is_empty() { rows } else { c.used.len() }),
         ],
     )?;
+    let told: u64 = c.used.iter().map(|&used| u64::from(used)).sum();
+    columns("windows", c.use_attempt.len(), &[("use_busy_us", c.use_busy_us.len())])?;
+    if told != c.use_attempt.len() as u64 {
+        return Err(bad("windows.use_attempt", c.use_attempt.len(), "as many as the windows say"));
+    }
+    let mut uses_told = c.use_attempt.iter().zip(&c.use_busy_us);
+    let mut known_attempts: HashMap<u32, AttemptId> = HashMap::new();
     let mut values = c.counters.iter().copied();
     let mut feature_values = c.features.iter().copied();
     let (mut start, mut boot) = (Delta::default(), Delta::default());
@@ -382,6 +399,25 @@ fn windows(columns_: proto::Windows, names: &Lookup<'_>) -> Result<Vec<Window>, 
                 features = features.with(feature, value);
             }
         }
+        let used = c.used.get(row).map_or(0, |&used| usize::try_from(used).unwrap_or(usize::MAX));
+        if used > Use::MOST {
+            return Err(bad(place("used"), used, "at most 64 holders of one accelerator"));
+        }
+        let mut uses: Vec<Use> = Vec::with_capacity(used);
+        for (&index, &busy_us) in uses_told.by_ref().take(used) {
+            let attempt = match known_attempts.get(&index) {
+                Some(attempt) => attempt.clone(),
+                None => {
+                    let attempt: AttemptId = names.get(index, || place("use_attempt"))?;
+                    known_attempts.insert(index, attempt.clone());
+                    attempt
+                }
+            };
+            if uses.iter().any(|other| other.attempt == attempt) {
+                return Err(bad(place("use_attempt"), attempt, "an attempt that was not told of before"));
+            }
+            uses.push(Use { attempt, busy_us });
+        }
         windows.push(Window {
             accelerator,
             span,
@@ -394,6 +430,7 @@ fn windows(columns_: proto::Windows, names: &Lookup<'_>) -> Result<Vec<Window>, 
             ticks: c.ticks[row],
             counters,
             features,
+            uses,
         });
     }
     if let Some(value) = feature_values.next() {

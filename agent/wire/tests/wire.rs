@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use prost::Message;
 use weighbridge_meter::{
-    AgentId, BootId, Condition, EpochId, Evidence, Gap, GapCause, Holding, Source, Span, Tier, Trust,
+    AgentId, BootId, Condition, EpochId, Evidence, Gap, GapCause, Holding, Source, Span, Tier, Trust, Use,
     UtcMillis, Window,
     features::{Feature, Features},
     window::{Counter, Counters, Coverage},
@@ -45,6 +45,7 @@ fn sample() -> Batch {
                     .with(Counter::TensorCycles, 0)
                     .with(Counter::EnergyMicrojoules, u64::MAX),
                 features: Features::default(),
+                uses: Vec::new(),
             },
             Window {
                 accelerator: accelerator(),
@@ -56,6 +57,7 @@ fn sample() -> Batch {
                 ticks: 0,
                 counters: Counters::default(),
                 features: Features::default(),
+                uses: Vec::new(),
             },
         ],
         gaps: vec![Gap {
@@ -298,6 +300,17 @@ fn what_cannot_be_is_refused_with_place_value_and_expectation() {
         ),
         (|b| b.windows.as_mut().expect("w").counters.push(1), "there are more values than known counters"),
         (
+            |b| b.windows.as_mut().expect("w").used = vec![1],
+            "windows.used: 1 is not as long as the other columns",
+        ),
+        (
+            |b| b.windows.as_mut().expect("w").use_attempt.push(0),
+            "windows.use_busy_us: 0 is not as long as the other columns",
+        ),
+        (|b| used(b, 0, 1), "windows.use_attempt: 1 is not as many as the windows say"),
+        (|b| used(b, 65, 65), "windows[0].used: 65 is not at most 64 holders of one accelerator"),
+        (|b| used(b, 2, 2), "is not an attempt that was not told of before"),
+        (
             |b| b.gaps.as_mut().expect("g").cause[0] = 10,
             "gaps[0].cause: 10 is not a cause that an agent can know",
         ),
@@ -318,6 +331,15 @@ fn what_cannot_be_is_refused_with_place_value_and_expectation() {
     }
 }
 
+/// The first window tells of so many uses, and there are so many of the first name.
+fn used(batch: &mut proto::Batch, says: u32, are: usize) {
+    let windows = batch.windows.as_mut().expect("windows");
+    windows.used = vec![0; windows.accelerator.len()];
+    windows.used[0] = says;
+    windows.use_attempt = vec![0; are];
+    windows.use_busy_us = vec![5; are];
+}
+
 fn any_window() -> impl Strategy<Value = Window> {
     (
         0_usize..3,
@@ -329,9 +351,10 @@ fn any_window() -> impl Strategy<Value = Window> {
         any::<u32>(),
         proptest::collection::vec(proptest::option::of(any::<u64>()), Counters::LEN),
         proptest::collection::vec(proptest::option::of(any::<i32>()), Features::LEN),
+        proptest::collection::btree_map("slurm:c/[1-9]{1,3}", any::<u64>(), 0..4),
     )
-        .prop_map(|(accelerator, start, length, boot_start_ms, source, tier, ticks, values, shape)| {
-            Window {
+        .prop_map(
+            |(accelerator, start, length, boot_start_ms, source, tier, ticks, values, shape, uses)| Window {
                 accelerator: ["GPU-a", "GPU-b", "pci:h/0000:1a:00.0"][accelerator].parse().expect("valid"),
                 span: span(start, length.cast_signed()),
                 boot_start_ms,
@@ -357,8 +380,12 @@ fn any_window() -> impl Strategy<Value = Window> {
                         None => features,
                     },
                 ),
-            }
-        })
+                uses: uses
+                    .into_iter()
+                    .map(|(attempt, busy_us)| Use { attempt: attempt.parse().expect("valid"), busy_us })
+                    .collect(),
+            },
+        )
 }
 
 fn any_loss() -> impl Strategy<Value = Loss> {

@@ -71,6 +71,8 @@ struct WindowJson {
     counters: BTreeMap<&'static str, String>,
     /// What its readings looked like, by name; one that is not here could not be computed.
     features: BTreeMap<&'static str, i32>,
+    /// Microseconds in which kernels of each holder were resident, by its attempt, where the driver tells them apart.
+    uses: BTreeMap<String, u64>,
     /// Of the whole window, whoever held it.
     estimate: Amount,
 }
@@ -181,6 +183,7 @@ fn read(
                     .iter()
                     .filter_map(|feature| Some((feature.as_str(), window.features.get(*feature)?)))
                     .collect(),
+                uses: window.uses.iter().map(|told| (told.attempt.to_string(), told.busy_us)).collect(),
                 estimate: Amount::from(&app.estimator.estimate(hardware(span.start()), window)),
             });
         }

@@ -187,6 +187,9 @@ pub struct JobFact {
     pub nodes: String,
     /// Accelerators on all of them.
     pub accelerators: u64,
+    /// Shares of accelerators that it was given (Slurm's `mps` or `shard`), by which what several did is divided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<u64>,
     /// How often it was started before, where the scheduler says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<u32>,

@@ -26,6 +26,8 @@ pub struct Segment {
     pub span: Span,
     /// Who: nobody, one, or several, of which some may be [unknown](Principal::is_unknown).
     pub holders: Vec<(Principal, AttemptId)>,
+    /// Of those who share it, the shares that each was given; empty where that is not known of all.
+    pub shares: Vec<u64>,
     /// Whether several contradict each other instead of sharing.
     pub disputed: bool,
     /// Why there is no holder; `None` where there is one.
@@ -33,6 +35,12 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// Whether both have one answer.
+    pub(crate) fn answers_like(&self, other: &Self) -> bool {
+        (&self.holders, &self.shares, self.disputed, self.unattributed)
+            == (&other.holders, &other.shares, other.disputed, other.unattributed)
+    }
+
     /// The state of measured time in this segment.
     pub fn state(&self, idle: bool) -> HeldState {
         match (self.holders.len(), idle) {
@@ -84,9 +92,7 @@ fn segments_with(
     // As a rule: nobody, or one all the time.
     if crowded.is_empty() && claims.iter().all(|claim| claim.span == span) {
         let here: Vec<&Claim<'_>> = claims.iter().collect();
-        let Answer { holders, disputed, unattributed } = Answer::of(&here);
-        let unattributed = unattributed.map(told);
-        return vec![Segment { span, holders, disputed, unattributed }];
+        return vec![Answer::of(&here).of_span(span, told)];
     }
     claims.sort_unstable_by_key(|claim| claim.span.start());
     let mut cuts: Vec<UtcMillis> = vec![span.start(), span.end()];
@@ -107,16 +113,12 @@ fn segments_with(
         } else {
             Answer::of(&here)
         };
-        let Answer { holders, disputed, unattributed } = answer;
-        let unattributed = unattributed.map(&told);
+        let segment = answer.of_span(piece, &told);
         match segments.last_mut() {
-            Some(last)
-                if (&last.holders, last.disputed, last.unattributed)
-                    == (&holders, disputed, unattributed) =>
-            {
+            Some(last) if last.answers_like(&segment) => {
                 last.span = Span::new(last.span.start(), piece.end()).expect("longer than before");
             }
-            _ => segments.push(Segment { span: piece, holders, disputed, unattributed }),
+            _ => segments.push(segment),
         }
     }
     segments
@@ -125,13 +127,19 @@ fn segments_with(
 /// What several claims come to.
 struct Answer {
     holders: Vec<(Principal, AttemptId)>,
+    shares: Vec<u64>,
     disputed: bool,
     unattributed: Option<Unattributed>,
 }
 
 impl Answer {
     fn nobody(unattributed: Unattributed) -> Self {
-        Self { holders: Vec::new(), disputed: false, unattributed: Some(unattributed) }
+        Self { holders: Vec::new(), shares: Vec::new(), disputed: false, unattributed: Some(unattributed) }
+    }
+
+    fn of_span(self, span: Span, told: impl Fn(Unattributed) -> Unattributed) -> Segment {
+        let Self { holders, shares, disputed, unattributed } = self;
+        Segment { span, holders, shares, disputed, unattributed: unattributed.map(told) }
     }
 
     fn of(claims: &[&Claim<'_>]) -> Self {
@@ -156,15 +164,13 @@ impl Answer {
             return Self::nobody(Unattributed::TooManyClaims);
         }
         // Who an attempt is for, any better record of it says, or of the same job: a device has one start of it.
-        let same =
-            |a: &AttemptId, b: &AttemptId| a == b || job_of(a).is_some_and(|job| job_of(b) == Some(job));
         let outdone = |(principal, attempt): &(&Principal, &AttemptId)| {
             best.iter().any(|(by, other)| {
                 let named = principal.is_unknown() && !by.is_unknown();
                 // Of one job for one principal the start that is told is the one there is, and of two the later.
                 let later = (other.as_str().len(), other) > (attempt.as_str().len(), attempt);
                 let told = principal == by && later;
-                (named || told) && same(other, attempt)
+                (named || told) && is_same_attempt(other, attempt)
             })
         };
         let known: Vec<_> = best.iter().copied().filter(|claim| !outdone(claim)).collect();
@@ -184,9 +190,25 @@ impl Answer {
         if known.iter().all(|(principal, _)| principal.is_unknown()) {
             return Self::nobody(Unattributed::Unnamed);
         }
+        let shares = if disputed || known.len() < 2 { Vec::new() } else { shares_of(&known, claims) };
         let holders = known.into_iter().map(|(principal, attempt)| (principal.clone(), attempt.clone()));
-        Self { holders: holders.collect(), disputed, unattributed: None }
+        Self { holders: holders.collect(), shares, disputed, unattributed: None }
     }
+}
+
+/// The shares of those who share a device, if it is known of all of them.
+fn shares_of(known: &[(&Principal, &AttemptId)], claims: &[&Claim<'_>]) -> Vec<u64> {
+    let of = |attempt: &AttemptId| {
+        let told = claims.iter().filter(|claim| is_same_attempt(claim.attempt, attempt));
+        told.filter_map(|claim| claim.shares).max()
+    };
+    let shares: Option<Vec<u64>> = known.iter().map(|(_, attempt)| of(attempt)).collect();
+    shares.unwrap_or_default()
+}
+
+/// Whether both are one attempt, told more or less exactly: of a job a device has one start at a time.
+pub(crate) fn is_same_attempt(a: &AttemptId, b: &AttemptId) -> bool {
+    a == b || job_of(a).is_some_and(|job| job_of(b) == Some(job))
 }
 
 /// All of the UTC hours that the span touches.
@@ -264,7 +286,7 @@ pub fn changed_by(state: &State, job: &JobFact) -> Vec<(AcceleratorId, Span)> {
             (segments(state, &id, hull), segments_with(state, Some(job), &id, hull, Unattributed::coarse));
         for segment in &new {
             for other in &old {
-                let same = Segment { span: segment.span, ..other.clone() } == *segment;
+                let same = other.answers_like(segment);
                 changed.extend(
                     segment.span.overlap(&other.span).filter(|_| !same).map(|span| (id.clone(), span)),
                 );

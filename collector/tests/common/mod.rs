@@ -363,6 +363,7 @@ pub(crate) fn window(minute: i64) -> Window {
             .with(Counter::Fp16Cycles, 0)
             .with(Counter::BusyMicros, 60_000_000),
         features: Default::default(),
+        uses: Vec::new(),
     }
 }
 

@@ -88,6 +88,7 @@ fn host(index: usize, count: usize, windows: usize) -> Host {
                         .with(Counter::BusyMicros, 60_000_000)
                         .with(Counter::EnergyMicrojoules, 36_000_000_000 + clock % 1_000_003),
                     features: Default::default(),
+                    uses: Vec::new(),
                 });
             }
         }

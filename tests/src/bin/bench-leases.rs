@@ -136,6 +136,7 @@ fn window(host: u32, device: u32, span: Span) -> Window {
             .with(Counter::BusyMicros, millis * 1_000)
             .with(Counter::EnergyMicrojoules, (millis * 6 + span.millis()) * 100_000),
         features: Default::default(),
+        uses: Vec::new(),
     }
 }
 

@@ -160,6 +160,7 @@ mod tests {
             ticks: 60,
             counters,
             features: Default::default(),
+            uses: Vec::new(),
         }
     }
 

@@ -31,6 +31,8 @@ pub struct SlurmRow {
     pub nodes: String,
     /// Accelerators on all nodes; 0 where only shares of them were given.
     pub accelerators: u64,
+    /// Shares of accelerators, where it has no whole ones: `mps` or `shard`.
+    pub shares: Option<u64>,
     /// How often it was started before, where it is said.
     pub restart: Option<u32>,
     /// `DBIndex`, where it is said.
@@ -342,8 +344,10 @@ struct Accelerators {
     all: Option<u64>,
     /// `gpu:<type>`: of each type again.
     typed: u64,
-    /// Whether there are shares.
-    shares: bool,
+    /// `mps` or `shard`, of all types: shares of a device.
+    shares: Option<u64>,
+    /// `mps:<type>` or `shard:<type>`: of each type again.
+    typed_shares: u64,
 }
 
 impl Accelerators {
@@ -351,15 +355,17 @@ impl Accelerators {
         match name.split_once(':').unwrap_or((name, "")) {
             ("gpu", "") => self.all = Some(count),
             ("gpu", _) => self.typed = self.typed.saturating_add(count),
-            ("mps" | "shard", _) => self.shares |= count > 0,
+            ("mps" | "shard", "") => self.shares = Some(count),
+            ("mps" | "shard", _) => self.typed_shares = self.typed_shares.saturating_add(count),
             _ => {}
         }
     }
 
-    /// How many, if any.
-    fn count(self) -> Option<u64> {
+    /// How many, if any, and how many shares of devices.
+    fn count(self) -> Option<(u64, Option<u64>)> {
         let count = self.all.unwrap_or(self.typed);
-        (count > 0 || self.shares).then_some(count)
+        let shares = Some(self.shares.unwrap_or(self.typed_shares)).filter(|shares| *shares > 0);
+        (count > 0 || shares.is_some()).then_some((count, shares))
     }
 }
 
@@ -386,7 +392,7 @@ struct Read {
 
 impl Read {
     fn row(self, place: u64, faults: &mut Faults) -> Option<SlurmRow> {
-        let accelerators = self.accelerators.count()?;
+        let (accelerators, shares) = self.accelerators.count()?;
         // One that waits, or never began.
         let started = self.started.filter(|seconds| *seconds > 0)?;
         let mut fault = |column, problem: &str| faults.add(place, Some(column), problem.into());
@@ -436,6 +442,7 @@ impl Read {
             state: self.state,
             nodes: self.nodes,
             accelerators,
+            shares,
             restart: self.restart,
             record: self.record,
             uid: self.uid,

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use weighbridge_meter::{
-    AgentId, Doubt, EpochId, Estimate, Estimator, Gap, Signs, Span, Tier, Trust, UtcMillis, Window,
+    AgentId, Doubt, EpochId, Estimate, Estimator, Gap, Signs, Span, Tier, Trust, Use, UtcMillis, Window,
     window::Coverage,
 };
 
 use super::{Fold, Opened, What, hours, shifted};
 use crate::{
-    State, holders,
-    hour::{Hour, HourKey, Spans, UsageKey},
+    State,
+    holders::{self, Segment},
+    hour::{Holder, Hour, HourKey, Spans, UsageKey},
     ledger::CLOCK_TOLERANCE_MS,
     witness::{Teller, Testimony},
 };
@@ -150,6 +151,38 @@ impl Fold {
     }
 }
 
+/// By what the operations of several holders are divided: how long the driver says kernels of each were resident, else
+/// the shares that they were given, else one like the other. Time is always divided equally: all of them held it.
+struct Weights {
+    each: Vec<u64>,
+    all: u64,
+    /// Whether the driver says so.
+    told: bool,
+}
+
+impl Weights {
+    fn of(segment: &Segment, uses: &[Use]) -> Self {
+        // More is no measure of time, and the sum of all has to fit.
+        const MOST: u64 = 1 << 48;
+        let busy = |(_, attempt): &Holder| {
+            let used = uses.iter().filter(|told| holders::is_same_attempt(&told.attempt, attempt));
+            used.map(|told| told.busy_us.min(MOST)).sum::<u64>().min(MOST)
+        };
+        let shares = || {
+            let given = segment.shares.iter().map(|shares| (*shares).min(MOST)).collect();
+            let equal = || vec![1; segment.holders.len()];
+            if segment.shares.iter().any(|shares| *shares > 0) { given } else { equal() }
+        };
+        let told: Vec<u64> = match segment.disputed || uses.is_empty() {
+            true => Vec::new(),
+            false => segment.holders.iter().map(busy).collect(),
+        };
+        let is_told = told.iter().any(|busy| *busy > 0);
+        let each = if is_told { told } else { shares() };
+        Self { all: each.iter().sum(), each, told: is_told }
+    }
+}
+
 /// A window with all that its sums are made of.
 struct Weighed {
     window: Window,
@@ -224,11 +257,15 @@ impl Weighed {
                 continue;
             }
             let holders = segment.holders.len() as u64;
+            let weights = Weights::of(&segment, &window.uses);
+            let mut before = 0;
             for (index, holder) in (0..).zip(segment.holders) {
                 let share = |millis: u64| millis * (index + 1) / holders - millis * index / holders;
                 let key = UsageKey::of(holder, held);
+                let from = before;
+                before += weights.each.get(usize::try_from(index).unwrap_or_default()).unwrap_or(&0);
                 slot.usage.entry(key).or_default().add(
-                    &part.shared(index, holders),
+                    &part.shared(from, before, weights.all, weights.told),
                     &signs.piece(index, index + 1, holders),
                     share(measured),
                     share(interpolated),

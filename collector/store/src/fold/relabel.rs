@@ -139,11 +139,6 @@ impl Fold {
 }
 
 impl Segment {
-    fn answers_like(&self, other: &Self) -> bool {
-        (&self.holders, self.disputed, self.unattributed)
-            == (&other.holders, other.disputed, other.unattributed)
-    }
-
     /// Who, if it is one or nobody: then all of an hour has one name, and one more where it was idle.
     fn one_or_nobody(&self) -> Option<Option<&Holder>> {
         match self.holders.as_slice() {

@@ -24,6 +24,8 @@ pub(super) struct Claim<'a> {
     pub(super) rank: u8,
     /// Where it was seen; `None` of what the collector was told.
     pub(super) host: Option<&'a str>,
+    /// Shares of a device that it was given.
+    pub(super) shares: Option<u64>,
     /// Whether it says that it went on, and nothing was seen of that: anybody else's claim of an allocator ends it.
     pub(super) fills: bool,
 }
@@ -63,7 +65,7 @@ pub(super) fn claims<'a>(
             let Some(span) = lease.span().and_then(|leased| leased.overlap(&span)) else { continue };
             if selects(lease, id, pci_device) {
                 let (principal, attempt, rank) = (&lease.principal, &lease.lease, Evidence::Lease.rank());
-                claims.push(Claim { span, principal, attempt, rank, host: None, fills: false });
+                claims.push(Claim { span, principal, attempt, rank, host: None, shares: None, fills: false });
             }
         }
     }
@@ -84,7 +86,8 @@ pub(super) fn claims<'a>(
             continue;
         }
         let host = voice.flatten().map(|(_, host)| *host);
-        let claim = |span: Span, rank: u8| Claim { span, principal, attempt, rank, host, fills: false };
+        let claim =
+            |span: Span, rank: u8| Claim { span, principal, attempt, rank, host, shares: None, fills: false };
         if let Some(overlap) = seen.and_then(|seen| seen.overlap(&span)) {
             claims.push(claim(overlap, held.evidence.rank()));
         }
@@ -92,6 +95,7 @@ pub(super) fn claims<'a>(
             let Some(seen) = seen.and_then(|seen| seen.overlap(&speaks)) else { continue };
             let of_record = |span: Span| Claim {
                 principal: &record.principal,
+                shares: record.shares,
                 ..claim(span, Evidence::Scheduler.rank())
             };
             claims.extend(seen.overlap(&span).map(of_record));
@@ -124,7 +128,15 @@ impl<'a> NotBelieved<'a> {
         let Some(HeldKey { principal, attempt, .. }) = self.one else { return Vec::new() };
         let spans = self.when.pairs().iter();
         let spans = spans.filter_map(|(start, end)| Span::new(UtcMillis(*start), UtcMillis(*end)));
-        let claim = |span| Claim { span, principal, attempt, rank: NOT_BELIEVED, host: None, fills: false };
+        let claim = |span| Claim {
+            span,
+            principal,
+            attempt,
+            rank: NOT_BELIEVED,
+            host: None,
+            shares: None,
+            fills: false,
+        };
         spans.map(claim).collect()
     }
 }

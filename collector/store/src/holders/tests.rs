@@ -241,7 +241,7 @@ fn the_later_of_two_starts_is_the_one_with_the_greater_number() {
 fn each_segment_has_one_state() {
     let of = |number: usize, disputed: bool, unattributed: Option<Unattributed>| {
         let holders = (0..number).map(|who| (principal(who), "try-1".parse().expect("valid"))).collect();
-        let segment = Segment { span: span(0, 1), holders, disputed, unattributed };
+        let segment = Segment { span: span(0, 1), holders, shares: Vec::new(), disputed, unattributed };
         [segment.state(false), segment.state(true)]
     };
     for why in Unattributed::ALL {

@@ -22,6 +22,7 @@ fn job(number: u32, account: &str, from: i64, to: Option<i64>) -> JobFact {
         state: "COMPLETED".into(),
         nodes: "n1".into(),
         accelerators: 1,
+        shares: None,
         restart: None,
         record: None,
         uid: None,

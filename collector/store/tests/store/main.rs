@@ -23,6 +23,7 @@ mod order;
 mod prune;
 #[cfg(test)]
 mod relabel;
+mod sharing;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

@@ -106,6 +106,7 @@ pub(crate) fn window(number: u8, span: Span, tensor: u64) -> Window {
             .with(Counter::TensorCycles, span.millis() * 1980 * tensor)
             .with(Counter::BusyMicros, if tensor == 0 { 0 } else { span.millis() * 1000 }),
         features: Default::default(),
+        uses: Vec::new(),
     }
 }
 

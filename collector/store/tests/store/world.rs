@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use weighbridge_meter::{
-    AcceleratorId, BootId, EpochId, Evidence, Gap, GapCause, Holding, Span, Tier, Trust, UtcMillis, Window,
+    AcceleratorId, BootId, EpochId, Evidence, Gap, GapCause, Holding, Span, Tier, Trust, Use, UtcMillis,
+    Window,
     window::{Counter, Counters, Coverage},
 };
 use weighbridge_store::{
@@ -70,8 +71,9 @@ fn any_gpu() -> impl Strategy<Value = AcceleratorId> {
 }
 
 pub(crate) fn any_window() -> impl Strategy<Value = Part> {
-    (any_gpu(), any_span(), 0_u64..=1000, 0_usize..5, prop::option::of(0_u64..=1000)).prop_map(
-        |(accelerator, span, activity, tier, missing)| {
+    let missing = prop::option::of(0_u64..=1000);
+    (any_gpu(), any_span(), 0_u64..=1000, 0_usize..5, missing, any_uses()).prop_map(
+        |(accelerator, span, activity, tier, missing, uses)| {
             let busy = Counters::default().with(Counter::BusyMicros, span.millis() * activity);
             let counters = match tier {
                 0..3 => busy.with(Counter::TensorCycles, span.millis() * 1980 * activity),
@@ -90,9 +92,22 @@ pub(crate) fn any_window() -> impl Strategy<Value = Part> {
                 ticks: 60,
                 counters,
                 features: Default::default(),
+                uses,
             }))
         },
     )
+}
+
+/// What a driver may say of each of several holders.
+fn any_uses() -> impl Strategy<Value = Vec<Use>> {
+    let busy =
+        proptest::collection::vec(prop_oneof![Just(0), 0_u64..3_600_000_000, Just(u64::MAX)], ATTEMPTS.len());
+    let attempts = prop::sample::subsequence(ATTEMPTS.to_vec(), 0..=ATTEMPTS.len());
+    let told = (attempts, busy).prop_map(|(attempts, busy)| {
+        let told = attempts.into_iter().zip(busy);
+        told.map(|(attempt, busy_us)| Use { attempt: attempt.parse().expect("valid"), busy_us }).collect()
+    });
+    prop_oneof![3 => Just(Vec::new()), 1 => told]
 }
 
 pub(crate) fn any_gap() -> impl Strategy<Value = Part> {
@@ -195,6 +210,8 @@ pub(crate) fn any_job() -> impl Strategy<Value = JobFact> {
             state: "COMPLETED".into(),
             nodes: "n1".into(),
             accelerators: 1,
+            // One kind has whole devices, the other parts of them.
+            shares: (account > 0).then_some(u64::from(number) * 3),
             restart,
             record: None,
             uid: Some(1000),

@@ -22,6 +22,7 @@ fn window(counters: Counters, features: Features, millis: i64) -> Window {
         ticks: 60,
         counters,
         features,
+        uses: Vec::new(),
     }
 }
 
