@@ -11,7 +11,7 @@ mod watch;
 use std::collections::VecDeque;
 
 use weighbridge_meter::{
-    AcceleratorId, DeviceState, Gap, GapCause, Holding, Meter, Span, Tier, Trust, UtcMillis, Window,
+    AcceleratorId, DeviceState, Gap, GapCause, Holding, Meter, Span, Tier, Trust, Use, UtcMillis, Window,
     meter::{Now, Observed, Pace},
 };
 use weighbridge_wire::DeviceRecord;
@@ -80,6 +80,8 @@ pub struct HolderNews {
     pub holdings: Vec<Holding>,
     /// Accelerators whose set of holders changed: their windows are cut.
     pub changed: Vec<AcceleratorId>,
+    /// How long each of several holders used an accelerator since that was last told.
+    pub used: Vec<(AcceleratorId, Use)>,
 }
 
 /// The meters of one host and what they have finished.
@@ -102,6 +104,18 @@ struct Tracked {
     meter: Meter,
     record: DeviceRecord,
     lost: Lost,
+    /// How long each of several holders used it in the window that is open.
+    uses: Vec<Use>,
+}
+
+impl Tracked {
+    fn used(&mut self, told: Use) {
+        if let Some(known) = self.uses.iter_mut().find(|known| known.attempt == told.attempt) {
+            known.busy_us = known.busy_us.saturating_add(told.busy_us);
+        } else if self.uses.len() < Use::MOST {
+            self.uses.push(told);
+        }
+    }
 }
 
 /// Name of the state in which all is well.
@@ -142,16 +156,23 @@ impl Engine {
             self.take_in(now, device, look);
         }
         self.observe(now, look);
+        for (id, told) in news.used {
+            if let Some(device) = self.devices.iter_mut().find(|device| *device.meter.accelerator() == id) {
+                device.used(told);
+            }
+        }
         for index in 0..self.devices.len() {
             self.drain(index);
         }
     }
 
-    /// Takes what a meter has finished, with the features of its windows.
+    /// Takes what a meter has finished, with the features of its windows and the uses that were told.
     fn drain(&mut self, index: usize) {
-        for mut observed in self.devices[index].meter.drain() {
+        let Tracked { meter, uses, .. } = &mut self.devices[index];
+        for mut observed in meter.drain() {
             if let Observed::Window(window) = &mut observed {
                 self.watch.describe(index, window);
+                window.uses = std::mem::take(uses);
             }
             self.observed.push_back(observed);
         }
@@ -188,7 +209,7 @@ impl Engine {
         let Some(index) = index else {
             self.inventory.push(record.clone());
             let meter = Meter::new(device.id.clone(), device.source, device.tier, self.options.pace);
-            self.devices.push(Tracked { meter, record, lost: Lost::default() });
+            self.devices.push(Tracked { meter, record, lost: Lost::default(), uses: Vec::new() });
             self.watch.add();
             return;
         };

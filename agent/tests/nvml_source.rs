@@ -467,3 +467,19 @@ async fn processes_are_asked_for_now_and_then() {
     let pids = Some(vec![4711, 4712]);
     assert_eq!(heard, [pids.clone(), None, None, None, pids, None]);
 }
+
+#[tokio::test]
+async fn several_processes_are_told_apart_by_the_drivers_samples_from_the_second_time_they_are_asked_for() {
+    let both = "pids = [4712, 4711, 4712]\nprocess_percent = [[4711, 25], [4712, 75], [4713, 0]]";
+    let mut bench = Bench::with(
+        &SCRIPT.replace("pids = [4712, 4711, 4712]", both),
+        NvmlOptions { pids_every: 1, ..patient() },
+        Duration::from_millis(20),
+    );
+    let first = bench.look_until("processes", |look| device(look, HOPPER).pids.is_some()).await;
+    assert_eq!(device(&first, HOPPER).used, [], "nobody knows since when");
+    let look = bench.look_until("their use", |look| !device(look, HOPPER).used.is_empty()).await;
+    let [(4711, one), (4712, other)] = device(&look, HOPPER).used[..] else { panic!("{look:?}") };
+    assert!(one > 0 && (3 * one).abs_diff(other) <= 3, "{one} and {other}");
+    assert_eq!(device(&look, AMPERE).used, [], "there is none to tell apart");
+}

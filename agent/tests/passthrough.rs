@@ -60,6 +60,7 @@ impl AcceleratorSource for Told {
             id: device.id.clone(),
             state: *state,
             pids: None,
+            used: Vec::new(),
         });
         Look {
             devices: looks.collect(),

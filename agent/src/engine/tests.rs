@@ -94,7 +94,7 @@ fn check(held_records: usize, script: &str, expected: Expect) {
                             ..Reading::default()
                         }),
                     };
-                    look.devices.push(DeviceLook { id: id(name), state, pids: None });
+                    look.devices.push(DeviceLook { id: id(name), state, pids: None, used: Vec::new() });
                     looked = true;
                 }
             }
@@ -352,7 +352,7 @@ fn a_device_that_flaps_for_days_does_not_fill_the_memory() {
         let cause = if minute % 2 == 0 { GapCause::ReadFailed } else { GapCause::CallHung };
         let state = DeviceState::Missing(cause);
         let look = Look {
-            devices: vec![DeviceLook { id: id("A"), state, pids: None }],
+            devices: vec![DeviceLook { id: id("A"), state, pids: None, used: Vec::new() }],
             inventory_changed: None,
             ..found.clone()
         };
@@ -373,7 +373,7 @@ fn windows_carry_features_of_their_own_holder_and_short_or_bridged_ones_none() {
         let devices = ["A", "B"].map(|name| {
             let watts = 300_000 + 100_000 * u32::try_from(second / 5 % 2).expect("small");
             let reading = Reading { power_mw: Some(watts), ..Reading::default() };
-            DeviceLook { id: id(name), state: DeviceState::Read(reading), pids: None }
+            DeviceLook { id: id(name), state: DeviceState::Read(reading), pids: None, used: Vec::new() }
         });
         Look {
             devices: devices.into(),
@@ -385,7 +385,7 @@ fn windows_carry_features_of_their_own_holder_and_short_or_bridged_ones_none() {
     for second in 0..=66 {
         // Somebody else holds both from the reading before second 64 on.
         let changed = if second == 64 { vec![id("A"), id("B")] } else { Vec::new() };
-        let news = HolderNews { holdings: Vec::new(), changed };
+        let news = HolderNews { changed, ..HolderNews::default() };
         engine.tick(at(second), &look(second, second == 0), news);
     }
     engine.finish(at(66));
@@ -408,4 +408,41 @@ fn windows_carry_features_of_their_own_holder_and_short_or_bridged_ones_none() {
             (3_000, None, None, None),
         ]
     );
+}
+
+#[test]
+fn what_holders_used_is_added_up_in_the_window_that_is_open_and_ends_with_it() {
+    let mut engine = engine(100);
+    let told = |attempt: &str, busy_us| (id("A"), Use { attempt: attempt.parse().expect("valid"), busy_us });
+    for second in 0..=90 {
+        let seen = DeviceLook {
+            id: id("A"),
+            state: DeviceState::Read(Reading { power_mw: Some(300_000), ..Reading::default() }),
+            pids: None,
+            used: Vec::new(),
+        };
+        let look = Look {
+            devices: vec![seen],
+            source_state: SourceState::Ok,
+            inventory_changed: (second == 0).then(|| vec![device("A", Tier::D)]),
+            unidentified: 0,
+        };
+        let used = match second {
+            10 => vec![told("slurm:c/1", 5), told("slurm:c/2", 7), told("slurm:c/1", u64::MAX)],
+            20 => vec![told("slurm:c/2", 1)],
+            70 => vec![told("slurm:c/2", 100)],
+            _ => Vec::new(),
+        };
+        let changed = if second == 40 { vec![id("A")] } else { Vec::new() };
+        engine.tick(at(second), &look, HolderNews { used, changed, ..HolderNews::default() });
+    }
+    engine.finish(at(90));
+    let uses = |window: &Window| -> Vec<(String, u64)> {
+        window.uses.iter().map(|told| (told.attempt.to_string(), told.busy_us)).collect()
+    };
+    let windows: Vec<_> = engine.take().windows.iter().map(uses).collect();
+    let first = vec![("slurm:c/1".to_owned(), u64::MAX), ("slurm:c/2".to_owned(), 8)];
+    let all: Vec<_> = windows.iter().filter(|uses| !uses.is_empty()).collect();
+    assert_eq!(all, [&first, &vec![("slurm:c/2".to_owned(), 100)]]);
+    assert!(windows.len() > 2, "the holders changed after the first: {windows:?}");
 }

@@ -15,7 +15,9 @@ use std::{
     path::PathBuf,
 };
 
-use weighbridge_meter::{AcceleratorId, AttemptId, BootId, Evidence, Holding, Principal, identity::BadName};
+use weighbridge_meter::{
+    AcceleratorId, AttemptId, BootId, Evidence, Holding, Principal, Use, identity::BadName,
+};
 
 use super::{
     HolderStates, Seen, Witness,
@@ -340,6 +342,13 @@ impl Witness for ProcessHolders {
                 };
                 processes.push((pid, outcome.state));
                 holders.extend(outcome.who.filter(|who| !holders.contains(who)));
+            }
+            if holders.len() > 1 {
+                let used = device.used.iter().filter_map(|&(pid, busy_us)| {
+                    let who = found.get(&pid)?.who.as_ref()?;
+                    Some((device.id.clone(), Use { attempt: who.attempt.clone(), busy_us }))
+                });
+                news.used.extend(used);
             }
             self.devices.insert(device.id.clone(), Device { seen_ms: now_ms, processes });
             if self.sightings.see(&device.id, &holders, seen.now.wall) {

@@ -46,6 +46,7 @@ fn look(devices: &[(&str, Option<&[u32]>)], found: bool) -> Look {
                 id: id(name),
                 state: DeviceState::Read(Reading::default()),
                 pids: pids.map(<[u32]>::to_vec),
+                used: Vec::new(),
             })
             .collect(),
         source_state: SourceState::Ok,
@@ -464,4 +465,21 @@ fn a_bad_row_is_named_with_line_column_and_expectation() {
         &format!("{twice}\n{twice}"),
         expect![[r#"lease file, line 4, column lease: "b" is not unique for its host and accelerator"#]],
     );
+}
+
+#[test]
+fn what_several_holders_used_is_told_by_their_attempts_and_nothing_where_one_is_alone() {
+    let processes = Processes::new();
+    for (pid, job) in [(10, 7), (11, 7), (12, 8)] {
+        processes.begin(pid, 0, 1000, &format!("/system.slice/slurmstepd.scope/job_{job}/step_0"));
+    }
+    let mut holders = processes.holders();
+    let used = vec![(10, 1_000), (11, 200), (12, 30), (99, 4)];
+    let mut seen = look(&[("A", Some(&[10, 11, 12, 99])), ("B", Some(&[10, 11]))], true);
+    seen.devices.iter_mut().for_each(|device| device.used.clone_from(&used));
+    let told = holders.look(at(10), &seen).used;
+    let told: Vec<_> =
+        told.iter().map(|(id, told)| (id.as_str(), told.attempt.as_str(), told.busy_us)).collect();
+    let expected = [("A", "slurm:alpha/7", 1_000), ("A", "slurm:alpha/7", 200), ("A", "slurm:alpha/8", 30)];
+    assert_eq!(told, expected);
 }

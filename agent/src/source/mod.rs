@@ -130,6 +130,9 @@ pub struct DeviceLook {
     /// Processes with a compute context. `None` if they were not asked for in this look, or the driver would
     /// not say; some drivers name processes that do not exist.
     pub pids: Option<Vec<u32>>,
+    /// Of several processes, for how many microseconds since they were last asked for kernels of each were resident.
+    /// Empty where the driver does not tell them apart.
+    pub used: Vec<(u32, u64)>,
 }
 
 /// How a source is as a whole. Devices it knows are looked at in either state.

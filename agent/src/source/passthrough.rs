@@ -208,7 +208,7 @@ impl<S: AcceleratorSource> AcceleratorSource for WithPassthrough<S> {
         }
         for device in self.own.iter().filter(|device| device.present) {
             let state = DeviceState::Missing(self.cause(device));
-            look.devices.push(DeviceLook { id: device.id.clone(), state, pids: None });
+            look.devices.push(DeviceLook { id: device.id.clone(), state, pids: None, used: Vec::new() });
         }
         self.infiniband.share(&mut look.devices, Instant::now() + INFINIBAND_DEADLINE).await;
         look.inventory_changed = changed.then(|| self.inventory());

@@ -22,6 +22,7 @@
 //! pids = [4711]
 //! sms = 132
 //! cumulative = "sum"                # of cycles, over SMs; or "mean"
+//! process_percent = [[4711, 30]]   # what every question for the use of processes gives
 //! clock_samples = [1400, 1600]      # what every question for samples gives
 //!
 //! [[device.instance]]               # there while MIG is on
@@ -103,6 +104,9 @@ pub struct Device {
     /// Processes with a compute context.
     #[serde(default)]
     pub pids: Vec<u32>,
+    /// How many percent of the time kernels of a process were resident, whenever it is asked: process and percent.
+    #[serde(default)]
+    pub process_percent: Vec<(u32, u32)>,
     /// Streaming multiprocessors, for cumulative counters that are sums over them.
     #[serde(default = "one")]
     pub sms: u32,

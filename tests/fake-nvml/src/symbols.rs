@@ -289,6 +289,46 @@ unsafe extern "C" fn nvmlDeviceGetMaxClockInfo(
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
+    device: nvml::nvmlDevice_t,
+    samples: *mut nvml::nvmlProcessUtilizationSample_t,
+    count: *mut c_uint,
+    _since: c_ulonglong,
+) -> Code {
+    on_device(device, |card| {
+        let given = &card.device.process_percent;
+        if given.is_empty() {
+            return Err(UNSUPPORTED);
+        }
+        if count.is_null() {
+            return Err(INVALID);
+        }
+        // SAFETY: not null; NVML's callers say there how many entries `samples` has room for.
+        let room = unsafe { count.read() } as usize;
+        let needed = c_uint::try_from(given.len()).map_err(|_| INVALID)?;
+        // SAFETY: as above, the same place takes the number of entries.
+        unsafe { put(count, needed)? };
+        if samples.is_null() || room < given.len() {
+            return Err(nvml::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE);
+        }
+        let now = c_ulonglong::try_from(machine::boot_time().as_micros()).map_err(|_| INVALID)?;
+        for (index, &(pid, percent)) in given.iter().enumerate() {
+            let sample = nvml::nvmlProcessUtilizationSample_t {
+                pid,
+                timeStamp: now,
+                smUtil: percent,
+                memUtil: 0,
+                encUtil: 0,
+                decUtil: 0,
+            };
+            // SAFETY: there is room for as many entries as are given.
+            unsafe { put(samples.wrapping_add(index), sample)? };
+        }
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetSamples(
     device: nvml::nvmlDevice_t,
     kind: nvml::nvmlSamplingType_t,

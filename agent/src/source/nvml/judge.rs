@@ -27,6 +27,8 @@ pub(super) struct Answer {
     pub(super) identity: Option<Identity>,
     /// `None` if not asked or not said.
     pub(super) pids: Option<Vec<u32>>,
+    /// For how many microseconds kernels of each were resident, where there are several and the driver tells.
+    pub(super) used: Vec<(u32, u64)>,
 }
 
 /// What GPM gave.

@@ -6,6 +6,7 @@
 //! samples that borrow from it. An instance costs two samples, used in turn, and no thread of its own.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{Arc, mpsc},
     thread,
@@ -31,8 +32,8 @@ use super::{
 /// NVIDIA's hard limit: a pair of samples not further apart than this gives invalid metrics.
 const SHORTEST_GPM_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Enough for the deepest calls; there may be sixteen of them.
-pub(super) const STACK_BYTES: usize = 256 * 1024;
+/// Enough for the deepest calls, also without optimisation; of it only what is used is there. Sixteen at most.
+pub(super) const STACK_BYTES: usize = 512 * 1024;
 
 /// What is read of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +140,7 @@ struct Part<'nvml> {
     handle: Option<Handle<'nvml>>,
     identity: Option<Identity>,
     samples: Samples<'nvml>,
+    processes: ProcessSamples,
 }
 
 /// How GPM is asked for metrics that not every driver knows.
@@ -193,9 +195,13 @@ impl<'nvml> Card<'nvml> {
             .iter()
             .map(|target| match before.iter().position(|part| part.target == *target) {
                 Some(place) => before.swap_remove(place),
-                None => {
-                    Part { target: target.clone(), handle: None, identity: None, samples: Samples::default() }
-                }
+                None => Part {
+                    target: target.clone(),
+                    handle: None,
+                    identity: None,
+                    samples: Samples::default(),
+                    processes: ProcessSamples::default(),
+                },
             })
             .collect();
     }
@@ -225,8 +231,7 @@ impl<'nvml> Part<'nvml> {
                 energy_mj: optional("reading the energy", card.total_energy_consumption())?,
                 busy_percent: optional("reading the utilisation", card.utilization_rates())?
                     .map(|rates| rates.gpu),
-                pids: if pids_wanted { pids(card) } else { None },
-                ..Answer::default()
+                ..self.processes(card, pids_wanted)
             }),
             // Utilisation and power are not told apart between instances: NVML's header.
             Target::Instance { id, gi, gpm } => {
@@ -246,6 +251,14 @@ impl<'nvml> Part<'nvml> {
                 Ok(Answer { gpm, identity, pids, ..Answer::default() })
             }
         }
+    }
+
+    /// Which processes there are, and how long each of several used the device.
+    fn processes(&mut self, card: &Handle<'_>, wanted: bool) -> Answer {
+        let pids = if wanted { pids(card) } else { None };
+        let several = pids.as_ref().is_some_and(|pids| pids.len() > 1);
+        let used = if several { self.processes.used(card) } else { Vec::new() };
+        Answer { pids, used, ..Answer::default() }
     }
 
     /// Which instance has this name now. `None` if the driver would not say; that none has it is an error.
@@ -287,6 +300,57 @@ fn pids(handle: &Handle<'_>) -> Option<Vec<u32>> {
     pids.sort_unstable();
     pids.dedup();
     Some(pids)
+}
+
+/// The driver's own samples of its processes.
+#[derive(Debug, Default)]
+struct ProcessSamples {
+    /// The driver's time of the newest one seen, and when that was.
+    seen: Option<(u64, Instant)>,
+    /// The driver has none.
+    none: bool,
+}
+
+/// Of what was not asked for longer than this nothing is said: a sample speaks of a second or so.
+const LONGEST_USE: Duration = Duration::from_secs(60);
+
+/// Of several samples of one process the mean counts; more of them are not looked at.
+const MOST_SAMPLES: usize = 4096;
+
+impl ProcessSamples {
+    /// For how many microseconds since the last call kernels of each process were resident: of those of which any
+    /// were. Nothing at the first call, nor where the driver has no samples.
+    fn used(&mut self, handle: &Handle<'_>) -> Vec<(u32, u64)> {
+        if self.none {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let samples = match handle.process_utilization_stats(self.seen.map(|(newest, _)| newest)) {
+            Ok(samples) => samples,
+            // Nothing was resident since.
+            Err(NvmlError::NotFound) => Vec::new(),
+            Err(error) => {
+                self.none = is_unsupported(&error);
+                return Vec::new();
+            }
+        };
+        let newest = samples.iter().map(|sample| sample.timestamp).max();
+        let before = self.seen;
+        self.seen = Some((newest.or(before.map(|(newest, _)| newest)).unwrap_or_default(), now));
+        let Some(elapsed) = before.map(|(_, at)| now - at).filter(|elapsed| *elapsed <= LONGEST_USE) else {
+            return Vec::new();
+        };
+        let mut of_process: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+        for sample in samples.iter().take(MOST_SAMPLES) {
+            let (percent, count) = of_process.entry(sample.pid).or_default();
+            *percent += u64::from(sample.sm_util.min(100));
+            *count += 1;
+        }
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or_default();
+        let used =
+            of_process.into_iter().map(|(pid, (percent, count))| (pid, micros * percent / count / 100));
+        used.filter(|(_, busy_us)| *busy_us > 0).collect()
+    }
 }
 
 /// The driver's own samples of the clock.

@@ -129,6 +129,7 @@ mod tests {
             id: format!("GPU-{index}").parse().expect("a name"),
             state: DeviceState::Read(Default::default()),
             pids: None,
+            used: Vec::new(),
         };
         (0..count).map(look).collect()
     }
