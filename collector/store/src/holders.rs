@@ -17,6 +17,7 @@ use crate::{
     entry::{JobFact, job_of},
     hour::{HeldState, Spans, Unattributed},
     state::{HeldKey, State},
+    words::Words,
 };
 
 /// A piece of time with one answer.
@@ -85,7 +86,8 @@ fn segments_with(
     told: impl Fn(Unattributed) -> Unattributed,
 ) -> Vec<Segment> {
     // Each holding is a claim, and one or two more for each record of its job.
-    let few = state.held.get(id).is_none_or(|held| held.len() <= MOST_CLAIMS / 8);
+    let near = |words: &Words| words.near(hours_around(span)).take(MOST_CLAIMS / 8 + 1).count();
+    let few = state.held.get(id).is_none_or(|words| near(words) <= MOST_CLAIMS / 8);
     let crowded = if few { Spans::default() } else { crowded(&claims(state, job, id, hours_around(span))) };
     let mut claims = claims(state, job, id, span);
     claims.retain(|claim| !crowded.missing(claim.span).is_empty());
@@ -263,14 +265,14 @@ pub(crate) fn touched_by(state: &State, job: &JobFact) -> Vec<(AcceleratorId, Sp
     let starts = names.iter().filter_map(|name| state.jobs.get(*name)).flat_map(BTreeMap::values);
     let last_end = starts.chain([job]).filter_map(|start| start.ended).max();
     let mut ids: Vec<&AcceleratorId> =
-        names.iter().filter_map(|name| state.of_jobs.get(*name)).flatten().collect();
+        names.iter().filter_map(|name| state.of_jobs.get(*name)).flat_map(BTreeMap::keys).collect();
     ids.sort_unstable();
     ids.dedup();
     let hull = |id: &AcceleratorId| {
-        let of_job = state.held.get(id).into_iter().flatten();
-        let of_job = of_job.filter(|(held, _)| job_of(&held.attempt).is_some_and(|job| names.contains(&job)));
+        let of_job = names.iter().filter_map(|name| state.of_jobs.get(*name)?.get(id)).flatten();
+        let of_job = of_job.filter_map(|word| Some((word, state.held.get(id)?.get(word)?)));
         let hull = of_job.fold(None, |hull: Option<(UtcMillis, UtcMillis)>, (held, end)| {
-            let end = last_end.map_or(*end, |last| last.max(*end));
+            let end = last_end.map_or(end, |last| last.max(end));
             Some(hull.map_or((held.start, end), |(first, last)| (first.min(held.start), last.max(end))))
         });
         hull.and_then(|(first, last)| Span::new(first, last))

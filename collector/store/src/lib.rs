@@ -28,6 +28,7 @@ pub mod tree;
 mod unfit;
 pub mod verify;
 pub mod witness;
+pub mod words;
 
 use async_trait::async_trait;
 use weighbridge_meter::{AcceleratorId, AgentId, AttemptId, Principal, UtcMillis};

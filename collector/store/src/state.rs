@@ -13,8 +13,10 @@ use weighbridge_meter::{
 use crate::{
     StoreError,
     entry::{AgentFact, JobFact, LeaseFact, MappingFact, Selector, job_of},
+    holders,
     numbers::Numbers,
     presence::Presence,
+    words::Words,
 };
 
 /// The state.
@@ -30,10 +32,10 @@ pub struct State {
     pub leases: BTreeMap<Box<str>, BTreeMap<(AttemptId, Selector), LeaseFact>>,
     /// Starts of jobs as their schedulers keep them, by what their attempts begin with and when they were submitted.
     pub jobs: HashMap<Box<str>, BTreeMap<UtcMillis, JobFact>>,
-    /// Accelerators of which agents said that a scheduler's job held them, by what its attempts begin with.
-    pub(crate) of_jobs: HashMap<Box<str>, BTreeSet<AcceleratorId>>,
+    /// Words of agents that a scheduler's job held an accelerator, by what its attempts begin with.
+    pub(crate) of_jobs: HashMap<Box<str>, BTreeMap<AcceleratorId, BTreeSet<HeldKey>>>,
     /// What agents said about holders, per accelerator.
-    pub held: HashMap<AcceleratorId, BTreeMap<HeldKey, UtcMillis>>,
+    pub held: HashMap<AcceleratorId, Words>,
     /// Whose principals are, in order of the ledger: a later one wins where they overlap.
     pub mappings: Vec<MappingFact>,
     /// Minutes to add to the clock of a boot, each from a ledger entry on.
@@ -397,25 +399,37 @@ impl State {
     /// Records what an agent said.
     pub(crate) fn hold(&mut self, id: AcceleratorId, held: HeldKey, end: UtcMillis) {
         if let Some(job) = job_of(&held.attempt) {
-            let known = self.of_jobs.get(job).is_some_and(|ids| ids.contains(&id));
-            if !known {
-                self.of_jobs.entry(job.into()).or_default().insert(id.clone());
-            }
+            let of_job = match self.of_jobs.get_mut(job) {
+                Some(of_job) => of_job,
+                None => self.of_jobs.entry(job.into()).or_default(),
+            };
+            of_job.entry(id.clone()).or_default().insert(held.clone());
         }
-        self.held.entry(id).or_default().insert(held, end);
+        let reach = holders::recorded_end(self, &held, end).unwrap_or(end);
+        self.held.entry(id).or_default().say(held, end, reach);
     }
 
     /// Records a start of a job.
     pub fn job(&mut self, job: JobFact) {
-        if let Some(before) =
-            self.jobs.get(job.job.as_str()).and_then(|starts| starts.get(&job.submitted)).cloned()
-        {
-            for name in before.names() {
-                self.jobs.get_mut(name).map(|starts| starts.remove(&before.submitted));
-            }
+        let mut reaches = Vec::new();
+        let before = self.jobs.get(job.job.as_str()).and_then(|starts| starts.get(&job.submitted)).cloned();
+        for name in before.iter().flat_map(JobFact::names) {
+            self.jobs.get_mut(name).map(|starts| starts.remove(&job.submitted));
         }
         for name in job.names() {
             self.jobs.entry(name.into()).or_default().insert(job.submitted, job.clone());
+        }
+        // What it says of when a start ended is as far as words on it reach.
+        let names = job.names().chain(before.iter().flat_map(JobFact::names));
+        for (id, words) in names.filter_map(|name| self.of_jobs.get(name)).flatten() {
+            for word in words {
+                let Some(end) = self.held.get(id).and_then(|held| held.get(word)) else { continue };
+                let reach = holders::recorded_end(self, word, end).unwrap_or(end);
+                reaches.push((id.clone(), word.clone(), end, reach));
+            }
+        }
+        for (id, word, end, reach) in reaches {
+            self.held.entry(id).or_default().say(word, end, reach);
         }
     }
 

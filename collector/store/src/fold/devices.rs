@@ -11,6 +11,7 @@ use crate::{
     hour::HourKey,
     presence::Presence,
     state::{Accelerator, HeldKey, Latest, Report, held_row, max_trust},
+    words::Words,
 };
 
 /// What an agent says of itself, as far as it is believed. Better trust comes first in the order.
@@ -188,17 +189,17 @@ impl Fold {
         let held = self.state.held.get(id);
         // A confirmation that goes on where the last one ended, or overlaps it, is the same holding.
         let same = held
-            .and_then(|held| held.range(..=&key).next_back())
-            .filter(|(other, end)| replaced.is_empty() && other.is_same(&key) && span.start() <= **end);
+            .and_then(|held| held.up_to(&key))
+            .filter(|(other, end)| replaced.is_empty() && other.is_same(&key) && span.start() <= *end);
         let (key, end) = match same {
-            Some((other, end)) => (other.clone(), (*end).max(span.end())),
+            Some((other, end)) => (other.clone(), end.max(span.end())),
             None => (key, span.end()),
         };
         let still = replaced.iter().all(|(other, _)| *other != key);
         let known = held.and_then(|held| held.get(&key)).filter(|_| still);
         // A record of the job may say that it went on after this.
         let reach = holders::recorded_end(&self.state, &key, end).unwrap_or(end);
-        let new = Span::new(known.copied().unwrap_or(key.start), reach.max(end));
+        let new = Span::new(known.unwrap_or(key.start), reach.max(end));
         let spans = replaced.iter().filter_map(|(other, end)| Span::new(other.start, *end)).chain(new);
         let touched = spans.clone().reduce(relabel::hull).and_then(|hull| self.open_and_summed(id, hull));
         // Who held it is asked of longer spans only: a word on minutes comes every minute.
@@ -227,7 +228,7 @@ impl Fold {
         let same = |other: &HeldKey, end: UtcMillis| {
             other.is_same(key) && (other.start, end) != (span.start(), span.end()) && other.start < end
         };
-        let held = self.state.held.get(id).into_iter().flatten();
-        held.filter(|(other, end)| same(other, **end)).map(|(other, end)| (other.clone(), *end)).collect()
+        let held = self.state.held.get(id).into_iter().flat_map(Words::iter);
+        held.filter(|(other, end)| same(other, *end)).map(|(other, end)| (other.clone(), end)).collect()
     }
 }

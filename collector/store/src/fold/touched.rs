@@ -41,7 +41,7 @@ pub fn held_hours(state: &State, batch: &Batch, minutes: i64, received: UtcMilli
         let key = HeldKey::of(&batch.agent, holding, span.start());
         for id in &holding.accelerators {
             let Some(accelerator) = state.accelerators.get(id) else { continue };
-            let known = state.held.get(id).is_some_and(|known| known.get(&key) == Some(&span.end()));
+            let known = state.held.get(id).is_some_and(|known| known.get(&key) == Some(span.end()));
             let summed = Span::new(accelerator.first_seen, accelerator.last_end);
             let touched = summed.filter(|_| !known).and_then(|summed| summed.overlap(&span));
             let Some(touched) = touched else { continue };

@@ -3,7 +3,7 @@
 //! An agent speaks of the accelerators that it reports itself. Where an agent of the operator's does, a tenant's own
 //! agent has no say. What two hosts say of one moment contradicts itself: a device is in one of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weighbridge_meter::{AcceleratorId, AgentId, AttemptId, Evidence, Principal, Span, Trust, UtcMillis};
 
@@ -73,12 +73,18 @@ pub(super) fn claims<'a>(
     let records = Records { state, job };
     // However many there are, they come to as many claims as there are spans of them.
     let mut not_believed = NotBelieved::default();
-    for (held, end) in state.held.get(id).into_iter().flatten() {
+    let words = state.held.get(id).into_iter();
+    // A record that is not there yet may say that what is long over went on.
+    let of_job = job.into_iter().flat_map(JobFact::names).filter_map(|name| state.of_jobs.get(name)?.get(id));
+    let of_job: BTreeSet<&HeldKey> = of_job.flatten().collect();
+    let near = words.clone().flat_map(|words| words.near(span)).filter(|(word, _)| !of_job.contains(word));
+    let of_job = of_job.iter().filter_map(|word| Some((*word, state.held.get(id)?.get(word)?)));
+    for (held, end) in near.chain(of_job) {
         // Whatever a record adds, it adds after this.
         if held.start >= span.end() {
             continue;
         }
-        let seen = Span::new(held.start, *end);
+        let seen = Span::new(held.start, end);
         let (principal, attempt) = (&held.principal, &held.attempt);
         let voice = held.agent.as_ref().map(|teller| voices.iter().find(|(agent, _)| *agent == teller));
         if voice == Some(None) {
@@ -99,7 +105,7 @@ pub(super) fn claims<'a>(
                 ..claim(span, Evidence::Scheduler.rank())
             };
             claims.extend(seen.overlap(&span).map(of_record));
-            let rest = record.ended.and_then(|ended| Span::new(*end, ended));
+            let rest = record.ended.and_then(|ended| Span::new(end, ended));
             let rest = rest.and_then(|rest| rest.overlap(&span));
             claims.extend(rest.map(|rest| Claim { fills: true, ..of_record(rest) }));
         }

@@ -77,7 +77,7 @@ fn held(words: &[Word]) -> (State, AcceleratorId) {
         } else {
             let agent = Some(AGENTS[agent].parse().expect("valid"));
             let key = HeldKey { agent, ..key(who, attempt, evidence, start) };
-            state.held.entry(id.clone()).or_default().insert(key, span.end());
+            state.hold(id.clone(), key, span.end());
         }
     }
     (state, id)
@@ -164,7 +164,7 @@ proptest! {
 fn an_attempt_that_is_said_to_be_for_two_is_disputed() {
     let (mut state, id) = held(&[(0, 3, 0, 10, 0)]);
     let key = key(1, WHO[0].1, Evidence::SchedulerHook, 5);
-    state.held.get_mut(&id).expect("held").insert(key, UtcMillis(10));
+    state.hold(id.clone(), key, UtcMillis(10));
     let segments = segments_by_reason(&state, &id, span(0, 10));
     assert_eq!(segments.iter().map(|segment| segment.disputed).collect::<Vec<_>>(), [false, true]);
 }
@@ -179,7 +179,7 @@ fn of_more_claims_than_can_be_weighed_nobody_is_charged() {
                 principal: format!("slurm:c/{number}").parse().expect("valid"),
                 ..key(0, &format!("slurm:c/{number}"), Evidence::SchedulerHook, start)
             };
-            state.held.get_mut(&id).expect("held").insert(key, UtcMillis(end));
+            state.hold(id.clone(), key, UtcMillis(end));
         }
         segments_by_reason(&state, &id, span(5, 10_000))
     };
@@ -195,13 +195,12 @@ fn of_more_claims_than_can_be_weighed_nobody_is_charged() {
 #[test]
 fn a_crowded_hour_is_nobodys_and_what_is_said_of_a_moment_is_the_same_however_much_is_asked_for() {
     let (mut state, id) = held(&[(0, 3, 0, 1, 0)]);
-    let claimed = state.held.get_mut(&id).expect("held");
     let mut hold = |number: i64, start: i64, end: i64| {
         let key = HeldKey {
             principal: format!("slurm:c/{number}").parse().expect("valid"),
             ..key(0, &format!("slurm:c/{number}"), Evidence::SchedulerHook, start)
         };
-        claimed.insert(key, UtcMillis(end));
+        state.hold(id.clone(), key, UtcMillis(end));
     };
     // A job every ten minutes for a year, and one hour in which somebody says more than can be.
     let ten = UtcMillis::HOUR / 6;
@@ -230,7 +229,7 @@ fn the_later_of_two_starts_is_the_one_with_the_greater_number() {
     let (mut state, id) = held(&[(0, 3, 0, 1, 0)]);
     for restart in [9, 10] {
         let key = key(0, &format!("slurm:c/7+{restart}"), Evidence::SchedulerHook, 2);
-        state.held.get_mut(&id).expect("held").insert(key, UtcMillis(9));
+        state.hold(id.clone(), key, UtcMillis(9));
     }
     let segments = segments_by_reason(&state, &id, span(3, 2));
     assert_eq!(segments[0].holders[0].1.as_str(), "slurm:c/7+10");
@@ -256,11 +255,10 @@ fn each_segment_has_one_state() {
 #[test]
 fn words_that_do_not_count_crowd_nobody_out() {
     let (mut state, id) = held(&[(0, 3, 0, 10, 0)]);
-    let claimed = state.held.get_mut(&id).expect("held");
     for number in 0..20_000_i64 {
         let told = key(1, &format!("slurm:c/{number}"), Evidence::LeaseFile, number % 10);
         let agent = Some(AGENTS[2].parse().expect("valid"));
-        claimed.insert(HeldKey { agent, ..told }, UtcMillis(20));
+        state.hold(id.clone(), HeldKey { agent, ..told }, UtcMillis(20));
     }
     let segments = segments_by_reason(&state, &id, span(0, 20));
     let why: Vec<_> = segments.iter().map(|segment| (segment.holders.len(), segment.unattributed)).collect();

@@ -159,7 +159,7 @@ async fn what_an_agent_cannot_have_seen_of_a_holder_marks_nothing_and_what_it_ma
     book.batch(&second);
     let after = state(&*book.folded().await).await;
     let held: Vec<_> =
-        after.held[&gpu(0)].iter().map(|(key, end)| (key.principal.as_str(), key.start, *end)).collect();
+        after.held[&gpu(0)].iter().map(|(key, end)| (key.principal.as_str(), key.start, end)).collect();
     let seen = ("uid:gpu/1000", received.plus(-400 * day), received.plus(5 * MINUTE));
     assert_eq!(held, [("lease:site/1", at(30 * MINUTE), at(90 * MINUTE)), seen]);
     second.holdings.remove(0);
