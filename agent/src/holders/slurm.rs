@@ -176,6 +176,8 @@ pub struct SlurmHooks {
     read: Option<(i64, bool, u64)>,
     last: Option<Now>,
     alive_ms: Option<u64>,
+    /// Whose holders changed since the last look.
+    cut: Vec<AcceleratorId>,
 }
 
 /// One start of a job.
@@ -216,6 +218,7 @@ impl SlurmHooks {
             read: None,
             last: None,
             alive_ms: None,
+            cut: Vec::new(),
         }
     }
 
@@ -254,6 +257,7 @@ impl SlurmHooks {
             self.read_folder(now, news);
             self.check_alive(now, ALIVE_EVERY_MS, news);
         }
+        news.changed.append(&mut self.cut);
     }
 
     /// One look without an agent, at these devices and so many that cannot be named.
@@ -281,7 +285,11 @@ impl SlurmHooks {
                 return;
             }
             for allocation in self.told.values_mut().filter(|allocation| allocation.end == End::Open) {
+                let before = std::mem::take(&mut allocation.accelerators);
                 (allocation.accelerators, allocation.unknown) = find(&self.order, &allocation.told);
+                let now = &allocation.accelerators;
+                self.cut.extend(before.iter().filter(|id| !now.contains(id)).cloned());
+                self.cut.extend(now.iter().filter(|id| !before.contains(id)).cloned());
             }
         }
     }
@@ -477,7 +485,9 @@ impl SlurmHooks {
     fn recorded(&mut self) -> Vec<Holding> {
         if let Some(now) = self.last {
             // What ends now was confirmed a moment ago; windows are cut at the next look.
-            self.check_alive(now, 1, &mut HolderNews::default());
+            let mut news = HolderNews::default();
+            self.check_alive(now, 1, &mut news);
+            self.cut.append(&mut news.changed);
         }
         let mut holdings = Vec::new();
         for allocation in self.told.values_mut() {

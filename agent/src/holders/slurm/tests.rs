@@ -222,6 +222,23 @@ fn without_slurmd_the_processes_of_the_job_decide_and_what_ended_stays_over() {
 }
 
 #[test]
+fn what_turns_out_to_be_over_when_a_batch_is_made_cuts_its_windows_at_the_next_look() {
+    let mut node = Node::new();
+    node.prolog(7, "0", 0);
+    node.step(0);
+    node.step(55);
+    node.gone(9);
+    // Too soon to look again; the batch does.
+    node.step(60);
+    node.step(61);
+    node.check(expect![[r#"
+        0: cut GPU-a
+        60: slurm:c/7 of slurm:c/physics holds GPU-a 0..55 by scheduler_hook
+        61: cut GPU-a
+    "#]]);
+}
+
+#[test]
 fn where_the_host_hides_its_processes_the_epilog_alone_ends() {
     let mut node = Node::new();
     node.gone(9);
