@@ -5,7 +5,9 @@
 //! What goes into the ledger is a [`SealedCustomer`]; it can be opened for as long as the customer's data key
 //! exists, and by nobody afterwards.
 //!
-//! Deliberately absent: ownership between customers (a control group is only a name here), matching against
+//! [`ownership`] works out who stands behind whom; nothing feeds it yet, and a control group is only a name here.
+//!
+//! Deliberately absent: matching against
 //! sanction lists, verification of what a customer claims, changing the operator's key, hiding the length of
 //! what is sealed, and any clock or source of randomness: both are arguments.
 
@@ -13,6 +15,7 @@ pub mod customer;
 pub mod identity;
 pub mod import;
 pub mod keys;
+pub mod ownership;
 pub mod sealed;
 
 pub use customer::{BadId, ControlGroupId, CustomerId, CustomerKind, UsPerson};
