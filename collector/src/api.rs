@@ -41,6 +41,7 @@ pub(crate) mod packs;
 pub(crate) mod problem;
 pub(crate) mod status;
 pub(crate) mod subjects;
+pub(crate) mod unattributed;
 pub(crate) mod usage;
 pub(crate) mod work;
 
