@@ -534,6 +534,156 @@ mod tests {
         assert!(names >= 15, "{names} metrics");
     }
 
+    /// Series that one accelerator may cost whoever scrapes the agent.
+    const MOST_SERIES: usize = 40;
+
+    /// What would make as many series as there are tenants, or name one.
+    const NO_LABELS: [&str; 9] =
+        ["job", "pod", "pid", "namespace", "container", "user", "uid", "attempt", "principal"];
+
+    /// One in every condition, or one of its parts.
+    fn richest(id: &str, parent: Option<&str>, source: weighbridge_meter::Source) -> DeviceRecord {
+        DeviceRecord {
+            accelerator: id.parse().unwrap(),
+            at: UtcMillis(0),
+            present: true,
+            host: "gpu-1".into(),
+            name: "NVIDIA H100 80GB HBM3".into(),
+            pci_device: "10de:2330".into(),
+            pci_address: "0000:18:00.0".into(),
+            source,
+            tier: Tier::A,
+            trust: weighbridge_meter::Trust::Host,
+            max_sm_clock_mhz: Some(1980),
+            power_limit_mw: Some(700_000),
+            memory_bytes: Some(1 << 36),
+            driver: "580.1".into(),
+            parent: parent.map(|id| id.parse().unwrap()),
+            units: parent.map(|_| 16),
+            sample_ms: 100,
+            conditions: Condition::ALL.to_vec(),
+        }
+    }
+
+    /// Label names of a line of the text format, and the accelerator that it speaks of.
+    fn labels(line: &str) -> (Vec<&str>, Option<&str>) {
+        let inside =
+            line.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(in_it, _)| in_it);
+        let pairs: Vec<(&str, &str)> = inside.split(',').filter_map(|pair| pair.split_once('=')).collect();
+        let accelerator = pairs.iter().find(|(name, _)| *name == "accelerator");
+        let accelerator = accelerator.map(|(_, value)| value.trim_matches('"'));
+        (pairs.into_iter().map(|(name, _)| name).collect(), accelerator)
+    }
+
+    #[test]
+    fn an_accelerator_is_few_series_whatever_happens_to_it_and_whoever_holds_it() {
+        use std::collections::{BTreeMap, BTreeSet};
+
+        use weighbridge_meter::{Evidence, Gap, Holding, Source, Span, Window, window};
+
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let mut devices = vec![richest("GPU-1", None, Source::Nvml)];
+        devices.extend((0..7).map(|part| richest(&format!("MIG-{part}"), Some("GPU-1"), Source::Dcgm)));
+        let counters = window::Counter::ALL
+            .iter()
+            .fold(window::Counters::default(), |counters, counter| counters.with(*counter, 60_000_000));
+        let span =
+            |minute: i64| Span::new(UtcMillis(minute * 60_000), UtcMillis((minute + 1) * 60_000)).unwrap();
+        for round in 0..20_i64 {
+            let mut batch = Batch {
+                agent: "agent-1".parse().unwrap(),
+                epoch: weighbridge_meter::EpochId([1; 16]),
+                sequence: round.unsigned_abs() + 1,
+                prev_hash: [0; 32],
+                boot: weighbridge_meter::BootId([2; 16]),
+                windows: Vec::new(),
+                gaps: Vec::new(),
+                holdings: Vec::new(),
+                inventory: devices.clone(),
+                status: None,
+                losses: Vec::new(),
+            };
+            for device in &devices {
+                let accelerator = &device.accelerator;
+                for source in Source::ALL {
+                    for coverage in
+                        [window::Coverage::Measured, window::Coverage::Interpolated { missing_ms: 1 }]
+                    {
+                        batch.windows.push(Window {
+                            accelerator: accelerator.clone(),
+                            span: span(round),
+                            boot_start_ms: 0,
+                            source: *source,
+                            tier: device.tier,
+                            coverage,
+                            ticks: 60,
+                            counters,
+                            features: Default::default(),
+                        });
+                    }
+                }
+                let (accelerator, span, boot_start_ms) = (accelerator.clone(), span(round), 0);
+                let gap = |cause: &GapCause| Gap {
+                    accelerator: accelerator.clone(),
+                    span,
+                    boot_start_ms,
+                    cause: *cause,
+                };
+                batch.gaps.extend(GapCause::ALL.iter().map(gap));
+                // A new job, pod and user each minute.
+                let told = [
+                    (format!("slurm:tenant/account-{round}"), Evidence::SchedulerHook),
+                    (format!("k8s:tenant/namespace-{round}"), Evidence::PodResources),
+                    (format!("uid:tenant/{round}"), Evidence::ProcessOwner),
+                ];
+                batch.holdings.extend(told.map(|(principal, evidence)| Holding {
+                    attempt: format!("{principal}/{round}").parse().unwrap(),
+                    principal: principal.parse().unwrap(),
+                    accelerators: vec![accelerator.clone()],
+                    span,
+                    evidence,
+                }));
+            }
+            metrics.recorded(&batch, devices.iter());
+            metrics.devices(devices.iter());
+        }
+        let slurm = SlurmState {
+            folder: FolderState::Ok,
+            refused: Refusal::ALL.map(|refusal| (refusal, 3)).into(),
+            open: 1000,
+            lapsed: 1000,
+            unknown_accelerators: 7,
+        };
+        let holders = HolderStates {
+            leases: LeaseState::Ok,
+            processes: Some([9; ProcessState::ALL.len()]),
+            unresolved: 1000,
+            slurm,
+        };
+        metrics.looked("ok", 3, &holders, 5);
+        let text = String::from_utf8(exposition(&registry, &metrics).unwrap()).unwrap();
+        let lines = || text.lines().filter(|line| !line.starts_with('#'));
+        let mut series: BTreeMap<&str, usize> = BTreeMap::new();
+        for line in lines() {
+            let (names, accelerator) = labels(line);
+            assert!(!names.iter().any(|name| NO_LABELS.contains(name)), "{line}");
+            if let Some(accelerator) = accelerator {
+                *series.entry(accelerator).or_default() += 1;
+            }
+        }
+        let known: BTreeSet<&str> = devices.iter().map(|device| device.accelerator.as_str()).collect();
+        assert_eq!(series.keys().copied().collect::<BTreeSet<_>>(), known);
+        assert!(series.values().all(|count| *count <= MOST_SERIES), "{series:?}");
+        assert!(series.values().all(|count| *count > GapCause::ALL.len()), "as rich as can be: {series:?}");
+        for word in ["tenant", "slurm:", "account-", "namespace-"] {
+            assert!(!text.contains(word), "{word}: {text}");
+        }
+        // What is no accelerator's is as much for one as for a thousand.
+        let other = lines().filter(|line| labels(line).1.is_none()).count();
+        assert!(other < 150, "{other}: {text}");
+    }
+
     #[test]
     fn what_happens_to_the_spool_is_counted() {
         let registry = Registry::new();

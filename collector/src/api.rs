@@ -5,8 +5,8 @@
 //! under keys that end in `_ms`. What cannot be answered is an `application/problem+json` (RFC 9457).
 //!
 //! No route shows who a customer is, but one: `POST /api/v1/cases/{id}/report`, with the admin token, a name and a
-//! reason, which are recorded first. The other routes that want the token are import, prune and `POST /api/v1/trust`,
-//! by which operators make join tokens, shut agents out and change the certificate authority.
+//! reason, which are recorded first. The other routes that want the token are import, `POST /api/v1/leases`, prune
+//! and `POST /api/v1/trust`, by which operators make join tokens, shut agents out and change the certificate authority.
 //!
 //! Deliberately absent: accounts and roles, and any way to change a number. Whoever can reach the port can read
 //! what is on the pages; the default is to listen on the loopback address only.
@@ -37,10 +37,12 @@ pub(crate) mod delivery;
 pub(crate) mod device;
 pub(crate) mod fleet;
 pub(crate) mod integrity;
+mod leases;
 pub(crate) mod packs;
 pub(crate) mod problem;
 pub(crate) mod status;
 pub(crate) mod subjects;
+pub(crate) mod unattributed;
 pub(crate) mod usage;
 pub(crate) mod work;
 
@@ -65,6 +67,7 @@ pub fn http_routes(app: App) -> Router {
 /// The API, health and metrics.
 pub fn routes(app: App) -> Router {
     let import = post(import).layer(DefaultBodyLimit::max(IMPORT_BYTES));
+    let leases = get(leases::leases).post(leases::lease).layer(DefaultBodyLimit::max(leases::LEASE_BYTES));
     Router::new()
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/fleet", get(fleet::fleet))
@@ -92,6 +95,7 @@ pub fn routes(app: App) -> Router {
         .merge(enrol::routes::on_api())
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .route("/api/v1/import/{kind}", import)
+        .route("/api/v1/leases", leases)
         .with_state(app)
 }
 

@@ -1,14 +1,17 @@
 //! Files of the operator become facts: checked as a whole, against themselves and against what is there.
 //! Either every row is recorded or none.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::Serialize;
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, SealedCustomer, SlurmRow, parse_agents,
-    parse_customers, parse_leases, parse_principals, parse_slurm,
+    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, SHOWN_FAULTS, SealedCustomer, SlurmRow,
+    parse_agents, parse_customers, parse_leases, parse_principals, parse_slurm,
 };
 use weighbridge_store::{
     Fact, State, closed,
@@ -102,6 +105,28 @@ impl App {
         imported.await.unwrap_or(Err(ImportError::Commit(CommitError::Unwritable)))
     }
 
+    /// Records leases that came one by one, as [`App::import`] does a file; `name` stands before what is wrong.
+    pub async fn lease(&self, name: &str, rows: Vec<LeaseRow>) -> Result<Imported, ImportError> {
+        let (app, name) = (self.clone(), name.to_owned());
+        let taken = tokio::spawn(async move {
+            let _one_at_a_time = app.writing.lock().await;
+            let (rows, facts) = app.new_leases(&name, &rows)?;
+            let recorded = facts.len();
+            if recorded > 0 {
+                app.record(facts).await?;
+            }
+            Ok(Imported { rows, recorded, left_out: 0 })
+        });
+        taken.await.unwrap_or(Err(ImportError::Commit(CommitError::Unwritable)))
+    }
+
+    /// How many rows there are, and what of them is new.
+    fn new_leases(&self, file: &str, rows: &[LeaseRow]) -> Result<(usize, Vec<Fact>), ImportError> {
+        let facts: Vec<LeaseFact> = rows.iter().map(lease).collect();
+        let new = self.shared.with(|state| leases(state, file, &facts))?;
+        Ok((facts.len(), new.into_iter().map(Fact::Lease).collect()))
+    }
+
     async fn import_whole(&self, kind: Kind, file: &str, text: &[u8]) -> Result<Imported, ImportError> {
         let _one_at_a_time = self.writing.lock().await;
         let mut left_out = 0;
@@ -123,11 +148,7 @@ impl App {
                     .with(|state| facts.filter(|fact| !knows_agent(state, fact)).collect::<Vec<_>>());
                 (rows.len(), new.into_iter().map(Fact::Agent).collect::<Vec<_>>())
             }
-            Kind::Leases => {
-                let facts: Vec<LeaseFact> = parse_leases(file, text)?.iter().map(lease).collect();
-                let new = self.shared.with(|state| leases(state, file, &facts))?;
-                (facts.len(), new.into_iter().map(Fact::Lease).collect())
-            }
+            Kind::Leases => self.new_leases(file, &parse_leases(file, text)?)?,
             Kind::Slurm => {
                 let (rows, others) = parse_slurm(file, text)?;
                 left_out = others;
@@ -254,6 +275,15 @@ fn lease(row: &LeaseRow) -> LeaseFact {
     }
 }
 
+/// What of a host is leased, as an operator writes it.
+pub(crate) fn selector_text(selector: &Selector) -> String {
+    match selector {
+        Selector::All => "*".to_owned(),
+        Selector::Accelerator(id) => id.to_string(),
+        Selector::Count { count, pci_device } => format!("{count}x{pci_device}"),
+    }
+}
+
 /// Records of jobs that are new or changed, by the time at which they began. What one kind of file does not say, what
 /// the other said before stays.
 fn jobs(state: &State, file: &str, facts: &[JobFact]) -> Result<Vec<JobFact>, ImportError> {
@@ -301,12 +331,21 @@ fn same_kind(a: &Selector, b: &Selector) -> bool {
     matches!((a, b), (Selector::Count { pci_device: a, .. }, Selector::Count { pci_device: b, .. }) if a == b)
 }
 
+/// What of a host a lease is for, and until when, for a message.
+fn told(lease: &LeaseFact) -> String {
+    let LeaseFact { lease, host, selector, principal, start, end } = lease;
+    format!(
+        "lease {lease} of {principal} for {} of host {host} from {start} to {end}",
+        selector_text(selector)
+    )
+}
+
 /// Leases that are new or changed. One that overlaps another that is there is refused, unless it replaces it:
 /// the same lease of the same host and accelerators.
 fn leases(state: &State, file: &str, facts: &[LeaseFact]) -> Result<Vec<LeaseFact>, ImportError> {
-    let mut replaced: BTreeMap<&str, Vec<(&weighbridge_meter::AttemptId, &Selector)>> = BTreeMap::new();
+    let mut replaced: BTreeMap<&str, BTreeSet<(&weighbridge_meter::AttemptId, &Selector)>> = BTreeMap::new();
     for fact in facts {
-        replaced.entry(&fact.host).or_default().push((&fact.lease, &fact.selector));
+        replaced.entry(&fact.host).or_default().insert((&fact.lease, &fact.selector));
     }
     let known: BTreeMap<_, _> = state
         .leases
@@ -316,12 +355,12 @@ fn leases(state: &State, file: &str, facts: &[LeaseFact]) -> Result<Vec<LeaseFac
         .collect();
     let mut wrong = Vec::new();
     let mut new = Vec::new();
-    for fact in facts {
+    for (row, fact) in (1..).zip(facts) {
         // The lease is the attempt, and an attempt is one principal's.
         if let Some(other) = known.get(&fact.lease).filter(|other| ***other != fact.principal) {
             let (lease, principal) = (&fact.lease, &fact.principal);
             wrong.push(format!(
-                "{file}: lease {lease} is there for {other}, expected another name for {principal}"
+                "{file}: row {row}: lease {lease} is there for {other}, expected another name for {principal}"
             ));
         }
         let there = state.leases.get(fact.host.as_str());
@@ -330,31 +369,41 @@ fn leases(state: &State, file: &str, facts: &[LeaseFact]) -> Result<Vec<LeaseFac
             continue;
         }
         for ((lease, selector), other) in there.into_iter().flatten() {
-            let corrected = *lease == fact.lease && same_kind(selector, &fact.selector);
-            let stays = !corrected
-                && !replaced.get(fact.host.as_str()).is_some_and(|list| list.contains(&(lease, selector)));
-            let meet = fact.span().zip(other.span()).is_some_and(|(a, b)| a.overlap(&b).is_some());
+            let Some(both) = fact.span().zip(other.span()).and_then(|(a, b)| a.overlap(&b)) else { continue };
             let same_device = match (&fact.selector, selector) {
                 (Selector::Accelerator(a), Selector::Accelerator(b)) => a == b,
                 (Selector::Count { .. }, Selector::Count { .. }) => same_kind(&fact.selector, selector),
                 _ => true,
             };
-            if stays && meet && same_device {
+            let corrected = *lease == fact.lease && same_kind(selector, &fact.selector);
+            let of_host = replaced.get(fact.host.as_str());
+            let stays = !corrected && !of_host.is_some_and(|list| list.contains(&(lease, selector)));
+            if stays && same_device {
+                let (from, to) = (both.start(), both.end());
                 wrong.push(format!(
-                    "{file}: lease {} on host {} from {} to {} overlaps lease {lease} from {} to {}, which is there",
-                    fact.lease, fact.host, fact.start, fact.end, other.start, other.end
+                    "{file}: row {row}: {} overlaps {}, which is there, from {from} to {to}",
+                    told(fact),
+                    told(other)
                 ));
             }
         }
         if closed::changes_closed(state, fact) {
             let before = state.closed_before.unwrap_or(fact.start);
             wrong.push(format!(
-                "{file}: lease {} on host {} from {} to {}: hours before {before} are closed, what they were made of is \
-                 pruned; only what a lease says of later hours can change",
-                fact.lease, fact.host, fact.start, fact.end
+                "{file}: row {row}: {}: hours before {before} are closed, what they were made of is pruned; only what a \
+                 lease says of later hours can change",
+                told(fact)
             ));
         }
         new.push(fact.clone());
     }
-    if wrong.is_empty() { Ok(new) } else { Err(ImportError::Contradiction(wrong)) }
+    if wrong.is_empty() { Ok(new) } else { Err(ImportError::Contradiction(bounded(wrong))) }
+}
+
+/// A file of one mistake can contradict everything: as many lines as of faults in a file are shown.
+fn bounded(mut wrong: Vec<String>) -> Vec<String> {
+    let more = wrong.len().saturating_sub(SHOWN_FAULTS);
+    wrong.truncate(SHOWN_FAULTS);
+    wrong.extend((more > 0).then(|| format!("and {more} more")));
+    wrong
 }

@@ -6,7 +6,12 @@
 use prometheus::{Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use weighbridge_casework::State as CaseState;
 use weighbridge_meter::{Condition, Doubt, Operations, Tier, UtcMillis, estimate::METHOD};
-use weighbridge_store::{StoreError, hour::HeldState, ledger::Health, tree::sequencer::leaves};
+use weighbridge_store::{
+    StoreError,
+    hour::{HeldState, Unattributed},
+    ledger::Health,
+    tree::sequencer::leaves,
+};
 use weighbridge_wire::{LossCause, enrol::RefusedCode};
 
 use crate::{
@@ -215,6 +220,20 @@ fn fleet(app: &App, view: &View, gauges: &Gauges) {
         let millis = time.held_ms.get(&state).copied().unwrap_or_default();
         held.with_label_values(&[state.as_str()]).set(seconds(millis));
     }
+    let unattributed = gauges.vec(
+        "weighbridge_collector_unattributed_seconds",
+        "Accelerator time from first seen to now that nobody is known to have held, by why.",
+        &["reason"],
+    );
+    for reason in Unattributed::ALL {
+        let millis = time.unattributed_ms.get(&reason).copied().unwrap_or_default();
+        unattributed.with_label_values(&[reason.as_str()]).set(seconds(millis));
+    }
+    gauges.one(
+        "weighbridge_collector_unmapped_seconds",
+        "Accelerator time held by principals that belong to no customer: attributed, and still nobody's.",
+        seconds(view.unmapped_ms()),
+    );
     let fleet = Fleet::of(app, view);
     let tiers = gauges.vec(
         "weighbridge_collector_accelerators",

@@ -24,6 +24,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use weighbridge_casework::{Report, Subject};
 use weighbridge_meter::UtcMillis;
+use weighbridge_store::account::TimeAccount;
 
 use crate::{
     api::{
@@ -247,6 +248,10 @@ type Shown = Result<Html<String>, Trouble>;
 async fn today_page(State(app): State<App>) -> Shown {
     let view = app.view().await?;
     let fleet = Fleet::of(&app, &view);
+    let last_day = match view.time.unattributed_ms.is_empty() {
+        true => TimeAccount::default(),
+        false => app.last_day(&view).await?.clone(),
+    };
     let seen = today::Seen {
         cases: cases::cases(&app, &view),
         findings: cases::findings(&app, &view),
@@ -254,6 +259,7 @@ async fn today_page(State(app): State<App>) -> Shown {
         customers: subjects::customers(&app, &view),
         runs: subjects::runs(&view),
         fleet,
+        last_day,
     };
     let page = Page { title: "Today", of: "/", as_of: view.as_of, json: "/api/v1/status" };
     Ok(page.with(&app, &today::page(&seen)))

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use tokio::sync::OnceCell;
 use weighbridge_casework::{CappedBy, Projection, Standing, Subject, finding};
 use weighbridge_meter::{Interval, Operations, Principal, Span, UtcMillis};
 use weighbridge_registry::{SealedCustomer, UsPerson};
@@ -46,6 +47,8 @@ pub struct View {
     pub epochs: Vec<CursorRow>,
     /// The run that each attempt is, in their order.
     run_ids: Vec<String>,
+    /// Of all accelerators in the hours of the last day, once somebody asked.
+    last_day: OnceCell<TimeAccount>,
 }
 
 /// What belongs to somebody.
@@ -109,6 +112,7 @@ impl App {
             doubted,
             epochs,
             run_ids: run_ids(&account),
+            last_day: OnceCell::new(),
             account,
         };
         for accelerator in &view.account.accelerators {
@@ -162,6 +166,22 @@ impl App {
             of_group.standing = Standing::of_group([of_group.standing, owned.standing]);
         }
         Ok(view)
+    }
+
+    /// The time of all accelerators together in the last 24 h and the hour in which those begin.
+    pub async fn last_day<'a>(&self, view: &'a View) -> Result<&'a TimeAccount, StoreError> {
+        view.last_day.get_or_try_init(|| self.day_before(view.as_of)).await
+    }
+
+    async fn day_before(&self, as_of: UtcMillis) -> Result<TimeAccount, StoreError> {
+        let _still = self.shared.still().await;
+        let (from, to) = (as_of.plus(-UtcMillis::DAY).hour(), as_of.next_multiple(UtcMillis::HOUR));
+        let sums = self.store.sums(&Filter { from: Some(from), to: Some(to), ..Filter::default() }).await?;
+        let within = Span::new(from, to);
+        let account = self.shared.with(|state| account(state, &self.estimator, &sums, &[], within, as_of));
+        let mut time = TimeAccount::default();
+        account.accelerators.iter().for_each(|accelerator| time.merge(&accelerator.time));
+        Ok(time)
     }
 
     /// Measured sums of a subject hour by hour.
@@ -265,6 +285,12 @@ impl View {
             owned.current.insert(index);
         }
         owned.principals.insert(attempt.principal.clone());
+    }
+
+    /// Time of accelerators that were reported, held by principals that belong to no customer.
+    pub fn unmapped_ms(&self) -> u64 {
+        let totals = self.unmapped.values().map(|owned| &owned.totals);
+        totals.map(|totals| totals.held_ms.saturating_sub(totals.never_seen_ms)).sum()
     }
 
     /// The run that an attempt of a principal is.

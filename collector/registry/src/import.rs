@@ -22,7 +22,7 @@ use weighbridge_meter::UtcMillis;
 
 pub use agents::{AgentRow, PublicKey, parse_agents};
 pub use customers::{CustomerRow, parse_customers};
-pub use leases::{BadSelector, LeaseRow, LeaseSelector, parse_leases};
+pub use leases::{BadSelector, LEASE_COLUMNS, LeaseRow, LeaseSelector, lease_rows, parse_leases};
 pub use principals::{PrincipalMapping, parse_principals};
 pub use slurm::{SlurmRow, parse_slurm};
 
@@ -44,6 +44,8 @@ pub struct ImportErrors {
     pub shown: Vec<Fault>,
     /// How many there are in all.
     pub total: usize,
+    /// Of these leases that overlap another of the same file: well-formed each, and not both possible.
+    pub overlaps: usize,
 }
 
 /// One thing wrong in a file.
@@ -274,6 +276,7 @@ impl<'a> Row<'a> {
 struct Faults {
     shown: Vec<Fault>,
     total: usize,
+    overlaps: usize,
 }
 
 impl Faults {
@@ -284,9 +287,15 @@ impl Faults {
         }
     }
 
+    fn overlap(&mut self, line: u64, column: Option<&'static str>, problem: String) {
+        self.overlaps += 1;
+        self.add(line, column, problem);
+    }
+
     fn refused(mut self, file_name: &str) -> ImportErrors {
         self.shown.sort_by_key(|fault| fault.line);
-        ImportErrors { file: file_name.escape_debug().to_string(), shown: self.shown, total: self.total }
+        let Self { shown, total, overlaps } = self;
+        ImportErrors { file: file_name.escape_debug().to_string(), shown, total, overlaps }
     }
 }
 

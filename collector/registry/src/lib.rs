@@ -21,8 +21,9 @@ pub mod sealed;
 pub use customer::{BadId, ControlGroupId, CustomerId, CustomerKind, UsPerson};
 pub use identity::{Access, BadAccess, Completeness, Filled, Identity, IdentityField, ReportField};
 pub use import::{
-    AgentRow, BadSelector, CustomerRow, Fault, ImportErrors, LeaseRow, LeaseSelector, PrincipalMapping,
-    PublicKey, SlurmRow, parse_agents, parse_customers, parse_leases, parse_principals, parse_slurm,
+    AgentRow, BadSelector, CustomerRow, Fault, ImportErrors, LEASE_COLUMNS, LeaseRow, LeaseSelector,
+    PrincipalMapping, PublicKey, SHOWN_FAULTS, SlurmRow, lease_rows, parse_agents, parse_customers,
+    parse_leases, parse_principals, parse_slurm,
 };
 pub use keys::{KeyError, KeyStore, OperatorKey, RandomSource};
 pub use sealed::{BadSealedField, SealedCustomer, SealedField};

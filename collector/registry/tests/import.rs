@@ -209,7 +209,7 @@ fn every_fault_of_a_leases_file_is_named_at_once() {
         leases.csv:2: end: blank, expected an RFC 3339 time, for example 2026-01-31T08:00:00Z
         leases.csv:3: end: "2026-01-01T00:00:00Z", expected a time after start, 2026-01-02T00:00:00Z
         leases.csv:5: principal: "lease:site/L-4", expected "lease:site/L-3" as on line 4: a lease has one holder
-        leases.csv:6: accelerator: lines 4 and 6 overlap on host "n1", expected one lease of an accelerator at a time"#]],
+        leases.csv:6: accelerator: lines 4 and 6 overlap on host "n1" from 2026-01-02T00:00:00Z to 2026-01-03T00:00:00Z, lease L-3 and lease L-5, expected one lease of an accelerator at a time"#]],
     );
 }
 

@@ -10,6 +10,7 @@ use weighbridge_wire::Status;
 
 use super::{
     amount::Amount, delivery::Delivery, device::ConditionJson, integrity::Integrity, problem::Problem,
+    unattributed::UnattributedJson,
 };
 use crate::{app::App, ingest::status::Said, view::View};
 
@@ -20,6 +21,10 @@ pub(crate) const SILENT_AFTER_MS: i64 = 10 * UtcMillis::MINUTE;
 pub(crate) struct Fleet {
     pub(crate) as_of: UtcMillis,
     pub(crate) totals: FleetTotals,
+    /// Why time has no holder: every reason.
+    pub(crate) unattributed: Vec<UnattributedJson>,
+    /// Hosts of accelerators; blank is the one of those of which nobody said where they are.
+    pub(crate) hosts: Vec<HostJson>,
     pub(crate) accelerators: Vec<AcceleratorJson>,
     pub(crate) agents: Vec<AgentJson>,
     pub(crate) integrity: Integrity,
@@ -29,12 +34,22 @@ pub(crate) struct Fleet {
 pub(crate) struct FleetTotals {
     pub(crate) accelerators: usize,
     pub(crate) time: TimeAccount,
+    /// Held by principals that belong to no customer: attributed, and still nobody's. On accelerators that were reported.
+    pub(crate) unmapped_ms: u64,
     /// By whoever held it, or nobody.
     pub(crate) measured: Amount,
     /// By the tier of the last word on them.
     pub(crate) by_tier: BTreeMap<Tier, usize>,
     /// Those that are there now, by what makes their readings worse than they could be.
     pub(crate) by_condition: BTreeMap<Condition, usize>,
+}
+
+/// The accelerators of one host together.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct HostJson {
+    pub(crate) host: String,
+    pub(crate) accelerators: usize,
+    pub(crate) time: TimeAccount,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -140,6 +155,8 @@ impl Fleet {
             let accounts: BTreeMap<_, _> =
                 view.account.accelerators.iter().map(|account| (&account.accelerator, account)).collect();
             let mut accelerators = Vec::with_capacity(accounts.len());
+            let mut times: BTreeMap<&str, TimeAccount> = BTreeMap::new();
+            let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
             for (id, accelerator) in &state.accelerators {
                 // One that came after the view was made shows up with the next.
                 let Some(account) = accounts.get(id) else { continue };
@@ -155,6 +172,8 @@ impl Fleet {
                 }
                 let amount = Amount::from(&account.measured);
                 measured = measured.plus(&amount);
+                times.entry(accelerator.host()).or_default().merge(&account.time);
+                *counts.entry(accelerator.host()).or_default() += 1;
                 accelerators.push(AcceleratorJson {
                     id: id.clone(),
                     host: accelerator.host().to_owned(),
@@ -212,12 +231,21 @@ impl Fleet {
             let totals = FleetTotals {
                 accelerators: accelerators.len(),
                 time: view.time.clone(),
+                unmapped_ms: view.unmapped_ms(),
                 measured,
                 by_tier,
                 by_condition,
             };
             let integrity = Integrity::of(app, view);
-            Self { as_of: view.as_of, totals, accelerators, agents, integrity }
+            let unattributed = UnattributedJson::of(&times);
+            let hosts = times.into_iter().zip(counts.into_values());
+            let hosts = hosts.map(|((host, time), accelerators)| HostJson {
+                host: host.to_owned(),
+                accelerators,
+                time,
+            });
+            let hosts = hosts.collect();
+            Self { as_of: view.as_of, totals, unattributed, hosts, accelerators, agents, integrity }
         })
     }
 

@@ -50,6 +50,12 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", detail)
     }
 
+    /// Well-formed, and not possible beside something else.
+    pub(crate) fn contradicting(mut self) -> Self {
+        (self.status, self.title) = (StatusCode::CONFLICT, "contradiction");
+        self
+    }
+
     pub(crate) fn with_errors(mut self, errors: Vec<String>) -> Self {
         self.errors = errors;
         self

@@ -16,6 +16,7 @@ use crate::{
         fleet::{AcceleratorJson, AgentJson, Fleet},
         integrity::{Disagreement, Integrity},
         subjects::AttemptJson,
+        unattributed::{UnattributedJson, Words},
     },
     integrity::Told,
 };
@@ -69,6 +70,7 @@ pub(super) fn page(fleet: &Fleet, runs: &[AttemptJson]) -> Markup {
         (integrity(&fleet.integrity))
         (deliveries(fleet))
         (never_seen(runs))
+        (unattributed(fleet))
         (conditions(fleet))
         section {
             h2 { "Hosts" }
@@ -217,6 +219,82 @@ pub(super) fn accelerator_link(id: &AcceleratorId) -> Markup {
     html! { a href=(format!("/accelerators/{}", encoded(id.as_str()))) { (id) } }
 }
 
+/// Why time has no holder, and what holders of time are nobody's.
+fn unattributed(fleet: &Fleet) -> Markup {
+    let (time, unmapped) = (&fleet.totals.time, fleet.totals.unmapped_ms);
+    let there: Vec<&UnattributedJson> = fleet.unattributed.iter().filter(|one| one.time_ms > 0).collect();
+    if there.is_empty() && unmapped == 0 {
+        return html! {};
+    }
+    let whole: u64 = there.iter().map(|one| one.time_ms).sum();
+    html! {
+        section #unattributed {
+            h2 { "Who held it could be known better" }
+            @if there.is_empty() {
+                p { "All that was used had a holder." }
+            } @else {
+                p {
+                    strong { (percent(whole, time.wall_ms)) } " of all accelerator time is unattributed, " (hours(whole))
+                    ": what was done in it is in no customer's total."
+                }
+            }
+            div.scroll { table {
+                thead { tr {
+                    th.n scope="col" { "Time" } th.n scope="col" { "Share" } th scope="col" { "What it is" }
+                    th scope="col" { "What to do" } th scope="col" { "Hosts" }
+                } }
+                tbody {
+                    @for one in there {
+                        tr {
+                            td.n { (hours(one.time_ms)) }
+                            td.n { (percent(one.time_ms, time.wall_ms)) }
+                            th scope="row" { (one.words.means) small.note { (one.reason.as_str()) } }
+                            td { (with_code(one.words.to_do)) "." }
+                            td { (first_hosts(one.hosts.iter().map(|share| share.host.as_str()))) }
+                        }
+                    }
+                    @if unmapped > 0 {
+                        tr {
+                            td.n { (hours(unmapped)) }
+                            td.n { (percent(unmapped, time.wall_ms)) }
+                            th scope="row" {
+                                "attributed, to principals that belong to no customer: rules take them for not determined"
+                                small.note { "unmapped" }
+                            }
+                            td { a href="/customers#unmapped" { "map them" } ": " code { "weighbridge-collector import principals principals.csv" } "." }
+                            td { "–" }
+                        }
+                    }
+                }
+            } }
+        }
+    }
+}
+
+/// The reasons of one host or accelerator, below the strip that shows how much it is.
+fn reasons(time: &TimeAccount) -> Markup {
+    let there: Vec<_> = time.unattributed_ms.iter().filter(|(_, millis)| **millis > 0).collect();
+    html! {
+        @if !there.is_empty() {
+            p { "Unattributed, because" }
+            ul {
+                @for (reason, millis) in there {
+                    @let words = Words::from(*reason);
+                    li {
+                        strong { (percent(*millis, time.wall_ms)) } " " small { (hours(*millis)) } ": " (words.means)
+                        ". To do: " (with_code(words.to_do)) "."
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Words in which commands stand between backticks.
+fn with_code(words: &str) -> Markup {
+    html! { @for (index, part) in words.split('`').enumerate() { @if index % 2 == 1 { code { (part) } } @else { (part) } } }
+}
+
 /// What makes readings worse than they could be, over the fleet.
 fn conditions(fleet: &Fleet) -> Markup {
     if fleet.totals.by_condition.is_empty() {
@@ -246,13 +324,17 @@ fn conditions(fleet: &Fleet) -> Markup {
 }
 
 fn hosts_of(fleet: &Fleet, condition: Condition) -> Markup {
-    const MOST: usize = 5;
     let there = fleet.accelerators.iter().filter(|one| one.removed_at.is_none());
     let of = there.filter(|one| one.conditions.iter().any(|words| words.condition == condition));
     let hosts: BTreeSet<&str> = of.map(|one| one.host.as_str()).collect();
+    first_hosts(hosts.into_iter())
+}
+
+fn first_hosts<'a>(mut hosts: impl ExactSizeIterator<Item = &'a str>) -> Markup {
+    const MOST: usize = 5;
     html! {
-        @for host in hosts.iter().take(MOST) { a href=(format!("/host?name={}", encoded(host))) { @if host.is_empty() { "not known" } @else { (host) } } " " }
-        @if hosts.len() > MOST { "and " (hosts.len() - MOST) " more" }
+        @for host in hosts.by_ref().take(MOST) { a href=(format!("/host?name={}", encoded(host))) { @if host.is_empty() { "not known" } @else { (host) } } " " }
+        @if hosts.len() > 0 { "and " (hosts.len()) " more" }
     }
 }
 
@@ -387,7 +469,7 @@ pub(super) fn host(fleet: &Fleet, name: &str) -> Option<Markup> {
                 h3 { "How much was seen" }
                 (strip(&coverage)) (legend(&coverage))
                 h3 { "Who held it" }
-                (strip(&held)) (legend(&held))
+                (strip(&held)) (legend(&held)) (reasons(&time))
             }
         }
         section {
@@ -511,7 +593,7 @@ pub(super) fn accelerator(accelerator: &AcceleratorJson, integrity: &Integrity) 
             h3 { "How much was seen" }
             (strip(&coverage)) (legend(&coverage))
             h3 { "Who held it" }
-            (strip(&held)) (legend(&held))
+            (strip(&held)) (legend(&held)) (reasons(&accelerator.time))
         }
         section {
             h2 { "What it did, whoever held it" }

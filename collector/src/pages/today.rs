@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 use weighbridge_casework::State;
 use weighbridge_meter::{Condition, UtcMillis};
+use weighbridge_store::account::TimeAccount;
 
 use super::{
     casework,
@@ -18,6 +19,7 @@ use crate::api::{
     fleet::Fleet,
     integrity::Disagreement,
     subjects::{AttemptJson, Summary},
+    unattributed::Words,
 };
 
 /// Everything the page is made of.
@@ -28,6 +30,8 @@ pub(super) struct Seen {
     pub(super) customers: Vec<Summary>,
     pub(super) runs: Vec<AttemptJson>,
     pub(super) fleet: Fleet,
+    /// The time of the last day, where any time has no holder.
+    pub(super) last_day: TimeAccount,
 }
 
 /// Findings shown here; all are with the cases.
@@ -90,6 +94,23 @@ fn tiles(seen: &Seen, open: &[CaseJson]) -> Markup {
 fn needs_a_hand(condition: Condition) -> bool {
     use Condition::{NoMigMonitor, StreamingOff, UnknownArchitecture, UnknownLayout};
     [StreamingOff, NoMigMonitor, UnknownArchitecture, UnknownLayout].contains(&condition)
+}
+
+/// Of the last day, in how many thousandths of the time the lack of a holder is worth a word.
+const NOTABLE_PER_MILLE: u64 = 10;
+
+/// How it is now: what was once unattributed may be long mended.
+fn lately(day: &TimeAccount) -> Markup {
+    let millis: u64 = day.unattributed_ms.values().sum();
+    let notable = u128::from(millis) * 1000 >= u128::from(day.wall_ms) * u128::from(NOTABLE_PER_MILLE);
+    let most = day.unattributed_ms.iter().max_by_key(|(_, millis)| **millis);
+    html! {
+        @if let Some((reason, _)) = most.filter(|_| notable && millis > 0) {
+            strong { (percent(millis, day.wall_ms)) " of the last 24 h" } ", most of it because " (Words::from(*reason).means) ". "
+        } @else {
+            "In the last 24 h it was " (percent(millis, day.wall_ms)) ". "
+        }
+    }
 }
 
 /// What only a person can mend.
@@ -175,7 +196,8 @@ fn needs(seen: &Seen) -> Markup {
                 @if unattributed > 0 {
                     li {
                         strong { (percent(unattributed, fleet.totals.time.wall_ms)) " unattributed" } ": "
-                        (hours(unattributed)) " of accelerator time in which nobody is known to have held what was used or not seen. Leases or holders of the host tell."
+                        (hours(unattributed)) " of accelerator time in which nobody is known to have held what was used or not seen. "
+                        (lately(&seen.last_day)) a href="/fleet#unattributed" { "Why, and what to do" }
                     }
                 }
                 @if disputed > 0 {

@@ -130,11 +130,7 @@ mod span {
     }
 }
 
-const SHAPE: Shape = Shape {
-    columns: &["lease", "host", "accelerator", "principal", "start", "end"],
-    optional: 0,
-    values: Values::Shown,
-};
+const SHAPE: Shape = Shape { columns: &LEASE_COLUMNS, optional: 0, values: Values::Shown };
 
 /// Reads `leases.csv`: `lease,host,accelerator,principal,start,end`.
 ///
@@ -144,10 +140,47 @@ const SHAPE: Shape = Shape {
 /// # Errors
 /// Every fault in the file; nothing of it is imported then.
 pub fn parse_leases(file_name: &str, text: &[u8]) -> Result<Vec<LeaseRow>, ImportErrors> {
-    read(file_name, text, &SHAPE, parse, |rows, faults| {
-        refuse_overlaps(rows, faults);
-        refuse_two_holders(rows, faults);
-    })
+    read(file_name, text, &SHAPE, parse, |rows, faults| check(rows, "line", faults))
+}
+
+/// The columns of a row, in the order in which [`lease_rows`] takes their values.
+pub const LEASE_COLUMNS: [&str; 6] = ["lease", "host", "accelerator", "principal", "start", "end"];
+
+/// Leases that come otherwise than in a file, by the same rules: of each the values of [`LEASE_COLUMNS`], or what is
+/// wrong with its form. Faults name rows, counted from 1, in place of lines.
+///
+/// # Errors
+/// Every fault in them; none is taken then.
+pub fn lease_rows(
+    name: &str,
+    rows: impl IntoIterator<Item = Result<[String; LEASE_COLUMNS.len()], String>>,
+) -> Result<Vec<LeaseRow>, ImportErrors> {
+    let mut faults = Faults::default();
+    let mut good = Vec::new();
+    for (line, values) in (1..).zip(rows) {
+        match values {
+            Ok(values) => {
+                let values = values.iter().map(String::as_bytes).collect();
+                let mut row = Row { line, shape: &SHAPE, values, faults: &mut faults };
+                good.extend(parse(&mut row).map(|row| Placed { line, row }));
+            }
+            Err(problem) => faults.add(line, None, problem),
+        }
+    }
+    check(&good, "row", &mut faults);
+    if good.is_empty() && faults.total == 0 {
+        faults.add(1, None, "no rows, expected at least one".into());
+    }
+    if faults.total > 0 {
+        Err(faults.refused(name))
+    } else {
+        Ok(good.into_iter().map(|row| row.row).collect())
+    }
+}
+
+fn check(rows: &[Placed<LeaseRow>], unit: &str, faults: &mut Faults) {
+    refuse_overlaps(rows, unit, faults);
+    refuse_two_holders(rows, unit, faults);
 }
 
 fn parse(row: &mut Row<'_>) -> Option<LeaseRow> {
@@ -182,7 +215,8 @@ struct Held<'a> {
     one: BTreeMap<&'a AcceleratorId, Latest>,
 }
 
-fn refuse_overlaps(rows: &[Placed<LeaseRow>], faults: &mut Faults) {
+fn refuse_overlaps(rows: &[Placed<LeaseRow>], unit: &str, faults: &mut Faults) {
+    let of_line: BTreeMap<u64, &LeaseRow> = rows.iter().map(|placed| (placed.line, &placed.row)).collect();
     let mut in_order: Vec<_> = rows.iter().collect();
     in_order.sort_by_key(|placed| (placed.row.span.start(), placed.line));
     let mut hosts: BTreeMap<&str, Held<'_>> = BTreeMap::new();
@@ -205,22 +239,26 @@ fn refuse_overlaps(rows: &[Placed<LeaseRow>], faults: &mut Faults) {
         held.all.add(end, *line);
         if let Some(other) = other {
             let (first, second) = two(*line, other);
-            let problem = format!(
-                "lines {first} and {second} overlap on host \"{}\", expected one lease of an accelerator at a time",
-                row.host
-            );
-            faults.add(second, Some("accelerator"), problem);
+            let mut problem = format!("{unit}s {first} and {second} overlap on host \"{}\"", row.host);
+            if let (Some(a), Some(b)) = (of_line.get(&first), of_line.get(&second))
+                && let Some(both) = a.span.overlap(&b.span)
+            {
+                let (from, to) = (both.start(), both.end());
+                problem.push_str(&format!(" from {from} to {to}, lease {} and lease {}", a.lease, b.lease));
+            }
+            problem.push_str(", expected one lease of an accelerator at a time");
+            faults.overlap(second, Some("accelerator"), problem);
         }
     }
 }
 
-fn refuse_two_holders(rows: &[Placed<LeaseRow>], faults: &mut Faults) {
+fn refuse_two_holders(rows: &[Placed<LeaseRow>], unit: &str, faults: &mut Faults) {
     let mut holders: BTreeMap<&AttemptId, &Placed<LeaseRow>> = BTreeMap::new();
     for placed in rows {
         let first = holders.entry(&placed.row.lease).or_insert(placed);
         if first.row.principal != placed.row.principal {
             let problem = format!(
-                "\"{}\", expected \"{}\" as on line {}: a lease has one holder",
+                "\"{}\", expected \"{}\" as on {unit} {}: a lease has one holder",
                 placed.row.principal, first.row.principal, first.line
             );
             faults.add(placed.line, Some("principal"), problem);
