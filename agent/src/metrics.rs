@@ -620,6 +620,7 @@ mod tests {
                             ticks: 60,
                             counters,
                             features: Default::default(),
+                            uses: Vec::new(),
                         });
                     }
                 }
