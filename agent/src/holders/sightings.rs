@@ -37,8 +37,19 @@ struct Held {
 impl Sightings {
     /// These and nobody else hold the device now. Whether they are others than at the last sighting.
     pub(super) fn see(&mut self, id: &AcceleratorId, holders: &[Who], wall: UtcMillis) -> bool {
+        let holders: Vec<(Who, UtcMillis)> = holders.iter().map(|who| (who.clone(), wall)).collect();
+        self.see_since(id, &holders, wall)
+    }
+
+    /// The same where it is known since when each has it, which may be before this look.
+    pub(super) fn see_since(
+        &mut self,
+        id: &AcceleratorId,
+        holders: &[(Who, UtcMillis)],
+        wall: UtcMillis,
+    ) -> bool {
         let mut changed = false;
-        for who in holders {
+        for (who, since) in holders {
             match self.held.iter_mut().find(|held| held.accelerator == *id && held.who == *who) {
                 Some(held) if wall.since(held.to) <= LONGEST_MS => held.to = wall,
                 Some(held) => {
@@ -46,14 +57,15 @@ impl Sightings {
                     (held.from, held.to) = (wall, wall);
                 }
                 None => {
-                    self.held.push(Held { accelerator: id.clone(), who: who.clone(), from: wall, to: wall });
+                    let from = *since.min(&wall);
+                    self.held.push(Held { accelerator: id.clone(), who: who.clone(), from, to: wall });
                     changed = true;
                 }
             }
         }
         let ended = &mut self.ended;
         self.held.retain(|held| {
-            let stays = held.accelerator != *id || holders.contains(&held.who);
+            let stays = held.accelerator != *id || holders.iter().any(|(who, _)| *who == held.who);
             if !stays {
                 ended.push(held.clone());
                 changed = true;

@@ -32,6 +32,7 @@ pub use passthrough::{PassthroughOptions, WithPassthrough};
 pub use redfish::{RedfishOptions, RedfishSource};
 pub use replay::{Replay, ReplaySource};
 pub use simulated::{Scenario, SimulatedSource};
+pub(crate) use sysfs::is_address as is_pci_address;
 
 /// Something that can look at accelerators.
 pub trait AcceleratorSource: Send {

@@ -54,7 +54,7 @@ fn hex(path: &Path) -> Option<u32> {
 }
 
 /// Whether this is how the kernel writes the address of a PCI function.
-fn is_address(name: &str) -> bool {
+pub(crate) fn is_address(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let Some((slot, function)) = name.rsplit_once('.') else { return false };
     slot.split(':').count() == 3 && slot.split(':').all(digits) && digits(function)
