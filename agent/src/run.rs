@@ -214,7 +214,8 @@ fn host_options(
     }
     if let Some(folder) = config.slurm_hooks.clone() {
         let options = SlurmOptions::of_host(folder, Some(host_boot));
-        let options = SlurmOptions { order: config.slurm_order.clone(), host_clock: boot == host_boot, ..options };
+        let options =
+            SlurmOptions { order: config.slurm_order.clone(), host_clock: boot == host_boot, ..options };
         holders = holders.with(SlurmHooks::new(options));
     }
     let options = libvirt_options(&config, boot == host_boot);

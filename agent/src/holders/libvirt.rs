@@ -35,7 +35,7 @@ use super::{
     HolderStates, Seen, Witness,
     cgroup::{Group, PathDigest, Placed, Roots},
     proc::{Missing, Proc},
-    sightings::{Sightings, Who},
+    sightings::{self, Sightings, Who},
 };
 use crate::{engine::HolderNews, source::Device};
 
@@ -334,9 +334,7 @@ impl Libvirt {
         let (state, modified) = match fs::symlink_metadata(&self.options.folder) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (FolderState::Unused, None),
             Err(_) => (FolderState::Unreadable, None),
-            Ok(found) if !found.is_dir() || !is_ours(&found) => {
-                (FolderState::Unsafe, None)
-            }
+            Ok(found) if !found.is_dir() || !is_ours(&found) => (FolderState::Unsafe, None),
             Ok(found) => (self.folder, Some(millis(&found))),
         };
         let Some(modified) = modified else {
@@ -426,16 +424,17 @@ impl Libvirt {
     }
 
     /// Who has which accelerator now, and since when that is known.
-    fn holders(&self, now: Now) -> BTreeMap<AcceleratorId, Vec<(Who, UtcMillis)>> {
-        let mut holders: BTreeMap<AcceleratorId, Vec<(Who, UtcMillis)>> = BTreeMap::new();
+    fn holders(&self, now: Now) -> BTreeMap<AcceleratorId, Vec<sightings::Seen>> {
+        let mut holders: BTreeMap<AcceleratorId, Vec<sightings::Seen>> = BTreeMap::new();
         for machine in self.machines.values().filter(|machine| machine.holds()) {
             let Some((principal, attempt)) = self.names(&machine.domain) else { continue };
             let who = Who { principal, attempt, evidence: Evidence::Hypervisor };
-            let since = machine.since(now, self.options.host_clock);
+            let (since, begun) = machine.since(now, self.options.host_clock);
+            let seen = sightings::Seen { who, since, begun };
             for accelerator in &machine.accelerators {
                 let list = holders.entry(accelerator.clone()).or_default();
-                if !list.iter().any(|(other, _)| *other == who) {
-                    list.push((who.clone(), since));
+                if !list.iter().any(|other| other.who == seen.who) {
+                    list.push(seen.clone());
                 }
             }
         }
@@ -485,17 +484,16 @@ impl Machine {
         Life::Since(began)
     }
 
-    /// Since when it is known to have what it has.
-    fn since(&self, now: Now, host_clock: bool) -> UtcMillis {
+    /// Since when it is known to have what it has, and when it began.
+    fn since(&self, now: Now, host_clock: bool) -> (UtcMillis, UtcMillis) {
         if !host_clock {
-            return now.wall;
+            return (now.wall, UtcMillis(i64::MIN));
         }
-        let written = UtcMillis(self.stamp.modified);
-        let since = match self.life {
-            Life::Since(began) => written.max(wall(now, began)),
-            Life::Unseen | Life::Gone => written,
+        let begun = match self.life {
+            Life::Since(began) => wall(now, began),
+            Life::Unseen | Life::Gone => UtcMillis(i64::MIN),
         };
-        since.min(now.wall)
+        (UtcMillis(self.stamp.modified).max(begun).min(now.wall), begun.min(now.wall))
     }
 }
 

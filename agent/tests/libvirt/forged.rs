@@ -7,8 +7,18 @@ const PROJECT: &str = "9a1b0c2d3e4f50617283940aabbccdde";
 
 /// Elements of the trees that are forged, with what binds their prefixes.
 const NAMES: [&str; 12] = [
-    "nova:instance", "nova:owner", "nova:project", "n:instance", "n:owner", "n:project", "metadata", "domain",
-    "domstatus", "uuid", "hostdev", "source",
+    "nova:instance",
+    "nova:owner",
+    "nova:project",
+    "n:instance",
+    "n:owner",
+    "n:project",
+    "metadata",
+    "domain",
+    "domstatus",
+    "uuid",
+    "hostdev",
+    "source",
 ];
 
 /// A tree that is well-formed where `nova` and `n` are bound, and says to be of another project.

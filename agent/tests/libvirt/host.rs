@@ -155,7 +155,10 @@ fn stamp(path: &Path, seconds: i64) {
 
 /// The group of a machine, as the service manager writes it.
 pub(crate) fn group(number: u32, domain: &str) -> String {
-    format!("/machine.slice/machine-qemu\\x2d{number}\\x2d{}.scope/libvirt/emulator", domain.replace('-', "\\x2d"))
+    format!(
+        "/machine.slice/machine-qemu\\x2d{number}\\x2d{}.scope/libvirt/emulator",
+        domain.replace('-', "\\x2d")
+    )
 }
 
 /// Every accelerator, with the processes of some.
@@ -206,13 +209,17 @@ pub(crate) fn machine(number: u32, uuid_digit: char, project: &str, pid: u32, gi
             Some((domain, rest)) => {
                 let (bus, rest) = rest.split_once(':').expect("an address");
                 let (slot, function) = rest.split_once('.').expect("an address");
-                let address = format!("domain='0x{domain}' bus='0x{bus}' slot='0x{slot}' function='0x{function}'");
+                let address =
+                    format!("domain='0x{domain}' bus='0x{bus}' slot='0x{slot}' function='0x{function}'");
                 ("pci", address)
             }
             None => ("mdev", format!("uuid='{one}'")),
         };
-        write!(devices, "<hostdev mode='subsystem' type='{kind}'><source><address {address}/></source></hostdev>")
-            .expect("string");
+        write!(
+            devices,
+            "<hostdev mode='subsystem' type='{kind}'><source><address {address}/></source></hostdev>"
+        )
+        .expect("string");
     }
     format!(
         "<domstatus state='running' reason='booted' pid='{pid}'><domain type='kvm' id='{number}'><name>secret</name>\

@@ -179,7 +179,9 @@ fn a_machine_that_starts_again_has_the_same_attempt_and_another_process() {
     bench.step(60);
     bench.told(expect![[r#"
         10: cut GPU-a
-        60 batch: vm:cloud/physics as vm:cloud/11111111-1111-1111-1111-111111111111@BOOT holds GPU-a 5..60 by hypervisor
+        32: cut GPU-a
+        60 batch: vm:cloud/physics as vm:cloud/11111111-1111-1111-1111-111111111111@BOOT holds GPU-a 5..20 by hypervisor
+        60 batch: vm:cloud/physics as vm:cloud/11111111-1111-1111-1111-111111111111@BOOT holds GPU-a 31..60 by hypervisor
     "#]]);
 }
 
@@ -188,7 +190,9 @@ fn a_machine_that_is_paused_or_crashed_holds_and_one_that_is_shut_off_does_not()
     let host = Host::new();
     let running = machine(3, '1', "physics", 4242, &[A]);
     let mut bench = Bench::new(host.holders());
-    for (seconds, state) in [(10, "running"), (20, "paused"), (30, "crashed"), (40, "shutoff"), (50, "running")] {
+    for (seconds, state) in
+        [(10, "running"), (20, "paused"), (30, "crashed"), (40, "shutoff"), (50, "running")]
+    {
         host.put("a", &running.replace("running", state), seconds - 1);
         bench.step(seconds);
     }
@@ -294,7 +298,8 @@ fn in_simulated_time_holdings_begin_with_the_first_look() {
     let host = Host::new();
     host.put("a", &machine(3, '1', "physics", 4242, &[A]), 5);
     let options = LibvirtOptions { host_clock: false, ..host.options() };
-    let mut bench = Bench::new(Holders::none().with(Libvirt::new(options, BootId([0xab; 16])).expect("names")));
+    let mut bench =
+        Bench::new(Holders::none().with(Libvirt::new(options, BootId([0xab; 16])).expect("names")));
     bench.step(10);
     bench.step(60);
     bench.told(expect![[r#"

@@ -72,7 +72,8 @@ impl Domain {
         }
         let text = std::str::from_utf8(bytes).ok()?;
         // Without a DTD nothing refers to anything.
-        let options = ParsingOptions { allow_dtd: false, nodes_limit: MOST_NODES, ..ParsingOptions::default() };
+        let options =
+            ParsingOptions { allow_dtd: false, nodes_limit: MOST_NODES, ..ParsingOptions::default() };
         let document = Document::parse_with_options(text, options).ok()?;
         let status = document.root_element();
         if !is(status, None, "domstatus") {

@@ -49,12 +49,9 @@ fn part_of(address: &str, devices: &[Device]) -> Place {
 
 /// What is metered at this address: instead of a device that is split, its instances.
 fn at<'a>(address: &str, devices: &'a [Device]) -> Vec<&'a Device> {
-    let metered =
-        |device: &&Device| device.present && !device.conditions.contains(&Condition::Split);
+    let metered = |device: &&Device| device.present && !device.conditions.contains(&Condition::Split);
     let sits = |device: &&Device| address_of(device).is_some_and(|own| own.eq_ignore_ascii_case(address));
-    let split = |id: &AcceleratorId| {
-        devices.iter().any(|device| device.id == *id && sits(&device))
-    };
+    let split = |id: &AcceleratorId| devices.iter().any(|device| device.id == *id && sits(&device));
     let parts = |device: &&Device| device.parent.as_ref().is_some_and(split);
     devices.iter().filter(metered).filter(|device| sits(device) || parts(device)).collect()
 }
