@@ -50,6 +50,9 @@ const HELD_RECORDS: usize = 2048;
 /// Processes are asked for this often.
 const PIDS_EVERY: Duration = Duration::from_secs(10);
 
+/// The longest that a look waits to see who has devices of vfio open.
+const VFIO_DEADLINE: Duration = Duration::from_millis(100);
+
 /// The longest that a look at AMD devices takes.
 const AMDGPU_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -330,6 +333,9 @@ pub(crate) fn passthrough_options(config: &Config, sysfs: &Path) -> PassthroughO
         sysfs: sysfs.to_owned(),
         host: config.host.clone(),
         search_every: looks_in(config, search_every),
+        proc: config.processes.as_ref().map_or_else(|| "/proc".into(), |options| options.proc.clone()),
+        pids_every: looks_in(config, PIDS_EVERY),
+        pids_deadline: VFIO_DEADLINE.min(config.period / 4),
     }
 }
 

@@ -32,7 +32,7 @@ pub use passthrough::{PassthroughOptions, WithPassthrough};
 pub use redfish::{RedfishOptions, RedfishSource};
 pub use replay::{Replay, ReplaySource};
 pub use simulated::{Scenario, SimulatedSource};
-pub(crate) use sysfs::is_address as is_pci_address;
+pub(crate) use sysfs::{mediated_in, physical_of};
 
 /// Something that can look at accelerators.
 pub trait AcceleratorSource: Send {

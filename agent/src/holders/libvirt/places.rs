@@ -1,11 +1,11 @@
 //! From what a machine was given to the accelerators that it has, by where both sit.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, path::Path};
 
 use weighbridge_meter::{AcceleratorId, Condition};
 
 use super::domain::Given;
-use crate::source::{Device, is_pci_address};
+use crate::source::{Device, mediated_in, physical_of};
 
 /// What a device of the host that was given away is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +24,13 @@ pub(super) fn place(given: &Given, sysfs: &Path, devices: &[Device]) -> Place {
         Given::Function(address) => match at(address, devices) {
             here if !here.is_empty() => Place::Of(here.into_iter().map(|device| device.id.clone()).collect()),
             // A virtual function is a part of the physical one.
-            _ => parent_of(address, sysfs).map_or(Place::Elsewhere, |parent| part_of(&parent, devices)),
+            _ => physical_of(sysfs, address).map_or(Place::Elsewhere, |parent| part_of(&parent, devices)),
         },
         Given::Mediated(uuid) => {
-            let Some(function) = function_of(uuid, sysfs) else { return Place::Elsewhere };
+            let link = sysfs.join("bus/mdev/devices").join(uuid);
+            let Some(function) = mediated_in(&link) else { return Place::Elsewhere };
             // Since Ampere the function that a mediated device is made of is a virtual one itself.
-            let whole = parent_of(&function, sysfs).unwrap_or(function);
+            let whole = physical_of(sysfs, &function).unwrap_or(function);
             part_of(&whole, devices)
         }
     }
@@ -60,18 +61,4 @@ fn at<'a>(address: &str, devices: &'a [Device]) -> Vec<&'a Device> {
 fn address_of(device: &Device) -> Option<&str> {
     let named = || device.id.as_str().strip_prefix("pci:")?.rsplit_once('/').map(|(_, address)| address);
     device.pci_address.as_deref().or_else(named)
-}
-
-/// The physical function of a virtual one.
-fn parent_of(address: &str, sysfs: &Path) -> Option<String> {
-    let link = fs::read_link(sysfs.join("bus/pci/devices").join(address).join("physfn")).ok()?;
-    let name = link.file_name()?.to_str()?;
-    is_pci_address(name).then(|| name.to_owned())
-}
-
-/// The function that a mediated device was made of: the folder it lies in.
-fn function_of(uuid: &str, sysfs: &Path) -> Option<String> {
-    let link = fs::read_link(sysfs.join("bus/mdev/devices").join(uuid)).ok()?;
-    let mut above = link.iter().rev().skip(1).filter_map(|part| part.to_str());
-    above.find(|part| is_pci_address(part)).map(str::to_owned)
 }
