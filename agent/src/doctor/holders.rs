@@ -110,7 +110,7 @@ fn processes(options: &ProcessOptions, named: bool, found: &mut Diagnosis) {
         Ok(_) => found.good("open files of others can be read"),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => found.note(
             "open files of others cannot be read (no CAP_SYS_PTRACE): costs nothing where the driver itself names \
-             the processes that have a device open",
+             the processes that have a device open; of devices bound to vfio, only what libvirt tells is known",
         ),
         // Said already: there is nobody to be seen.
         Err(_) => {}
