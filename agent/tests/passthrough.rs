@@ -62,6 +62,7 @@ impl AcceleratorSource for Told {
             id: device.id.clone(),
             state: *state,
             pids: says.pids.clone(),
+            machines: None,
         });
         Look {
             devices: looks.collect(),

@@ -94,7 +94,7 @@ fn check(held_records: usize, script: &str, expected: Expect) {
                             ..Reading::default()
                         }),
                     };
-                    look.devices.push(DeviceLook { id: id(name), state, pids: None });
+                    look.devices.push(DeviceLook { id: id(name), state, pids: None, machines: None });
                     looked = true;
                 }
             }
@@ -352,7 +352,7 @@ fn a_device_that_flaps_for_days_does_not_fill_the_memory() {
         let cause = if minute % 2 == 0 { GapCause::ReadFailed } else { GapCause::CallHung };
         let state = DeviceState::Missing(cause);
         let look = Look {
-            devices: vec![DeviceLook { id: id("A"), state, pids: None }],
+            devices: vec![DeviceLook { id: id("A"), state, pids: None, machines: None }],
             inventory_changed: None,
             ..found.clone()
         };
@@ -373,7 +373,7 @@ fn windows_carry_features_of_their_own_holder_and_short_or_bridged_ones_none() {
         let devices = ["A", "B"].map(|name| {
             let watts = 300_000 + 100_000 * u32::try_from(second / 5 % 2).expect("small");
             let reading = Reading { power_mw: Some(watts), ..Reading::default() };
-            DeviceLook { id: id(name), state: DeviceState::Read(reading), pids: None }
+            DeviceLook { id: id(name), state: DeviceState::Read(reading), pids: None, machines: None }
         });
         Look {
             devices: devices.into(),

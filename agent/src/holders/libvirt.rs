@@ -6,7 +6,10 @@
 //! Parts of an accelerator, as virtual functions and mediated devices, are held as that accelerator, by as many as
 //! have a part of it.
 //!
-//! Where the folder cannot be read nothing is said, not even that nobody holds anything.
+//! Where the driver of an accelerator itself says which machines have a part of it, that counts beside the files, and
+//! without them: those machines are known by their UUID, and by the files whose they are.
+//!
+//! Where the folder cannot be read nothing more is said, not even that nobody holds anything.
 //!
 //! Deliberately absent: how much of a shared accelerator is whose, and what libvirt's socket would answer: asking it
 //! can hang, and needs more rights.
@@ -33,7 +36,7 @@ use self::{
 };
 use super::{
     HolderStates, Seen, Witness,
-    cgroup::{Group, PathDigest, Placed, Roots},
+    cgroup::{self, Group, PathDigest, Placed, Roots},
     proc::{Missing, Proc},
     sightings::{self, Sightings, Who},
 };
@@ -198,6 +201,8 @@ pub struct Libvirt {
     /// showing it, and when that was.
     read: Option<(i64, bool, u64)>,
     sightings: Sightings,
+    /// Of what drivers say, now and then, beside the files.
+    told: Sightings,
 }
 
 /// By what a file is told from the one that replaces it.
@@ -248,6 +253,7 @@ impl Libvirt {
             folder: FolderState::Unused,
             read: None,
             sightings: Sightings::default(),
+            told: Sightings::default(),
         })
     }
 
@@ -423,6 +429,16 @@ impl Libvirt {
         self.machines.insert(name, machine);
     }
 
+    /// A machine that a driver named.
+    fn by_uuid(&self, uuid: &str) -> Option<Who> {
+        let known = self.machines.values().find(|machine| machine.holds() && machine.domain.uuid == uuid);
+        let (principal, attempt) = match known {
+            Some(machine) => self.names(&machine.domain)?,
+            None => (self.unknown.clone(), attempt(&self.unknown, uuid, self.boot)?),
+        };
+        Some(Who { principal, attempt, evidence: Evidence::Hypervisor })
+    }
+
     /// Who has which accelerator now, and since when that is known.
     fn holders(&self, now: Now) -> BTreeMap<AcceleratorId, Vec<sightings::Seen>> {
         let mut holders: BTreeMap<AcceleratorId, Vec<sightings::Seen>> = BTreeMap::new();
@@ -509,21 +525,33 @@ impl Witness for Libvirt {
             self.place();
         }
         self.take(seen.now);
+        let holders = self.holders(seen.now);
+        let held_by = |id: &AcceleratorId| holders.get(id).map_or(&[][..], Vec::as_slice);
+        for device in &seen.look.devices {
+            // What was not asked now is as it was.
+            let Some(machines) = &device.machines else { continue };
+            let named = machines.iter().filter_map(|text| self.by_uuid(&cgroup::uuid(text)?));
+            let named: Vec<Who> =
+                named.filter(|who| held_by(&device.id).iter().all(|held| held.who != *who)).collect();
+            if self.told.see(&device.id, &named, seen.now.wall) {
+                news.changed.push(device.id.clone());
+            }
+        }
         if !matches!(self.folder, FolderState::Ok | FolderState::Crowded) {
             // Not having looked is not having seen nobody.
             return;
         }
-        let holders = self.holders(seen.now);
         for accelerator in seen.accelerators {
-            let who = holders.get(accelerator).map_or(&[][..], Vec::as_slice);
-            if self.sightings.see_since(accelerator, who, seen.now.wall) {
+            if self.sightings.see_since(accelerator, held_by(accelerator), seen.now.wall) {
                 news.changed.push(accelerator.clone());
             }
         }
     }
 
     fn confirm(&mut self) -> Vec<Holding> {
-        self.sightings.confirm()
+        let mut holdings = self.sightings.confirm();
+        holdings.extend(self.told.confirm());
+        holdings
     }
 
     /// Of a machine that runs here, by libvirt's number: its name may have been cut.

@@ -46,6 +46,7 @@ fn look(devices: &[(&str, Option<&[u32]>)], found: bool) -> Look {
                 id: id(name),
                 state: DeviceState::Read(Reading::default()),
                 pids: pids.map(<[u32]>::to_vec),
+                machines: None,
             })
             .collect(),
         source_state: SourceState::Ok,

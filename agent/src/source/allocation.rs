@@ -33,6 +33,7 @@ impl AcceleratorSource for AllocationSource {
             id: device.id.clone(),
             state: DeviceState::Read(Reading::default()),
             pids: None,
+            machines: None,
         });
         Look { devices: devices.collect(), source_state: SourceState::Ok, inventory_changed, unidentified: 0 }
     }

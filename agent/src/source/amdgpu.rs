@@ -386,7 +386,7 @@ impl Tracked {
                 DeviceState::Read(_) if device.tier == Tier::E => DeviceState::Read(Reading::default()),
                 state => state,
             };
-            looks.push(DeviceLook { id: device.id.clone(), state, pids: None });
+            looks.push(DeviceLook { id: device.id.clone(), state, pids: None, machines: None });
         }
     }
 }

@@ -131,6 +131,8 @@ pub struct DeviceLook {
     /// Processes with a compute context. `None` if they were not asked for in this look, or the driver would
     /// not say; some drivers name processes that do not exist.
     pub pids: Option<Vec<u32>>,
+    /// UUIDs of the virtual machines that have a part of it, as its driver says, in ascending order. `None` as above.
+    pub machines: Option<Vec<String>>,
 }
 
 /// How a source is as a whole. Devices it knows are looked at in either state.

@@ -223,7 +223,7 @@ impl<S: AcceleratorSource> AcceleratorSource for WithPassthrough<S> {
         }
         for device in self.own.iter().filter(|device| device.present) {
             let state = DeviceState::Missing(self.cause(device));
-            look.devices.push(DeviceLook { id: device.id.clone(), state, pids: None });
+            look.devices.push(DeviceLook { id: device.id.clone(), state, pids: None, machines: None });
         }
         let all = self.known.iter().chain(&self.own);
         let address =

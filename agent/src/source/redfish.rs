@@ -209,6 +209,7 @@ impl AcceleratorSource for RedfishSource {
             id: tracked.device.id.clone(),
             state: tracked.state,
             pids: None,
+            machines: None,
         };
         Look {
             devices: self.devices.iter().map(look).collect(),

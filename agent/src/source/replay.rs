@@ -173,6 +173,7 @@ impl Replay {
             id: series.device.id.clone(),
             state: series.between(from_ms, to_ms, self.longest_ms),
             pids: None,
+            machines: None,
         });
         Look {
             devices: devices.collect(),

@@ -187,6 +187,7 @@ impl Scenario {
             id: accelerator.device.id.clone(),
             state: accelerator.state(self.seed.wrapping_add(index as u64), elapsed_ms),
             pids: None,
+            machines: None,
         });
         Look {
             devices: devices.collect(),

@@ -98,6 +98,7 @@ fn look(pids: &[(&AcceleratorId, u32)], first: bool) -> Look {
         id: (*id).clone(),
         state: DeviceState::Read(Reading::default()),
         pids: Some(vec![*pid]),
+        machines: None,
     };
     Look {
         devices: pids.iter().map(seen).collect(),

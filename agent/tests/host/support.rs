@@ -82,7 +82,7 @@ pub(crate) fn look(percent: u32) -> Look {
         ..Reading::default()
     };
     Look {
-        devices: vec![DeviceLook { id, state: DeviceState::Read(reading), pids: None }],
+        devices: vec![DeviceLook { id, state: DeviceState::Read(reading), pids: None, machines: None }],
         source_state: SourceState::Ok,
         inventory_changed: Some(vec![device]),
         unidentified: 0,

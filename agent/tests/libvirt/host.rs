@@ -177,12 +177,21 @@ pub(crate) fn look(pids: &[(&str, &[u32])]) -> Look {
                 id: device.id.clone(),
                 state: DeviceState::Missing(GapCause::PassedThrough),
                 pids: pids.iter().find(|(id, _)| *id == device.id.as_str()).map(|(_, pids)| pids.to_vec()),
+                machines: None,
             })
             .collect(),
         source_state: SourceState::Ok,
         inventory_changed: Some(devices),
         unidentified: 0,
     }
+}
+
+/// The same where the driver of one says which machines have a part of it.
+pub(crate) fn look_with_machines(id: &str, machines: &[&str]) -> Look {
+    let mut look = look(&[]);
+    let told = look.devices.iter_mut().find(|device| device.id.as_str() == id).expect("there");
+    told.machines = Some(machines.iter().map(|uuid| (*uuid).to_owned()).collect());
+    look
 }
 
 pub(crate) fn shown(holding: &Holding) -> String {

@@ -7,9 +7,10 @@ use weighbridge_agent::holders::{
     Holders,
     libvirt::{FolderState, Libvirt, LibvirtOptions, MachineState, Refusal},
 };
+use weighbridge_agent::source::Look;
 use weighbridge_meter::{AcceleratorId, BootId};
 
-use crate::host::{Host, at, group, look, machine, shown};
+use crate::host::{Host, at, group, look, look_with_machines, machine, shown};
 
 const A: &str = "0000:1a:00.0";
 const B: &str = "0000:1b:00.0";
@@ -33,7 +34,11 @@ impl Bench {
     }
 
     fn step_with(&mut self, seconds: i64, pids: &[(&str, &[u32])]) {
-        let news = self.holders.look(at(seconds), &look(pids));
+        self.take(seconds, &look(pids));
+    }
+
+    fn take(&mut self, seconds: i64, look: &Look) {
+        let news = self.holders.look(at(seconds), look);
         assert!(news.holdings.is_empty());
         if !news.changed.is_empty() {
             let list: Vec<&str> = news.changed.iter().map(AcceleratorId::as_str).collect();
@@ -320,5 +325,32 @@ fn the_process_of_a_machine_speaks_for_the_same_project_and_attempt_even_where_i
         10: cut GPU-a+GPU-a
         60 batch: vm:cloud/physics as vm:cloud/11111111-1111-1111-1111-111111111111@BOOT holds GPU-a 5..60 by hypervisor
         60 batch: vm:cloud/physics as vm:cloud/11111111-1111-1111-1111-111111111111@BOOT holds GPU-a 10..60 by allocator_process
+    "#]]);
+}
+
+#[test]
+fn what_a_driver_says_of_its_machines_counts_beside_the_files_and_without_them() {
+    let host = Host::new();
+    let uuid = |digit: char| "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx".replace('x', &digit.to_string());
+    let (one, two) = (uuid('1'), uuid('2'));
+    // The file of the first says whose it is; that of the other cannot be read.
+    host.put("a", &machine(3, '1', "physics", 4242, &[]), 5);
+    let mut bench = Bench::new(host.holders());
+    bench.take(10, &look_with_machines("GPU-v", &[&one, &two, "no uuid"]));
+    bench.step(15); // It is not asked at each look.
+    bench.take(20, &look_with_machines("GPU-v", &[&one, &two]));
+    bench.take(25, &look_with_machines("GPU-v", &[&two]));
+    fs::rename(host.folder(), host.path("away")).expect("renamed");
+    bench.step(30);
+    bench.take(40, &look_with_machines("GPU-v", &[&two]));
+    bench.step(60);
+    bench.take(65, &look_with_machines("GPU-v", &[]));
+    bench.step(120);
+    bench.told(expect![[r#"
+        10: cut GPU-v
+        25: cut GPU-v
+        60 batch: vm:cloud/physics as vm:cloud/11111111-1111-1111-1111-111111111111@BOOT holds GPU-v 10..20 by hypervisor
+        60 batch: vm:cloud/%3F as vm:cloud/22222222-2222-2222-2222-222222222222@BOOT holds GPU-v 10..40 by hypervisor
+        65: cut GPU-v
     "#]]);
 }

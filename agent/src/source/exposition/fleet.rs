@@ -177,6 +177,6 @@ impl Known {
             Some(cause) => tracing::warn!(accelerator = %self.device.id, %cause, "no reading of the device"),
             None => tracing::info!(accelerator = %self.device.id, "reading the device again"),
         }
-        DeviceLook { id: self.device.id.clone(), state: self.state, pids: None }
+        DeviceLook { id: self.device.id.clone(), state: self.state, pids: None, machines: None }
     }
 }

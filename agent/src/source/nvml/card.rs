@@ -271,7 +271,7 @@ impl Tracked {
                 self.rebase = true;
             }
         }
-        DeviceLook { id: self.device.id.clone(), state, pids: answer.pids }
+        DeviceLook { id: self.device.id.clone(), state, pids: answer.pids, machines: answer.machines }
     }
 
     /// How good its readings are, and why not better.
@@ -310,7 +310,12 @@ impl Tracked {
 
     pub(super) fn missing(&mut self, cause: GapCause) -> DeviceLook {
         self.rebase = true;
-        DeviceLook { id: self.device.id.clone(), state: DeviceState::Missing(cause), pids: None }
+        DeviceLook {
+            id: self.device.id.clone(),
+            state: DeviceState::Missing(cause),
+            pids: None,
+            machines: None,
+        }
     }
 
     /// Once for each change, not for each look.

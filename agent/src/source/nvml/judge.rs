@@ -27,6 +27,8 @@ pub(super) struct Answer {
     pub(super) identity: Option<Identity>,
     /// `None` if not asked or not said.
     pub(super) pids: Option<Vec<u32>>,
+    /// UUIDs of machines that have a vGPU of it; `None` as above.
+    pub(super) machines: Option<Vec<String>>,
 }
 
 /// What GPM gave.

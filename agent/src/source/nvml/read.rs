@@ -226,6 +226,8 @@ impl<'nvml> Part<'nvml> {
                 busy_percent: optional("reading the utilisation", card.utilization_rates())?
                     .map(|rates| rates.gpu),
                 pids: if pids_wanted { pids(card) } else { None },
+                // As a rule not supported: only a driver of a vGPU host knows of them.
+                machines: if pids_wanted { raw::machines(card).ok() } else { None },
                 ..Answer::default()
             }),
             // Utilisation and power are not told apart between instances: NVML's header.

@@ -129,6 +129,7 @@ mod tests {
             id: format!("GPU-{index}").parse().expect("a name"),
             state: DeviceState::Read(Default::default()),
             pids: None,
+            machines: None,
         };
         (0..count).map(look).collect()
     }

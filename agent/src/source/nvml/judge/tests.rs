@@ -45,6 +45,7 @@ fn answer() -> Answer {
         streaming: None,
         identity: None,
         pids: None,
+        machines: None,
     }
 }
 
