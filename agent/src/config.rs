@@ -25,7 +25,7 @@ use weighbridge_meter::{
 use self::raw::Raw;
 use crate::{
     duration,
-    holders::{ProcessOptions, cgroup::Roots, slurm},
+    holders::{ProcessOptions, cgroup::Roots, libvirt, slurm},
     source::{DcgmOptions, Device, GaudiOptions, RedfishOptions, redfish::Controller},
     spool::SpoolOptions,
     tls::files::Files,
@@ -64,6 +64,8 @@ pub struct Config {
     pub slurm_hooks: Option<PathBuf>,
     /// Accelerators in Slurm's order, where the operator says it.
     pub slurm_order: Vec<AcceleratorId>,
+    /// Where libvirt keeps the state of machines that run, and what their cloud is called; `None`: it is not read.
+    pub libvirt: Option<LibvirtConfig>,
     /// Where batches are kept.
     pub spool: SpoolOptions,
     /// Where they are sent; `None`: nowhere, they wait.
@@ -78,6 +80,19 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// Least level of log messages.
     pub log_level: tracing::level_filters::LevelFilter,
+}
+
+/// How libvirt's machines are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LibvirtConfig {
+    /// libvirt's folder.
+    pub folder: PathBuf,
+    /// What the cloud is called.
+    pub cloud: String,
+    /// Where the kernel shows processes.
+    pub proc: PathBuf,
+    /// Groups of the operator's own.
+    pub roots: Roots,
 }
 
 /// Where readings come from.
@@ -130,6 +145,21 @@ pub enum SourceConfig {
         /// What is there.
         devices: Vec<Device>,
     },
+}
+
+impl SourceConfig {
+    /// Where the kernel shows devices.
+    pub fn sysfs(&self) -> &Path {
+        match self {
+            Self::Nvml { sysfs, .. } | Self::Amdgpu { sysfs, .. } => sysfs,
+            Self::Dcgm(_)
+            | Self::Gaudi(_)
+            | Self::Redfish(_)
+            | Self::Simulated { .. }
+            | Self::Replay { .. }
+            | Self::Allocation { .. } => Path::new("/sys"),
+        }
+    }
 }
 
 /// A time that is not the host's.
@@ -372,7 +402,7 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
     let slurm_hooks = Some(raw.holders.slurm_hooks.clone().unwrap_or_else(|| slurm::FOLDER.into()))
         .filter(|folder| !folder.as_os_str().is_empty());
     let slurm_order = slurm_order(&raw.holders.slurm_order)?;
-    let processes = processes(raw.holders, &host, &class)?;
+    let (processes, libvirt) = processes(raw.holders, &host, &class)?;
     let stop_grace = span("uplink.stop_grace", &raw.uplink.stop_grace, "5s", "0s", "1m")?;
     Ok(Config {
         agent,
@@ -388,6 +418,7 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
         processes,
         slurm_hooks,
         slurm_order,
+        libvirt,
         spool,
         uplink: uplink(&raw.uplink)?,
         tls: tls(raw.tls)?,
@@ -398,7 +429,12 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
     })
 }
 
-fn processes(raw: raw::Holders, host: &str, class: &str) -> Result<Option<ProcessOptions>, ConfigError> {
+/// How processes name their holders, and how libvirt's machines are found.
+fn processes(
+    raw: raw::Holders,
+    host: &str,
+    class: &str,
+) -> Result<(Option<ProcessOptions>, Option<LibvirtConfig>), ConfigError> {
     let (cgroups, owners) = (raw.cgroups.unwrap_or(true), raw.process_owners.unwrap_or(true));
     let name = |key: &str, scheme: &str, text: Option<String>| {
         let text = text.unwrap_or_else(|| "default".into());
@@ -424,7 +460,7 @@ fn processes(raw: raw::Holders, host: &str, class: &str) -> Result<Option<Proces
         slurm_cluster: name("holders.slurm_cluster", "slurm", raw.slurm_cluster)?,
         kubernetes_cluster: name("holders.kubernetes_cluster", "k8s", raw.kubernetes_cluster)?,
         cloud: name("holders.cloud", "vm", raw.cloud)?,
-        libvirt: raw.libvirt.unwrap_or_else(|| "/run/libvirt/qemu".into()),
+        libvirt: raw.libvirt.unwrap_or_else(|| libvirt::FOLDER.into()),
     };
     if (cgroups || owners) && !options.host_fits() {
         return Err(bad(
@@ -433,7 +469,18 @@ fn processes(raw: raw::Holders, host: &str, class: &str) -> Result<Option<Proces
             "a host name short enough for names of containers on it",
         ));
     }
-    Ok(Some(options).filter(|_| cgroups || owners))
+    let libvirt = LibvirtConfig {
+        folder: options.libvirt.clone(),
+        cloud: options.cloud.clone(),
+        proc: options.proc.clone(),
+        roots: options.roots.clone(),
+    };
+    if !libvirt.folder.as_os_str().is_empty() && !libvirt.folder.is_absolute() {
+        let expected = "an absolute path such as \"/run/libvirt/qemu\", or empty for none";
+        return Err(bad("holders.libvirt", quoted(&libvirt.folder.display().to_string()), expected));
+    }
+    let libvirt = Some(libvirt).filter(|libvirt| !libvirt.folder.as_os_str().is_empty());
+    Ok((Some(options).filter(|_| cgroups || owners), libvirt))
 }
 
 fn slurm_order(raw: &[String]) -> Result<Vec<AcceleratorId>, ConfigError> {

@@ -59,6 +59,7 @@ pub async fn examine(config: &Config, clock: Arc<dyn Clock>) -> Diagnosis {
     let mut found = Diagnosis::default();
     let (devices, pids) = source(config, &mut found).await;
     holders::examine(config, pids.as_deref(), clock.boot(), clock.now().boot_ms, &mut found);
+    holders::machines(config, clock.as_ref(), &devices, &mut found);
     slurm(config, clock.as_ref(), &devices, &mut found);
     spool_state(&config.spool.dir, &mut found);
     collectors(config, clock, &mut found).await;

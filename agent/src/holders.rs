@@ -1,15 +1,15 @@
 //! Who holds the accelerators of this host, as far as the host can tell.
 //!
 //! Each [`Witness`] gives [`weighbridge_meter::Holding`]s with its evidence: a lease file that the operator keeps,
-//! what Slurm's prolog and epilog told ([`slurm`]), and the processes that have a device open, by their cgroups and
-//! owners. Which one to believe is for the
+//! what Slurm's prolog and epilog told ([`slurm`]), what libvirt gave to virtual machines ([`libvirt`]), and the
+//! processes that have a device open, by their cgroups and owners. Which one to believe is for the
 //! collector. When the set of holders of a device changes, its window is cut there.
 //!
 //! Deliberately absent: what two witnesses that contradict each other come to.
 
 pub mod cgroup;
 mod leases;
-mod libvirt;
+pub mod libvirt;
 pub mod proc;
 mod processes;
 mod sightings;
@@ -19,7 +19,7 @@ use std::fmt;
 
 use weighbridge_meter::{AcceleratorId, AttemptId, Holding, Principal, meter::Now};
 
-use self::{cgroup::Group, slurm::SlurmState};
+use self::{cgroup::Group, libvirt::LibvirtState, slurm::SlurmState};
 pub use self::{
     leases::{Lease, LeaseError, LeaseFile, LeaseState, parse as parse_leases},
     processes::{Outcome, ProcessCounts, ProcessHolders, ProcessOptions, ProcessState},
@@ -82,11 +82,19 @@ pub struct HolderStates {
     pub unresolved: u64,
     /// What Slurm's hooks told.
     pub slurm: SlurmState,
+    /// What libvirt's files told.
+    pub libvirt: LibvirtState,
 }
 
 impl Default for HolderStates {
     fn default() -> Self {
-        Self { leases: LeaseState::Unused, processes: None, unresolved: 0, slurm: SlurmState::default() }
+        Self {
+            leases: LeaseState::Unused,
+            processes: None,
+            unresolved: 0,
+            slurm: SlurmState::default(),
+            libvirt: LibvirtState::default(),
+        }
     }
 }
 
@@ -149,7 +157,6 @@ pub fn read_anything(bytes: &[u8]) {
         assert_eq!(placed, cgroup::read(bytes, &roots), "a file reads back as another");
     }
     let _ = (proc::started(bytes), proc::uid(bytes), proc::login(bytes));
-    let _ = libvirt::uuid_of(&String::from_utf8_lossy(bytes));
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use weighbridge_wire::{Batch, DeviceRecord};
 use crate::{
     holders::{
         HolderStates, LeaseState, ProcessState,
+        libvirt::{self, LibvirtState, MachineState},
         slurm::{FolderState, Refusal, SlurmState},
     },
     spool::{Spool, SpoolEvent},
@@ -59,6 +60,11 @@ pub struct Metrics {
     slurm_refused: IntGaugeVec,
     slurm_allocations: IntGaugeVec,
     slurm_unknown: IntGauge,
+    libvirt_folder: IntGaugeVec,
+    libvirt_refused: IntGaugeVec,
+    machines: IntGaugeVec,
+    machine_accelerators: IntGauge,
+    machine_split: IntGauge,
     renewals: IntCounterVec,
     certificate_left: IntGauge,
     identity: Mutex<Option<Arc<Identity>>>,
@@ -213,6 +219,29 @@ impl Metrics {
                 "slurm_unknown_accelerators",
                 "Accelerators that Slurm gave away and that are none of this host's, as far as it is known here.",
             )?,
+            libvirt_folder: register.gauges(
+                "libvirt_state",
+                "1 on how the folder of libvirt's machines is; unused where there is none.",
+                &["state"],
+            )?,
+            libvirt_refused: register.gauges(
+                "libvirt_files_refused",
+                "Files there that are not believed, by why.",
+                &["reason"],
+            )?,
+            machines: register.gauges(
+                "machines",
+                "Virtual machines of libvirt, by whether they have an accelerator and whose they are.",
+                &["state"],
+            )?,
+            machine_accelerators: register.gauge(
+                "machine_accelerators",
+                "Accelerators of which a virtual machine of libvirt has the whole or a part.",
+            )?,
+            machine_split: register.gauge(
+                "machine_parts_unplaced",
+                "Parts of split accelerators that virtual machines have, of which it is not known which part.",
+            )?,
             renewals: register.counters(
                 "certificate_renewals_total",
                 "Attempts to renew the certificate, by how they ended.",
@@ -314,6 +343,7 @@ impl Metrics {
         let counted = self.unresolved_processes.get();
         self.unresolved_processes.inc_by(holders.unresolved.saturating_sub(counted));
         self.slurm(&holders.slurm);
+        self.libvirt(&holders.libvirt);
         self.unidentified.set(i64::from(unidentified));
         self.dropped_holdings.set(to_i64(dropped_holdings));
     }
@@ -329,6 +359,22 @@ impl Metrics {
             self.slurm_allocations.with_label_values(&[name]).set(to_i64(count as u64));
         }
         self.slurm_unknown.set(to_i64(state.unknown_accelerators as u64));
+    }
+
+    /// What there is to say of libvirt's machines.
+    fn libvirt(&self, state: &LibvirtState) {
+        let folders = libvirt::FolderState::ALL.map(libvirt::FolderState::as_str);
+        one_of(&self.libvirt_folder, &folders, state.folder.as_str());
+        for refusal in libvirt::Refusal::ALL {
+            let count = state.refused.get(&refusal).copied().unwrap_or(0);
+            self.libvirt_refused.with_label_values(&[refusal.as_str()]).set(to_i64(count as u64));
+        }
+        for machine in MachineState::ALL {
+            let count = state.machines.get(&machine).copied().unwrap_or(0);
+            self.machines.with_label_values(&[machine.as_str()]).set(to_i64(count as u64));
+        }
+        self.machine_accelerators.set(to_i64(state.accelerators as u64));
+        self.machine_split.set(to_i64(state.split as u64));
     }
 
     /// How full the spool is.
@@ -661,6 +707,7 @@ mod tests {
             processes: Some([9; ProcessState::ALL.len()]),
             unresolved: 1000,
             slurm,
+            ..HolderStates::default()
         };
         metrics.looked("ok", 3, &holders, 5);
         let text = String::from_utf8(exposition(&registry, &metrics).unwrap()).unwrap();

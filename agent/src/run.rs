@@ -26,6 +26,7 @@ use crate::{
     engine::EngineOptions,
     holders::{
         Holders, LeaseFile, ProcessHolders,
+        libvirt::{Libvirt, LibvirtOptions},
         slurm::{SlurmHooks, SlurmOptions},
     },
     host::{Host, HostOptions, Weigher},
@@ -48,6 +49,9 @@ const HELD_RECORDS: usize = 2048;
 
 /// Processes are asked for this often.
 const PIDS_EVERY: Duration = Duration::from_secs(10);
+
+/// The longest that a look waits to see who has devices of vfio open.
+const VFIO_DEADLINE: Duration = Duration::from_millis(100);
 
 /// The longest that a look at AMD devices takes.
 const AMDGPU_DEADLINE: Duration = Duration::from_millis(500);
@@ -208,13 +212,20 @@ fn host_options(
 ) -> HostOptions {
     let (host_boot, boot) = boots;
     let mut holders = Holders::none();
-    if let Some(path) = config.lease_file {
+    if let Some(path) = config.lease_file.clone() {
         holders = holders.with(LeaseFile::new(path, config.host.clone()));
     }
-    if let Some(folder) = config.slurm_hooks {
+    if let Some(folder) = config.slurm_hooks.clone() {
         let options = SlurmOptions::of_host(folder, Some(host_boot));
-        let options = SlurmOptions { order: config.slurm_order, host_clock: boot == host_boot, ..options };
+        let options =
+            SlurmOptions { order: config.slurm_order.clone(), host_clock: boot == host_boot, ..options };
         holders = holders.with(SlurmHooks::new(options));
+    }
+    let options = libvirt_options(&config, boot == host_boot);
+    match options.map(|options| Libvirt::new(options, boot)) {
+        Some(Ok(libvirt)) => holders = holders.with(libvirt),
+        Some(Err(error)) => tracing::error!(%error, "libvirt's machines are not known"),
+        None => {}
     }
     match config.processes.map(|options| ProcessHolders::new(options, boot)) {
         Some(Ok(processes)) => holders = holders.with(processes),
@@ -235,6 +246,19 @@ fn host_options(
         holders,
         metrics: Some(metrics),
     }
+}
+
+/// How libvirt's machines are found, if they are.
+pub(crate) fn libvirt_options(config: &Config, host_clock: bool) -> Option<LibvirtOptions> {
+    let libvirt = config.libvirt.clone()?;
+    Some(LibvirtOptions {
+        folder: libvirt.folder,
+        sysfs: config.source.sysfs().to_owned(),
+        proc: libvirt.proc,
+        roots: libvirt.roots,
+        cloud: libvirt.cloud,
+        host_clock,
+    })
 }
 
 fn source(config: &Config, clock: &Arc<dyn Clock>) -> Result<AnySource, StartError> {
@@ -309,6 +333,9 @@ pub(crate) fn passthrough_options(config: &Config, sysfs: &Path) -> PassthroughO
         sysfs: sysfs.to_owned(),
         host: config.host.clone(),
         search_every: looks_in(config, search_every),
+        proc: config.processes.as_ref().map_or_else(|| "/proc".into(), |options| options.proc.clone()),
+        pids_every: looks_in(config, PIDS_EVERY),
+        pids_deadline: VFIO_DEADLINE.min(config.period / 4),
     }
 }
 

@@ -47,6 +47,7 @@ gpm = true
 gpm_percent = { any_tensor = 50.0, hmma = 40.0, imma = 5.0, dfma = 1.0, fp64 = 2.0, fp32 = 3.0, sm = 90.0 }
 gpu_util = 97
 pids = [4712, 4711, 4712]
+vgpus = ["BBBBBBBB-0000-0000-0000-000000000000", "7", "aaaaaaaa-0000-0000-0000-000000000000", "", "7"]
 
 [[device]]
 uuid = "GPU-00000000-0000-0000-0000-000000000002"
@@ -482,4 +483,15 @@ async fn several_processes_are_told_apart_by_the_drivers_samples_from_the_second
     let [(4711, one), (4712, other)] = device(&look, HOPPER).used[..] else { panic!("{look:?}") };
     assert!(one > 0 && (3 * one).abs_diff(other) <= 3, "{one} and {other}");
     assert_eq!(device(&look, AMPERE).used, [], "there is none to tell apart");
+}
+
+#[tokio::test]
+async fn machines_that_have_a_vgpu_are_named_by_their_uuid_where_the_driver_knows_any() {
+    let mut bench = Bench::new();
+    let look = bench.look().await;
+    let machines = ["aaaaaaaa", "bbbbbbbb"].map(|begin| format!("{begin}-0000-0000-0000-000000000000"));
+    assert_eq!(device(&look, HOPPER).machines, Some(machines.to_vec()));
+    let others = look.devices.iter().filter(|device| device.id.as_str() != HOPPER);
+    assert!(others.clone().count() > 0 && others.clone().all(|device| device.machines.is_none()));
+    assert_eq!(device(&bench.look().await, HOPPER).machines, None, "as often as processes");
 }

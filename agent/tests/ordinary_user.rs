@@ -130,6 +130,52 @@ fn where_processes_are_hidden_from_an_ordinary_user_that_is_a_failure_with_its_p
     assert!(shown.contains("  ok  1 of 1 processes with an accelerator open name a holder"), "{shown}");
 }
 
+/// libvirt writes its files for root alone.
+#[test]
+fn an_ordinary_user_says_that_it_may_not_read_of_machines_and_root_gives_an_example() {
+    if !is_root() {
+        return eprintln!("only root can write what another user may not read: not tested");
+    }
+    let other = Other::start();
+    let site = Site::new(&[]);
+    let folder = site.path("qemu");
+    fs::create_dir(&folder).expect("made");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("ours");
+    let text = format!(
+        "<domstatus state='running' pid='{}'><domain type='kvm' id='3'><name>secret</name>\
+         <uuid>0b1c2d3e-4f50-6172-8394-a5b6c7d8e9f0</uuid><devices><hostdev type='pci'><source><address \
+         domain='0x0000' bus='0x1a' slot='0x00' function='0x0'/></source></hostdev></devices></domain></domstatus>",
+        other.0.id()
+    );
+    let device = site.path("sys/bus/pci/devices/0000:1a:00.0");
+    fs::create_dir_all(&device).expect("made");
+    for (file, text) in [("vendor", "0x10de"), ("device", "0x2330"), ("class", "0x030200")] {
+        fs::write(device.join(file), text).expect("written");
+    }
+    std::os::unix::fs::symlink("../vfio-pci", device.join("driver")).expect("linked");
+    fs::write(folder.join("secret.xml"), text).expect("written");
+    fs::set_permissions(folder.join("secret.xml"), fs::Permissions::from_mode(0o600)).expect("ours");
+    let set = format!("holders.libvirt={}", folder.display());
+    let shown = site.doctor(as_nobody(), &[&set]);
+    for said in [
+        &format!("  ok  libvirt {}: 0 machines", folder.display()),
+        &format!("FAIL  libvirt {}: 1 files are for root alone to read", folder.display()),
+        "so its time stays without a project",
+        "Run the agent as root or with CAP_DAC_READ_SEARCH",
+    ] {
+        assert!(shown.contains(said), "{said}: {shown}");
+    }
+    let shown = site.doctor(&[], &[&set]);
+    for said in [
+        &format!("  ok  libvirt {}: 1 machines, of which 1 have 1 accelerators or parts", folder.display()),
+        " note 1 machines have no OpenStack project in their metadata",
+        "for example: pci:node1/0000:1a:00.0 is held by vm:default/%3F in attempt vm:default/0b1c2d3e-4f50-6172-",
+    ] {
+        assert!(shown.contains(said), "{said}: {shown}");
+    }
+    assert!(!shown.contains("secret"), "{shown}");
+}
+
 /// With a `/proc` of its own a container sees none of the processes that a driver names.
 #[test]
 fn in_a_pid_namespace_of_its_own_the_agent_says_what_to_change() {

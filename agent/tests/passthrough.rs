@@ -40,6 +40,8 @@ struct Says {
     devices: Vec<Device>,
     states: Vec<DeviceState>,
     news: bool,
+    /// Of every device.
+    pids: Option<Vec<u32>>,
 }
 
 impl Told {
@@ -59,8 +61,9 @@ impl AcceleratorSource for Told {
         let looks = says.devices.iter().zip(&says.states).map(|(device, state)| DeviceLook {
             id: device.id.clone(),
             state: *state,
-            pids: None,
+            pids: says.pids.clone(),
             used: Vec::new(),
+            machines: None,
         });
         Look {
             devices: looks.collect(),
@@ -87,11 +90,27 @@ fn known(devices: &[(&str, &str)]) -> Says {
         pci_address: Some((*address).into()),
         ..Device::new(name.parse().unwrap(), "NVIDIA H100 80GB HBM3", Source::Nvml, Tier::B)
     };
-    Says { devices: devices.iter().map(device).collect(), states: vec![read(); devices.len()], news: true }
+    Says {
+        devices: devices.iter().map(device).collect(),
+        states: vec![read(); devices.len()],
+        news: true,
+        pids: None,
+    }
+}
+
+fn options(tree: &Tree) -> PassthroughOptions {
+    PassthroughOptions {
+        sysfs: tree.path().into(),
+        host: "node1".into(),
+        search_every: 1,
+        proc: tree.path().join("proc"),
+        pids_every: 1,
+        pids_deadline: Duration::from_secs(30),
+    }
 }
 
 fn around<S>(inner: S, tree: &Tree, search_every: u32) -> WithPassthrough<S> {
-    let options = PassthroughOptions { sysfs: tree.path().into(), host: "node1".into(), search_every };
+    let options = PassthroughOptions { search_every, ..options(tree) };
     WithPassthrough::new(inner, options)
 }
 
@@ -318,7 +337,7 @@ async fn a_place_that_makes_no_name_is_counted() {
     let tree = Tree::new();
     tree.plug(A, H100, "030200");
     tree.bind(A, "vfio-pci");
-    let options = PassthroughOptions { sysfs: tree.path().into(), host: "h".repeat(96), search_every: 1 };
+    let options = PassthroughOptions { host: "h".repeat(96), ..options(&tree) };
     let look = WithPassthrough::new(told(&[]), options).look().await;
     assert_eq!((look.devices.len(), look.unidentified), (0, 1));
 }
@@ -435,4 +454,110 @@ async fn without_infiniband_nothing_is_said_of_it() {
     for _ in 0..3 {
         assert_eq!(infiniband(&source.look().await), [None]);
     }
+}
+
+/// A process with these files open.
+fn opens(tree: &Tree, pid: u32, files: &[&str]) {
+    let folder = tree.path().join("proc").join(pid.to_string()).join("fd");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    for (number, file) in files.iter().enumerate() {
+        symlink(file, folder.join(number.to_string())).unwrap();
+    }
+}
+
+fn group(tree: &Tree, device: &str, number: u32) {
+    let folder = tree.path().join(device);
+    fs::create_dir_all(&folder).unwrap();
+    symlink(format!("../../../../kernel/iommu_groups/{number}"), folder.join("iommu_group")).unwrap();
+}
+
+fn users(look: &Look) -> String {
+    let mut shown = String::new();
+    for device in &look.devices {
+        writeln!(shown, "{} {:?}", device.id, device.pids).unwrap();
+    }
+    shown
+}
+
+#[tokio::test]
+async fn processes_that_have_a_device_of_vfio_open_are_named() {
+    let tree = Tree::new();
+    let functions =
+        [(A, "vfio-pci"), (B, "vfio-pci"), ("0000:41:00.0", "nvidia"), ("0000:41:00.4", "vfio-pci")];
+    for ((address, driver), number) in functions.into_iter().zip([7, 8, 9, 10]) {
+        tree.plug(address, H100, "030200");
+        tree.bind(address, driver);
+        group(&tree, &format!("bus/pci/devices/{address}"), number);
+    }
+    symlink("../0000:41:00.0", tree.device("0000:41:00.4").join("physfn")).unwrap();
+    fs::create_dir_all(tree.device(B).join("vfio-dev/vfio3")).unwrap();
+    // A mediated device of the one that its own driver has.
+    let mediated = "devices/pci0000:40/0000:41:00.0/aaaaaaaa-0000-0000-0000-000000000001";
+    group(&tree, mediated, 11);
+    fs::create_dir_all(tree.path().join("bus/mdev/devices")).unwrap();
+    let link = tree.path().join("bus/mdev/devices/aaaaaaaa-0000-0000-0000-000000000001");
+    symlink(format!("../../../{mediated}"), link).unwrap();
+
+    opens(&tree, 10, &["/dev/null", "/dev/vfio/vfio", "/dev/vfio/7", "anon_inode:[vfio-device]"]);
+    opens(&tree, 11, &["/dev/iommu", "/dev/vfio/devices/vfio3"]);
+    opens(&tree, 12, &["/dev/vfio/10", "/dev/vfio/70", "/dev/vfio/9", "/home/x/dev/vfio/7", "dev/vfio/7"]);
+    opens(&tree, 13, &["/dev/vfio/noiommu-11"]);
+    opens(&tree, 14, &[]);
+    fs::create_dir_all(tree.path().join("proc/sys")).unwrap();
+    let told = told(&[("GPU-1", "0000:41:00.0")]);
+    let mut source = around(told.clone(), &tree, 1);
+    let mut shown = users(&source.look().await);
+    // What a process opens later is found when all are looked at again, what it closes at once.
+    opens(&tree, 10, &[]);
+    opens(&tree, 14, &["/dev/vfio/7"]);
+    opens(&tree, 15, &["/dev/vfio/7"]);
+    for look in 2..=7 {
+        let look = (look, source.look().await);
+        if look.0 == 2 || look.0 == 7 {
+            writeln!(shown, "look {}", look.0).unwrap();
+            shown += &users(&look.1);
+        }
+    }
+    writeln!(shown, "its driver names processes too").unwrap();
+    told.0.lock().unwrap().pids = Some(vec![99]);
+    shown += &users(&source.look().await);
+    told.0.lock().unwrap().pids = None;
+    shown += &users(&source.look().await);
+    expect![[r#"
+        GPU-1 Some([12, 13])
+        pci:node1/0000:1a:00.0 Some([10])
+        pci:node1/0000:3b:00.0 Some([11])
+        look 2
+        GPU-1 Some([12, 13])
+        pci:node1/0000:1a:00.0 Some([15])
+        pci:node1/0000:3b:00.0 Some([11])
+        look 7
+        GPU-1 Some([12, 13])
+        pci:node1/0000:1a:00.0 Some([14, 15])
+        pci:node1/0000:3b:00.0 Some([11])
+        its driver names processes too
+        GPU-1 Some([12, 13, 99])
+        pci:node1/0000:1a:00.0 Some([14, 15])
+        pci:node1/0000:3b:00.0 Some([11])
+        GPU-1 None
+        pci:node1/0000:1a:00.0 Some([14, 15])
+        pci:node1/0000:3b:00.0 Some([11])
+    "#]]
+    .assert_eq(&shown);
+}
+
+#[tokio::test]
+async fn where_no_process_may_be_looked_at_nobody_is_not_named() {
+    let tree = Tree::new();
+    tree.plug(A, H100, "030200");
+    tree.bind(A, "vfio-pci");
+    group(&tree, &format!("bus/pci/devices/{A}"), 7);
+    let mut source = around(told(&[]), &tree, 1);
+    assert_eq!(source.look().await.devices[0].pids, None, "there is no /proc");
+    fs::create_dir_all(tree.path().join("proc")).unwrap();
+    for _ in 0..6 {
+        source.look().await;
+    }
+    assert_eq!(source.look().await.devices[0].pids, Some(vec![]), "nobody has it");
 }

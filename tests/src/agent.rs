@@ -44,6 +44,8 @@ pub struct AgentOptions {
     pub spool: &'static str,
     /// `holders.slurm_hooks`, if Slurm tells anything.
     pub slurm_hooks: Option<PathBuf>,
+    /// `holders.libvirt`, and `source.nvml.sysfs` where the devices of its machines are, if there is one.
+    pub libvirt: Option<(PathBuf, PathBuf)>,
 }
 
 impl AgentOptions {
@@ -58,6 +60,7 @@ impl AgentOptions {
             script: None,
             spool: "",
             slurm_hooks: None,
+            libvirt: None,
         }
     }
 }
@@ -119,11 +122,13 @@ impl Agent {
         let name = &agent.name;
         let AgentOptions { period, window, deadline, spool, .. } = options;
         let slurm_hooks = options.slurm_hooks.unwrap_or_default();
+        // Without one, none of the machine that tests run on either.
+        let (libvirt, sysfs) = options.libvirt.unwrap_or_else(|| (PathBuf::new(), "/sys".into()));
         let text = format!(
             "[agent]\nid = {name:?}\nhost = {name:?}\nkey_file = {:?}\n\n\
              [meter]\nperiod = {period:?}\nwindow = {window:?}\nbatch = {window:?}\n\n\
-             [source.nvml]\nlibrary = {:?}\ndeadline = {deadline:?}\n\n\
-             [holders]\nprocess_owners = false\nslurm_hooks = {slurm_hooks:?}\n\n[spool]\ndir = {:?}\n{spool}\n\n\
+             [source.nvml]\nlibrary = {:?}\ndeadline = {deadline:?}\nsysfs = {sysfs:?}\n\n\
+             [holders]\nprocess_owners = false\nslurm_hooks = {slurm_hooks:?}\nlibvirt = {libvirt:?}\ncloud = \"weighed\"\n\n[spool]\ndir = {:?}\n{spool}\n\n\
              [uplink]\n{uplink}retry_shortest = \"50ms\"\nretry_longest = \"1s\"\n\
              retry_not_enrolled = \"1s\"\nconnect_timeout = \"2s\"\ntimeout = \"10s\"\n\n\
              [tls]\ndir = {:?}\n\n[http]\nlisten = \"{}\"\n",

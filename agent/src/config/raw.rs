@@ -237,7 +237,8 @@ pub struct Holders {
     /// `["/docker/*"]` on hosts of `kind`; `*` is any one directory. Default: none. Whoever can make groups below
     /// them can pass for any job or pod.
     pub cgroup_roots: Option<Vec<String>>,
-    /// Where libvirt keeps the state of machines that run, to find the UUID of one. Default `/run/libvirt/qemu`.
+    /// Where libvirt keeps the state of machines that run: their UUIDs, OpenStack projects and devices. Default
+    /// `/run/libvirt/qemu`; empty: it is not read. The folder must be root's, and its files are for root to read.
     pub libvirt: Option<PathBuf>,
     /// Where the kernel shows processes. Default `/proc`; in a container, where the host's is mounted.
     pub proc: Option<PathBuf>,

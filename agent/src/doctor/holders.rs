@@ -6,8 +6,14 @@ use weighbridge_meter::{BootId, Evidence};
 
 use super::Diagnosis;
 use crate::{
+    clock::Clock,
     config::Config,
-    holders::{Outcome, ProcessHolders, ProcessOptions, ProcessState},
+    holders::{
+        Outcome, ProcessHolders, ProcessOptions, ProcessState,
+        libvirt::{FolderState, Libvirt, MOST_FILES, MachineState, Refusal},
+    },
+    run::libvirt_options,
+    source::Device,
 };
 
 /// `pids` are those that the source named in one look; `None` if it names none. `now_ms` is after that look.
@@ -29,7 +35,6 @@ pub(super) fn examine(
     };
     groups(options, found);
     processes(options, pids.is_some(), found);
-    machines(options, found);
     match ProcessHolders::new(options.clone(), boot) {
         Ok(mut holders) => resolved(&mut holders, pids, now_ms, found),
         Err(error) => found.fail(format!("holders of processes have no names: {error}")),
@@ -105,7 +110,7 @@ fn processes(options: &ProcessOptions, named: bool, found: &mut Diagnosis) {
         Ok(_) => found.good("open files of others can be read"),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => found.note(
             "open files of others cannot be read (no CAP_SYS_PTRACE): costs nothing where the driver itself names \
-             the processes that have a device open",
+             the processes that have a device open; of devices bound to vfio, only what libvirt tells is known",
         ),
         // Said already: there is nobody to be seen.
         Err(_) => {}
@@ -131,15 +136,74 @@ fn hidepid_of(mounts: &str, proc: &Path) -> Option<String> {
 }
 
 /// Virtual machines are found by libvirt's state.
-fn machines(options: &ProcessOptions, found: &mut Diagnosis) {
-    match fs::read_dir(&options.libvirt) {
-        Ok(_) => found.good(format!("libvirt's machines can be read in {}", options.libvirt.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => found.note(format!(
-            "libvirt's machines cannot be read in {}: {error}; a machine is known by its number on this host and not \
-             by the UUID in the cloud's records, so its time stays without a project",
-            options.libvirt.display()
-        )),
+pub(super) fn machines(config: &Config, clock: &dyn Clock, devices: &[Device], found: &mut Diagnosis) {
+    let Some(options) = libvirt_options(config, true) else {
+        return found.note("libvirt is not asked for its machines (holders.libvirt)");
+    };
+    let shown = options.folder.display().to_string();
+    let mut libvirt = match Libvirt::new(options, clock.boot()) {
+        Ok(libvirt) => libvirt,
+        Err(error) => return found.fail(format!("libvirt's machines have no names: {error}")),
+    };
+    libvirt.examine(clock.now(), devices);
+    let state = libvirt.state();
+    let without = "a machine is known by its number on this host and not by the UUID in the cloud's records, so its \
+                   time stays without a project; what it was given but no driver sees is nobody's";
+    match state.folder {
+        FolderState::Unused => return found.note(format!("libvirt {shown}: not there; no machines of it")),
+        FolderState::Unreadable => {
+            return found.fail(format!("libvirt {shown}: cannot be read; {without}. Run the agent as root"));
+        }
+        FolderState::Unsafe => {
+            return found.fail(format!(
+                "libvirt {shown}: others than root can write to it, so nothing in it is believed; {without}"
+            ));
+        }
+        FolderState::Crowded => {
+            found.fail(format!("libvirt {shown}: more than {MOST_FILES} machines are in it"));
+        }
+        FolderState::Ok => {}
+    }
+    let count = |state_of: MachineState| state.machines.get(&state_of).copied().unwrap_or(0);
+    let all: usize = state.machines.values().sum();
+    let having = count(MachineState::Named) + count(MachineState::Untold) + count(MachineState::Unclear);
+    found.good(format!(
+        "libvirt {shown}: {all} machines, of which {having} have {} accelerators or parts of them",
+        state.accelerators
+    ));
+    for (refusal, count) in &state.refused {
+        let why = match refusal {
+            Refusal::Unreadable => {
+                format!(
+                    "for root alone to read; {without}. Run the agent as root or with CAP_DAC_READ_SEARCH"
+                )
+            }
+            Refusal::Foreign => "not believed: others than root can write them".to_owned(),
+            Refusal::Huge | Refusal::Malformed => "no state of a machine that can be understood".to_owned(),
+        };
+        found.fail(format!("libvirt {shown}: {count} files are {why}"));
+    }
+    for (state_of, why) in [
+        (
+            MachineState::Untold,
+            "have no OpenStack project in their metadata: their time is unattributed until a lease says whose it is",
+        ),
+        (MachineState::Unclear, "name several projects in their metadata, or none that can be one"),
+        (MachineState::Gone, "have a file and no process any more: they hold nothing"),
+    ] {
+        if count(state_of) > 0 {
+            found.note(format!("{} machines {why}", count(state_of)));
+        }
+    }
+    if state.split > 0 {
+        found.note(format!(
+            "{} parts of accelerators that MIG or partitions split are given to machines, and it is not known which: \
+             the time of these parts is nobody's by this evidence",
+            state.split
+        ));
+    }
+    if let Some(example) = libvirt.example() {
+        found.line("     ", example);
     }
 }
 

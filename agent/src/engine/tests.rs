@@ -94,7 +94,13 @@ fn check(held_records: usize, script: &str, expected: Expect) {
                             ..Reading::default()
                         }),
                     };
-                    look.devices.push(DeviceLook { id: id(name), state, pids: None, used: Vec::new() });
+                    look.devices.push(DeviceLook {
+                        id: id(name),
+                        state,
+                        pids: None,
+                        used: Vec::new(),
+                        machines: None,
+                    });
                     looked = true;
                 }
             }
@@ -352,7 +358,7 @@ fn a_device_that_flaps_for_days_does_not_fill_the_memory() {
         let cause = if minute % 2 == 0 { GapCause::ReadFailed } else { GapCause::CallHung };
         let state = DeviceState::Missing(cause);
         let look = Look {
-            devices: vec![DeviceLook { id: id("A"), state, pids: None, used: Vec::new() }],
+            devices: vec![DeviceLook { id: id("A"), state, pids: None, used: Vec::new(), machines: None }],
             inventory_changed: None,
             ..found.clone()
         };
@@ -373,7 +379,13 @@ fn windows_carry_features_of_their_own_holder_and_short_or_bridged_ones_none() {
         let devices = ["A", "B"].map(|name| {
             let watts = 300_000 + 100_000 * u32::try_from(second / 5 % 2).expect("small");
             let reading = Reading { power_mw: Some(watts), ..Reading::default() };
-            DeviceLook { id: id(name), state: DeviceState::Read(reading), pids: None, used: Vec::new() }
+            DeviceLook {
+                id: id(name),
+                state: DeviceState::Read(reading),
+                pids: None,
+                used: Vec::new(),
+                machines: None,
+            }
         });
         Look {
             devices: devices.into(),
@@ -420,6 +432,7 @@ fn what_holders_used_is_added_up_in_the_window_that_is_open_and_ends_with_it() {
             state: DeviceState::Read(Reading { power_mw: Some(300_000), ..Reading::default() }),
             pids: None,
             used: Vec::new(),
+            machines: None,
         };
         let look = Look {
             devices: vec![seen],

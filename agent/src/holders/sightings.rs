@@ -19,6 +19,17 @@ pub struct Who {
     pub evidence: Evidence,
 }
 
+/// A holder in one look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Who.
+    pub(super) who: Who,
+    /// Since when it is known to hold it, which may be before the look.
+    pub(super) since: UtcMillis,
+    /// When what holds it began: it held nothing before.
+    pub(super) begun: UtcMillis,
+}
+
 /// Who was seen with what, from when to when.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sightings {
@@ -37,23 +48,36 @@ struct Held {
 impl Sightings {
     /// These and nobody else hold the device now. Whether they are others than at the last sighting.
     pub(super) fn see(&mut self, id: &AcceleratorId, holders: &[Who], wall: UtcMillis) -> bool {
+        let seen = |who: &Who| Seen { who: who.clone(), since: wall, begun: UtcMillis(i64::MIN) };
+        self.see_since(id, &holders.iter().map(seen).collect::<Vec<_>>(), wall)
+    }
+
+    /// The same where more is known than that they hold it now.
+    pub(super) fn see_since(&mut self, id: &AcceleratorId, holders: &[Seen], wall: UtcMillis) -> bool {
         let mut changed = false;
-        for who in holders {
+        for Seen { who, since, begun } in holders {
+            let from = *since.min(&wall);
             match self.held.iter_mut().find(|held| held.accelerator == *id && held.who == *who) {
-                Some(held) if wall.since(held.to) <= LONGEST_MS => held.to = wall,
+                Some(held) if wall.since(held.to) <= LONGEST_MS && *begun <= held.to => held.to = wall,
+                Some(held) if *begun > held.to => {
+                    // Another run of the same.
+                    self.ended.push(held.clone());
+                    (held.from, held.to) = (from, wall);
+                    changed = true;
+                }
                 Some(held) => {
                     self.ended.push(held.clone());
                     (held.from, held.to) = (wall, wall);
                 }
                 None => {
-                    self.held.push(Held { accelerator: id.clone(), who: who.clone(), from: wall, to: wall });
+                    self.held.push(Held { accelerator: id.clone(), who: who.clone(), from, to: wall });
                     changed = true;
                 }
             }
         }
         let ended = &mut self.ended;
         self.held.retain(|held| {
-            let stays = held.accelerator != *id || holders.contains(&held.who);
+            let stays = held.accelerator != *id || holders.iter().any(|seen| seen.who == held.who);
             if !stays {
                 ended.push(held.clone());
                 changed = true;

@@ -47,6 +47,7 @@ fn look(devices: &[(&str, Option<&[u32]>)], found: bool) -> Look {
                 state: DeviceState::Read(Reading::default()),
                 pids: pids.map(<[u32]>::to_vec),
                 used: Vec::new(),
+                machines: None,
             })
             .collect(),
         source_state: SourceState::Ok,

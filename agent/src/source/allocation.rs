@@ -34,6 +34,7 @@ impl AcceleratorSource for AllocationSource {
             state: DeviceState::Read(Reading::default()),
             pids: None,
             used: Vec::new(),
+            machines: None,
         });
         Look { devices: devices.collect(), source_state: SourceState::Ok, inventory_changed, unidentified: 0 }
     }

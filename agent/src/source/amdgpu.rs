@@ -386,7 +386,13 @@ impl Tracked {
                 DeviceState::Read(_) if device.tier == Tier::E => DeviceState::Read(Reading::default()),
                 state => state,
             };
-            looks.push(DeviceLook { id: device.id.clone(), state, pids: None, used: Vec::new() });
+            looks.push(DeviceLook {
+                id: device.id.clone(),
+                state,
+                pids: None,
+                used: Vec::new(),
+                machines: None,
+            });
         }
     }
 }

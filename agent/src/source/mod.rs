@@ -32,6 +32,7 @@ pub use passthrough::{PassthroughOptions, WithPassthrough};
 pub use redfish::{RedfishOptions, RedfishSource};
 pub use replay::{Replay, ReplaySource};
 pub use simulated::{Scenario, SimulatedSource};
+pub(crate) use sysfs::{mediated_in, physical_of};
 
 /// Something that can look at accelerators.
 pub trait AcceleratorSource: Send {
@@ -133,6 +134,8 @@ pub struct DeviceLook {
     /// Of several processes, for how many microseconds since they were last asked for kernels of each were resident.
     /// Empty where the driver does not tell them apart.
     pub used: Vec<(u32, u64)>,
+    /// UUIDs of the virtual machines that have a part of it, as its driver says, in ascending order. `None` as above.
+    pub machines: Option<Vec<String>>,
 }
 
 /// How a source is as a whole. Devices it knows are looked at in either state.

@@ -15,8 +15,8 @@
 //!
 //! While a release file is there, everything is let go of and the library is shut down.
 //!
-//! Deliberately absent: GPU instances that never had a compute instance (nothing can run on them), vGPU hosts,
-//! NVLink's own counters (in KiB on some generations, in bytes on others; so a device without GPM has no NVLink
+//! Deliberately absent: GPU instances that never had a compute instance (nothing can run on them), what each
+//! vGPU does, NVLink's own counters (in KiB on some generations, in bytes on others; so a device without GPM has no NVLink
 //! traffic), utilisation by process and accounting, and switching anything on or off in the driver.
 
 mod card;

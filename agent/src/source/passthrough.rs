@@ -7,21 +7,26 @@
 //!
 //! The host's InfiniBand traffic is shared out here too, as this is where all its accelerators come together.
 //!
-//! Deliberately absent: what the machines are that have them (allocation says that), ways to give a device away
+//! Which processes have them open is told too, where this agent may see it: machines that no libvirt runs are known by
+//! these alone.
+//!
+//! Deliberately absent: what the machines are that have them (holders say that), ways to give a device away
 //! other than vfio, and any memory beyond this run: an agent that restarts while a device is given away knows
 //! it by its place only.
 
 mod infiniband;
 mod scan;
+mod vfio;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use tokio::time::Instant;
-use weighbridge_meter::{AcceleratorTable, Condition, DeviceState, GapCause, Source, Tier};
+use weighbridge_meter::{AcceleratorId, AcceleratorTable, Condition, DeviceState, GapCause, Source, Tier};
 
 use self::{
     infiniband::Infiniband,
     scan::{Bound, scan},
+    vfio::Users,
 };
 use super::{
     AcceleratorSource, Device, DeviceLook, Look,
@@ -40,6 +45,12 @@ pub struct PassthroughOptions {
     pub host: String,
     /// The bus is searched in every so many looks, and at once when a device stops answering; 0 counts as 1.
     pub search_every: u32,
+    /// Where the kernel shows processes: `/proc`.
+    pub proc: PathBuf,
+    /// Who has a device that was given away open is asked in every so many looks; 0 counts as 1.
+    pub pids_every: u32,
+    /// The longest that a look waits for that; what comes later is told in the next one.
+    pub pids_deadline: Duration,
 }
 
 /// A source, and what it cannot see because it was given away.
@@ -61,6 +72,7 @@ pub struct WithPassthrough<S> {
     answered: usize,
     unidentified: u32,
     infiniband: Infiniband,
+    users: Users,
 }
 
 impl<S> WithPassthrough<S> {
@@ -69,6 +81,7 @@ impl<S> WithPassthrough<S> {
         Self {
             inner,
             infiniband: Infiniband::new(options.sysfs.join("class/infiniband")),
+            users: Users::new(options.proc.clone()),
             options,
             table: AcceleratorTable::shipped(),
             looks: 0,
@@ -190,10 +203,12 @@ impl<S: AcceleratorSource> AcceleratorSource for WithPassthrough<S> {
         // A device that stops answering may have been given away just now.
         let fewer = answered < std::mem::replace(&mut self.answered, answered);
         let due = self.looks.is_multiple_of(self.options.search_every.max(1));
+        let ask = self.looks.is_multiple_of(self.options.pids_every.max(1));
         self.looks = self.looks.wrapping_add(1);
         if due || fewer {
             self.bus = scan(&self.options.sysfs, &self.table);
             self.infiniband.search();
+            self.users.search(&self.options.sysfs, &self.bus);
         }
         let away = self.find_away(&look);
         changed |= away != self.away;
@@ -208,8 +223,19 @@ impl<S: AcceleratorSource> AcceleratorSource for WithPassthrough<S> {
         }
         for device in self.own.iter().filter(|device| device.present) {
             let state = DeviceState::Missing(self.cause(device));
-            look.devices.push(DeviceLook { id: device.id.clone(), state, pids: None, used: Vec::new() });
+            look.devices.push(DeviceLook {
+                id: device.id.clone(),
+                state,
+                pids: None,
+                used: Vec::new(),
+                machines: None,
+            });
         }
+        let all = self.known.iter().chain(&self.own);
+        let address =
+            |id: &AcceleratorId| all.clone().find(|device| device.id == *id)?.pci_address.as_deref();
+        let deadline = Instant::now() + self.options.pids_deadline;
+        self.users.tell(&mut look.devices, address, ask, deadline).await;
         self.infiniband.share(&mut look.devices, Instant::now() + INFINIBAND_DEADLINE).await;
         look.inventory_changed = changed.then(|| self.inventory());
         look.unidentified += self.unidentified;

@@ -210,6 +210,7 @@ impl AcceleratorSource for RedfishSource {
             state: tracked.state,
             pids: None,
             used: Vec::new(),
+            machines: None,
         };
         Look {
             devices: self.devices.iter().map(look).collect(),

@@ -174,6 +174,7 @@ impl Replay {
             state: series.between(from_ms, to_ms, self.longest_ms),
             pids: None,
             used: Vec::new(),
+            machines: None,
         });
         Look {
             devices: devices.collect(),

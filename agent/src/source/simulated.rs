@@ -188,6 +188,7 @@ impl Scenario {
             state: accelerator.state(self.seed.wrapping_add(index as u64), elapsed_ms),
             pids: None,
             used: Vec::new(),
+            machines: None,
         });
         Look {
             devices: devices.collect(),

@@ -48,6 +48,24 @@ pub(super) fn number(path: &Path) -> Option<u64> {
     text(path)?.parse().ok()
 }
 
+/// The last part of where a link leads.
+pub(crate) fn link_name(link: &Path) -> Option<String> {
+    Some(fs::read_link(link).ok()?.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The address of the physical function that a virtual one at this address is a part of.
+pub(crate) fn physical_of(sysfs: &Path, address: &str) -> Option<String> {
+    let link = sysfs.join("bus/pci/devices").join(address).join("physfn");
+    link_name(&link).filter(|name| is_address(name))
+}
+
+/// The address of the function that a mediated device was made of: the folder in which this link says it lies.
+pub(crate) fn mediated_in(link: &Path) -> Option<String> {
+    let link = fs::read_link(link).ok()?;
+    let mut above = link.iter().rev().skip(1).filter_map(|part| part.to_str());
+    above.find(|part| is_address(part)).map(str::to_owned)
+}
+
 fn hex(path: &Path) -> Option<u32> {
     let text = text(path)?;
     u32::from_str_radix(text.strip_prefix("0x").unwrap_or(&text), 16).ok()

@@ -99,6 +99,7 @@ fn look(pids: &[(&AcceleratorId, u32)], first: bool) -> Look {
         state: DeviceState::Read(Reading::default()),
         pids: Some(vec![*pid]),
         used: Vec::new(),
+        machines: None,
     };
     Look {
         devices: pids.iter().map(seen).collect(),

@@ -82,7 +82,13 @@ pub(crate) fn look(percent: u32) -> Look {
         ..Reading::default()
     };
     Look {
-        devices: vec![DeviceLook { id, state: DeviceState::Read(reading), pids: None, used: Vec::new() }],
+        devices: vec![DeviceLook {
+            id,
+            state: DeviceState::Read(reading),
+            pids: None,
+            used: Vec::new(),
+            machines: None,
+        }],
         source_state: SourceState::Ok,
         inventory_changed: Some(vec![device]),
         unidentified: 0,

@@ -15,7 +15,10 @@ use std::path::Path;
 
 use weighbridge_agent::{
     config::{Layers, ReplayModels},
-    holders::slurm::{order::Order, told::Told},
+    holders::{
+        libvirt::domain::{Domain, Given, Project},
+        slurm::{order::Order, told::Told},
+    },
     source::{Device, Replay, Scenario, exposition},
 };
 use weighbridge_casework::RulePack;
@@ -73,6 +76,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "import-leases", read: |bytes| drop(import::parse_leases("l.csv", bytes)), most: 4_096 },
     Target { name: "import-slurm", read: |bytes| drop(import::parse_slurm("s.json", bytes)), most: 8_192 },
     Target { name: "slurm-hook", read: slurm_hook, most: 2_048 },
+    Target { name: "libvirt-domain", read: libvirt_domain, most: 16_384 },
     Target { name: "rule-pack", read: rule_pack, most: 16_384 },
     Target { name: "agent-config", read: agent_config, most: 4_096 },
     Target { name: "collector-config", read: collector_config, most: 4_096 },
@@ -148,6 +152,20 @@ fn slurm_hook(bytes: &[u8]) {
     let (found, _) = Order::of(&devices, 0, &[], Path::new("/nonexistent")).find(&told.gpus);
     assert!(found.len() <= devices.len(), "an accelerator is given once");
     assert!(told.name().len() < 200 && !told.name().contains('/'), "a name is a name of a file");
+}
+
+/// Whatever is in it, what is taken of it is identifiers.
+fn libvirt_domain(bytes: &[u8]) {
+    let Some(domain) = Domain::parse(bytes) else { return };
+    let is_plain = |text: &str| {
+        text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_:.".contains(&byte))
+    };
+    assert!(is_plain(&domain.uuid) && domain.uuid.len() == 36);
+    assert!(!matches!(&domain.project, Project::Known(project) if !is_plain(project)));
+    for given in &domain.given {
+        let (Given::Function(name) | Given::Mediated(name)) = given;
+        assert!(is_plain(name), "{name}");
+    }
 }
 
 fn rule_pack(bytes: &[u8]) {

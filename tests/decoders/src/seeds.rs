@@ -72,6 +72,12 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
             "boot":"000102030405060708090a0b0c0d0e0f","began":{"boot_ms":5,"wall":"2026-01-31T08:00:00Z"},
             "ended":{"boot_ms":6,"wall":"2026-01-31T08:00:00Z"}}"#,
         ]),
+        "libvirt-domain" => texts(&[
+            include_str!("../../../agent/tests/libvirt/shapes/nova-1.1-whole-devices.xml"),
+            include_str!("../../../agent/tests/libvirt/shapes/nova-mediated-of-a-device.xml"),
+            include_str!("../../../agent/tests/libvirt/shapes/forged-title-in-cdata.xml"),
+            include_str!("../../../agent/tests/libvirt/shapes/unclear-two-projects.xml"),
+        ]),
         "import-leases" => texts(&[
             "lease,host,accelerator,principal,start,end\nL-1,h,8x10de:2330,lease:a,2026-01-01T00:00:00Z,\
              2026-02-01T00:00:00Z\nL-2,h,*,lease:b,2026-01-01T00:00:00Z,\n",

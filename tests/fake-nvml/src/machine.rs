@@ -7,6 +7,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    thread,
     time::Duration,
 };
 
@@ -96,9 +97,12 @@ pub(crate) fn init() -> Code {
         Ok(text) => text,
         Err(error) => return complain(&format!("cannot read {}: {error}", path.display())),
     };
-    let script: Script = match toml::from_str(&text) {
-        Ok(script) => script,
-        Err(error) => return complain(&format!("{}: {error}", path.display())),
+    // The caller's stack may be small; NVML itself reads no script.
+    let parsed = thread::scope(|scope| scope.spawn(|| toml::from_str::<Script>(&text)).join());
+    let script = match parsed {
+        Ok(Ok(script)) => script,
+        Ok(Err(error)) => return complain(&format!("{}: {error}", path.display())),
+        Err(_) => return complain(&format!("{}: reading it panicked", path.display())),
     };
     let faults = path.parent().unwrap_or(Path::new("")).join(&script.control_dir);
     let driver_fault = |fault: DriverFault| faults.join(format!("driver.{}", fault.suffix()));

@@ -23,6 +23,7 @@
 //! sms = 132
 //! cumulative = "sum"                # of cycles, over SMs; or "mean"
 //! process_percent = [[4711, 30]]   # what every question for the use of processes gives
+//! vgpus = ["01234567-89ab-cdef-0123-456789abcdef", "7"]
 //! clock_samples = [1400, 1600]      # what every question for samples gives
 //!
 //! [[device.instance]]               # there while MIG is on
@@ -123,6 +124,8 @@ pub struct Device {
     /// SM clocks in MHz: the samples since whichever moment is asked about.
     #[serde(default)]
     pub clock_samples: Vec<u32>,
+    /// Its vGPUs, if the driver is one of a vGPU host: by the machine's UUID, or by a number of the hypervisor's.
+    pub vgpus: Option<Vec<String>>,
     /// Its MIG instances.
     #[serde(default)]
     pub instance: Vec<Instance>,

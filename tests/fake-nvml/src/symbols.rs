@@ -10,6 +10,7 @@
 
 mod gpm;
 mod mig;
+mod vgpu;
 
 use std::{
     ffi::{CStr, c_char, c_uint, c_ulonglong},

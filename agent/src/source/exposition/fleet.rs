@@ -177,6 +177,12 @@ impl Known {
             Some(cause) => tracing::warn!(accelerator = %self.device.id, %cause, "no reading of the device"),
             None => tracing::info!(accelerator = %self.device.id, "reading the device again"),
         }
-        DeviceLook { id: self.device.id.clone(), state: self.state, pids: None, used: Vec::new() }
+        DeviceLook {
+            id: self.device.id.clone(),
+            state: self.state,
+            pids: None,
+            used: Vec::new(),
+            machines: None,
+        }
     }
 }

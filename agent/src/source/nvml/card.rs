@@ -271,7 +271,13 @@ impl Tracked {
                 self.rebase = true;
             }
         }
-        DeviceLook { id: self.device.id.clone(), state, pids: answer.pids, used: answer.used }
+        DeviceLook {
+            id: self.device.id.clone(),
+            state,
+            pids: answer.pids,
+            used: answer.used,
+            machines: answer.machines,
+        }
     }
 
     /// How good its readings are, and why not better.
@@ -315,6 +321,7 @@ impl Tracked {
             state: DeviceState::Missing(cause),
             pids: None,
             used: Vec::new(),
+            machines: None,
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Answer {
     pub(super) pids: Option<Vec<u32>>,
     /// For how many microseconds kernels of each were resident, where there are several and the driver tells.
     pub(super) used: Vec<(u32, u64)>,
+    /// UUIDs of machines that have a vGPU of it; `None` as above.
+    pub(super) machines: Option<Vec<String>>,
 }
 
 /// What GPM gave.

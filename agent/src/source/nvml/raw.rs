@@ -4,7 +4,10 @@
 //! after success. What the answers mean is decided elsewhere.
 #![expect(unsafe_code, reason = "calls into a C library, through the wrapper's table of its functions")]
 
-use std::{ffi::c_uint, ptr};
+use std::{
+    ffi::{CStr, c_char, c_uint},
+    ptr,
+};
 
 use nvml_wrapper::{
     Device, GpmSample, Nvml,
@@ -105,6 +108,42 @@ pub(super) fn confidential(nvml: &Nvml) -> Result<bool, NvmlError> {
     // SAFETY: the call writes to the structure it is given, which outlives it.
     nvml_try(unsafe { call(&raw mut state) })?;
     Ok(state.ccFeature != 0)
+}
+
+/// More vGPUs than a device can have.
+const MOST_VGPUS: c_uint = 256;
+
+/// Longer than any name of a machine.
+const VM_ID_BYTES: usize = 128;
+
+/// UUIDs of the machines that have a vGPU of this device, in ascending order. Those that a hypervisor knows by a number
+/// alone are left out.
+pub(super) fn machines(device: &Device<'_>) -> Result<Vec<String>, NvmlError> {
+    let lib = device.nvml().lib();
+    let active = nvml_sym(lib.nvmlDeviceGetActiveVgpus.as_ref())?;
+    let machine_of = nvml_sym(lib.nvmlVgpuInstanceGetVmID.as_ref())?;
+    let mut count = MOST_VGPUS;
+    let mut vgpus = [0; MOST_VGPUS as usize];
+    // SAFETY: the handle's owner is borrowed; the call writes no more entries than `count` says there is room for.
+    nvml_try(unsafe { active(device.handle(), &raw mut count, vgpus.as_mut_ptr()) })?;
+    let mut machines = Vec::new();
+    for vgpu in vgpus.into_iter().take(count as usize) {
+        let mut text: [c_char; VM_ID_BYTES] = [0; VM_ID_BYTES];
+        let (length, mut kind) = (VM_ID_BYTES as c_uint, sys::nvmlVgpuVmIdType_NVML_VGPU_VM_ID_DOMAIN_ID);
+        // SAFETY: the call writes a text of at most `length` bytes and a number to places that outlive it.
+        let told = nvml_try(unsafe { machine_of(vgpu, text.as_mut_ptr(), length, &raw mut kind) });
+        // One that ended just now is none.
+        if told.is_err() || kind != sys::nvmlVgpuVmIdType_NVML_VGPU_VM_ID_UUID {
+            continue;
+        }
+        let bytes = text.map(|byte| byte.cast_unsigned());
+        if let Ok(Ok(uuid)) = CStr::from_bytes_until_nul(&bytes).map(CStr::to_str) {
+            machines.push(uuid.to_ascii_lowercase());
+        }
+    }
+    machines.sort_unstable();
+    machines.dedup();
+    Ok(machines)
 }
 
 /// Number of the GPU instance that a MIG device is in.

@@ -231,6 +231,8 @@ impl<'nvml> Part<'nvml> {
                 energy_mj: optional("reading the energy", card.total_energy_consumption())?,
                 busy_percent: optional("reading the utilisation", card.utilization_rates())?
                     .map(|rates| rates.gpu),
+                // As a rule not supported: only a driver of a vGPU host knows of them.
+                machines: if pids_wanted { raw::machines(card).ok() } else { None },
                 ..self.processes(card, pids_wanted)
             }),
             // Utilisation and power are not told apart between instances: NVML's header.

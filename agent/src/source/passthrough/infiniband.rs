@@ -130,6 +130,7 @@ mod tests {
             state: DeviceState::Read(Default::default()),
             pids: None,
             used: Vec::new(),
+            machines: None,
         };
         (0..count).map(look).collect()
     }

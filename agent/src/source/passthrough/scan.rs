@@ -1,14 +1,10 @@
 //! Accelerators on the PCI bus, and who drives them: from the kernel's memory, no device is asked.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use weighbridge_meter::AcceleratorTable;
 
-use crate::source::sysfs::Function;
+use crate::source::sysfs::{Function, link_name};
 
 /// An accelerator and what it is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,9 +47,4 @@ fn is_accelerator(function: &Function, table: &AcceleratorTable) -> bool {
         _ => &[],
     };
     kinds.contains(&function.kind()) || table.find(Some(&function.pci_device), "").is_some()
-}
-
-/// The last part of where a link leads.
-fn link_name(link: &PathBuf) -> Option<String> {
-    Some(fs::read_link(link).ok()?.file_name()?.to_string_lossy().into_owned())
 }

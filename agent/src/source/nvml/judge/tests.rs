@@ -46,6 +46,7 @@ fn answer() -> Answer {
         identity: None,
         pids: None,
         used: Vec::new(),
+        machines: None,
     }
 }
 
