@@ -178,6 +178,7 @@ pub(crate) fn look(pids: &[(&str, &[u32])]) -> Look {
                 state: DeviceState::Missing(GapCause::PassedThrough),
                 pids: pids.iter().find(|(id, _)| *id == device.id.as_str()).map(|(_, pids)| pids.to_vec()),
                 machines: None,
+                used: Vec::new(),
             })
             .collect(),
         source_state: SourceState::Ok,
