@@ -25,7 +25,12 @@ use weighbridge_meter::{
 use self::raw::Raw;
 use crate::{
     duration,
-    holders::{ProcessOptions, cgroup::Roots, slurm},
+    holders::{
+        ProcessOptions,
+        cgroup::Roots,
+        kubernetes::{ApiOptions, KubernetesOptions, kubelet, names::Names},
+        slurm,
+    },
     source::{DcgmOptions, Device, GaudiOptions, RedfishOptions, redfish::Controller},
     spool::SpoolOptions,
     tls::files::Files,
@@ -64,6 +69,8 @@ pub struct Config {
     pub slurm_hooks: Option<PathBuf>,
     /// Accelerators in Slurm's order, where the operator says it.
     pub slurm_order: Vec<AcceleratorId>,
+    /// The kubelet and the API server; `None`: neither is asked.
+    pub kubernetes: Option<KubernetesOptions>,
     /// Where batches are kept.
     pub spool: SpoolOptions,
     /// Where they are sent; `None`: nowhere, they wait.
@@ -214,7 +221,9 @@ pub fn load(layers: &Layers, hostname: &str) -> Result<Config, ConfigError> {
         figment = figment.merge(Named(format!("flag {key}"), Serialized::default(key, value)));
     }
     let raw: Raw = figment.extract().map_err(unusable)?;
-    checked(raw, hostname)
+    let variable = |name: &str| std::env::var(name).ok().filter(|_| layers.environment);
+    let cluster = variable("KUBERNETES_SERVICE_HOST").zip(variable("KUBERNETES_SERVICE_PORT"));
+    checked(raw, hostname, cluster)
 }
 
 /// A provider under the name that people know it by.
@@ -285,7 +294,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
+/// `cluster` is host and port of the API server, as a pod is told.
+fn checked(raw: Raw, hostname: &str, cluster: Option<(String, String)>) -> Result<Config, ConfigError> {
     let host = raw.agent.host.unwrap_or_else(|| hostname.to_owned());
     if host.is_empty() || host.len() > 253 || !host.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(bad(
@@ -372,6 +382,7 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
     let slurm_hooks = Some(raw.holders.slurm_hooks.clone().unwrap_or_else(|| slurm::FOLDER.into()))
         .filter(|folder| !folder.as_os_str().is_empty());
     let slurm_order = slurm_order(&raw.holders.slurm_order)?;
+    let kubernetes = kubernetes(&raw.holders, &host, cluster)?;
     let processes = processes(raw.holders, &host, &class)?;
     let stop_grace = span("uplink.stop_grace", &raw.uplink.stop_grace, "5s", "0s", "1m")?;
     Ok(Config {
@@ -388,6 +399,7 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
         processes,
         slurm_hooks,
         slurm_order,
+        kubernetes,
         spool,
         uplink: uplink(&raw.uplink)?,
         tls: tls(raw.tls)?,
@@ -398,14 +410,84 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
     })
 }
 
+/// What an allocator's cluster or cloud is called.
+fn allocator(key: &str, scheme: &str, text: Option<String>) -> Result<String, ConfigError> {
+    let text = text.unwrap_or_else(|| "default".into());
+    // As long as a class of hosts, so that whatever follows it fits a name.
+    let good = Principal::unknown(scheme, &text).is_ok_and(|principal| principal.as_str().len() <= 80);
+    if good { Ok(text) } else { Err(bad(key, quoted(&text), "a name of 1 to 64 letters")) }
+}
+
+/// Where a pod finds what it needs to ask the API server.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+fn kubernetes(
+    raw: &raw::Holders,
+    host: &str,
+    cluster: Option<(String, String)>,
+) -> Result<Option<KubernetesOptions>, ConfigError> {
+    const KEY: &str = "holders.kubernetes";
+    let name = allocator("holders.kubernetes_cluster", "k8s", raw.kubernetes_cluster.clone())?;
+    let proc = raw.proc.clone().unwrap_or_else(|| "/proc".into());
+    let raw = &raw.kubernetes;
+    let key = |name: &str| format!("{KEY}.{name}");
+    let socket = raw.socket.clone().unwrap_or_else(|| kubelet::SOCKET.into());
+    let socket = Some(socket).filter(|path| !path.as_os_str().is_empty());
+    let inside = cluster.filter(|_| raw.api.is_none());
+    let url = match (&raw.api, &inside) {
+        (Some(text), _) if text.is_empty() => None,
+        (Some(text), _) => Some(text.clone()),
+        (None, Some((host, port))) if host.contains(':') => Some(format!("https://[{host}]:{port}")),
+        (None, Some((host, port))) => Some(format!("https://{host}:{port}")),
+        (None, None) => None,
+    };
+    let account = |file: &Option<PathBuf>, name: &str| {
+        file.clone().or_else(|| inside.is_some().then(|| Path::new(SERVICE_ACCOUNT).join(name)))
+    };
+    let deadline = span(&key("deadline"), &raw.deadline, "10s", "100ms", "1m")?;
+    let api = url.map(|text| {
+        let example = "https://10.96.0.1";
+        let url = address(&key("api"), &text, example)?;
+        if url.scheme() == "http" && !is_loopback(&url) {
+            let expected =
+                format!("an https address such as \"{example}\": a token goes to other hosts over TLS only");
+            return Err(bad(&key("api"), quoted(&text), expected));
+        }
+        let (token_file, ca_file) = (account(&raw.token_file, "token"), account(&raw.ca_file, "ca.crt"));
+        Ok(ApiOptions { url, token_file, ca_file, deadline })
+    });
+    let node = raw.node.clone().unwrap_or_else(|| host.to_owned());
+    let named = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+    if api.is_some() && (node.is_empty() || node.len() > 253 || !node.bytes().all(named)) {
+        return Err(bad(&key("node"), quoted(&node), "the name of a node: letters, digits, dashes and dots"));
+    }
+    let labelled = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+    if let Some(label) = &raw.tenant_label
+        && (label.is_empty() || label.len() > 317 || !label.bytes().all(labelled))
+    {
+        return Err(bad(
+            &key("tenant_label"),
+            quoted(label),
+            "the key of a label such as \"example.com/customer\"",
+        ));
+    }
+    if Names::new(&name, [0; 32]).is_err() {
+        return Err(bad("holders.kubernetes_cluster", quoted(&name), "a name of 1 to 64 letters"));
+    }
+    let options = KubernetesOptions {
+        socket,
+        poll: span(&key("poll"), &raw.poll, "5s", "100ms", "1m")?,
+        api: api.transpose()?,
+        node,
+        cluster: name,
+        tenant_label: raw.tenant_label.clone(),
+        proc,
+    };
+    Ok(Some(options).filter(|options| options.socket.is_some() || options.api.is_some()))
+}
+
 fn processes(raw: raw::Holders, host: &str, class: &str) -> Result<Option<ProcessOptions>, ConfigError> {
     let (cgroups, owners) = (raw.cgroups.unwrap_or(true), raw.process_owners.unwrap_or(true));
-    let name = |key: &str, scheme: &str, text: Option<String>| {
-        let text = text.unwrap_or_else(|| "default".into());
-        // As long as a class of hosts, so that whatever follows it fits a name.
-        let good = Principal::unknown(scheme, &text).is_ok_and(|principal| principal.as_str().len() <= 80);
-        good.then(|| text.clone()).ok_or_else(|| bad(key, quoted(&text), "a name of 1 to 64 letters"))
-    };
     let paths = raw.cgroup_roots.unwrap_or_default();
     let roots = Roots::new(&paths).map_err(|path| {
         bad(
@@ -421,9 +503,9 @@ fn processes(raw: raw::Holders, host: &str, class: &str) -> Result<Option<Proces
         owners,
         host: host.to_owned(),
         class: class.to_owned(),
-        slurm_cluster: name("holders.slurm_cluster", "slurm", raw.slurm_cluster)?,
-        kubernetes_cluster: name("holders.kubernetes_cluster", "k8s", raw.kubernetes_cluster)?,
-        cloud: name("holders.cloud", "vm", raw.cloud)?,
+        slurm_cluster: allocator("holders.slurm_cluster", "slurm", raw.slurm_cluster)?,
+        kubernetes_cluster: allocator("holders.kubernetes_cluster", "k8s", raw.kubernetes_cluster)?,
+        cloud: allocator("holders.cloud", "vm", raw.cloud)?,
         libvirt: raw.libvirt.unwrap_or_else(|| "/run/libvirt/qemu".into()),
     };
     if (cgroups || owners) && !options.host_fits() {
@@ -689,6 +771,7 @@ fn devices(raw: raw::Allocation) -> Result<Vec<Device>, ConfigError> {
             trust: None,
             parent: None,
             units: None,
+            instance: None,
             sample_ms: 0,
             conditions: Vec::new(),
             present: true,

@@ -1,13 +1,14 @@
 //! Who holds the accelerators of this host, as far as the host can tell.
 //!
 //! Each [`Witness`] gives [`weighbridge_meter::Holding`]s with its evidence: a lease file that the operator keeps,
-//! what Slurm's prolog and epilog told ([`slurm`]), and the processes that have a device open, by their cgroups and
+//! what Slurm's prolog and epilog told ([`slurm`]), what Kubernetes gave to pods ([`kubernetes`]), and the processes that have a device open, by their cgroups and
 //! owners. Which one to believe is for the
 //! collector. When the set of holders of a device changes, its window is cut there.
 //!
 //! Deliberately absent: what two witnesses that contradict each other come to.
 
 pub mod cgroup;
+pub mod kubernetes;
 mod leases;
 mod libvirt;
 pub mod proc;
@@ -19,7 +20,7 @@ use std::fmt;
 
 use weighbridge_meter::{AcceleratorId, AttemptId, Holding, Principal, meter::Now};
 
-use self::{cgroup::Group, slurm::SlurmState};
+use self::{cgroup::Group, kubernetes::KubernetesState, slurm::SlurmState};
 pub use self::{
     leases::{Lease, LeaseError, LeaseFile, LeaseState, parse as parse_leases},
     processes::{Outcome, ProcessCounts, ProcessHolders, ProcessOptions, ProcessState},
@@ -38,10 +39,10 @@ pub trait Witness: fmt::Debug + Send {
         Vec::new()
     }
 
-    /// Whose a group of processes is and in which attempt, if this witness knows more of it than its shape tells: the
-    /// account and the restart of a job, the namespace of a pod.
-    fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
-        let _ = group;
+    /// Whose a group of processes is that have an accelerator open, and in which attempt, if this witness knows more
+    /// of it than its shape tells: the account and the restart of a job, the namespace of a pod.
+    fn knows(&self, group: &Group, accelerator: &AcceleratorId) -> Option<Knows> {
+        let _ = (group, accelerator);
         None
     }
 
@@ -49,6 +50,15 @@ pub trait Witness: fmt::Debug + Send {
     fn report(&self, states: &mut HolderStates) {
         let _ = states;
     }
+}
+
+/// What a witness knows of processes in a group that have an accelerator open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Knows {
+    /// Whose they are, and in which attempt.
+    As(Principal, AttemptId),
+    /// Not whose they are, but who was given the accelerator: these are among them, and say nothing new.
+    Covered,
 }
 
 /// What every witness is shown of a look.
@@ -66,8 +76,8 @@ pub struct Seen<'a> {
 
 impl Seen<'_> {
     /// Whose a group is, by the first witness before this one that knows.
-    pub fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
-        self.before.iter().find_map(|witness| witness.knows(group))
+    pub fn knows(&self, group: &Group, accelerator: &AcceleratorId) -> Option<Knows> {
+        self.before.iter().find_map(|witness| witness.knows(group, accelerator))
     }
 }
 
@@ -82,11 +92,19 @@ pub struct HolderStates {
     pub unresolved: u64,
     /// What Slurm's hooks told.
     pub slurm: SlurmState,
+    /// What Kubernetes told.
+    pub kubernetes: KubernetesState,
 }
 
 impl Default for HolderStates {
     fn default() -> Self {
-        Self { leases: LeaseState::Unused, processes: None, unresolved: 0, slurm: SlurmState::default() }
+        Self {
+            leases: LeaseState::Unused,
+            processes: None,
+            unresolved: 0,
+            slurm: SlurmState::default(),
+            kubernetes: KubernetesState::default(),
+        }
     }
 }
 
