@@ -325,7 +325,17 @@ struct Held {
     confirmed: UtcMillis,
     /// Up to when it is in the records that were made.
     recorded: UtcMillis,
+    /// When an answer first did not list it any more.
+    missed: Option<UtcMillis>,
     open: bool,
+}
+
+/// What the API server told of the end of a pod.
+enum Told {
+    At(UtcMillis),
+    /// It still is there.
+    NotYet,
+    Nothing,
 }
 
 impl Held {
@@ -372,7 +382,8 @@ impl Book {
             let before = self.last.replace(answer.clone()).map(|last| last.asked);
             self.settle(now, Some(before), news);
         }
-        let waiting = self.held.iter().any(|held| held.open && held.who.is_none());
+        let waits = |held: &Held| held.open && (held.who.is_none() || held.missed.is_some());
+        let waiting = self.held.iter().any(waits);
         if answers.is_empty() && (changed || waiting) {
             self.settle(now, None, news);
         }
@@ -413,6 +424,7 @@ impl Book {
                 heard,
                 confirmed: from,
                 recorded: from,
+                missed: None,
                 open: true,
             };
             let Some(place) = place else {
@@ -434,6 +446,7 @@ impl Book {
                     held.who = who;
                     held.uid = uid;
                     held.confirmed = held.confirmed.max(at);
+                    held.missed = held.missed.filter(|_| fresh.is_none());
                     continue;
                 }
                 // The same pod by another name, or with an accelerator that was not known before.
@@ -452,16 +465,23 @@ impl Book {
             }
         }
         for place in 0..listed.len() {
-            if self.held[place].open && !listed[place] {
-                let ended = self.ended(&self.held[place]);
-                let latest = if fresh.is_some() { answer.asked } else { now.wall };
-                let held = &mut self.held[place];
-                held.open = false;
-                if let Some(ended) = ended {
-                    held.confirmed = ended.min(latest).max(held.recorded);
-                }
-                news.changed.extend(held.accelerators.iter().cloned());
+            if !self.held[place].open || listed[place] {
+                continue;
             }
+            let missed = self.held[place].missed.or(fresh.map(|_| answer.asked));
+            let told = self.end_of(&self.held[place]);
+            let held = &mut self.held[place];
+            held.missed = missed;
+            match told {
+                // The kubelet takes back what a pod had before it tells the API server how that ended.
+                Told::NotYet if missed.is_none_or(|missed| now.wall.since(missed) < GRACE_MS) => continue,
+                Told::At(ended) => {
+                    held.confirmed = ended.min(missed.unwrap_or(now.wall)).max(held.recorded);
+                }
+                Told::NotYet | Told::Nothing => {}
+            }
+            held.open = false;
+            news.changed.extend(held.accelerators.iter().cloned());
         }
         self.held.retain(|held| held.open || (held.who.is_some() && held.recorded < held.confirmed));
         let open = || self.held.iter().filter(|held| held.open);
@@ -516,10 +536,17 @@ impl Book {
         }
     }
 
-    /// When a pod ended, if anybody told.
-    fn ended(&self, held: &Held) -> Option<UtcMillis> {
-        let known = self.pods.by_uid.get(held.uid.as_ref()?)?;
-        known.pod.ended.filter(|_| self.host_clock)
+    /// When a pod ended that is listed no longer.
+    fn end_of(&self, held: &Held) -> Told {
+        let known = held.uid.as_ref().and_then(|uid| self.pods.by_uid.get(uid));
+        match known {
+            Some(Known { pod, .. }) if pod.over => match pod.ended.filter(|_| self.host_clock) {
+                Some(ended) => Told::At(ended),
+                None => Told::Nothing,
+            },
+            Some(Known { gone: None, .. }) => Told::NotYet,
+            _ => Told::Nothing,
+        }
     }
 
     /// What is told of a pod by what cgroups call it.
@@ -557,3 +584,6 @@ impl Book {
         holdings
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write,
-    fs,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -108,8 +107,6 @@ impl Node {
     /// The kubelet starts again: its socket is another.
     pub(crate) fn restart_kubelet(&mut self) {
         let socket = self.folder.path().join("kubelet.sock");
-        // The old one removes its socket when it ends, not the new one's.
-        fs::rename(&socket, self.folder.path().join("old.sock")).expect("it is there");
         self.kubelet = Kubelet::start(&socket).expect("it listens");
     }
 

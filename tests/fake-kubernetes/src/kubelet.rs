@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
@@ -69,11 +69,10 @@ struct State {
     asked: u64,
 }
 
-/// A kubelet that listens until it is dropped.
+/// A kubelet that listens until it is dropped; its socket stays, as that of one that was killed.
 #[derive(Debug)]
 pub struct Kubelet {
     state: Arc<Mutex<State>>,
-    socket: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -98,7 +97,7 @@ impl Kubelet {
                 }
             });
         });
-        Ok(Self { state, socket: socket.to_owned(), stop: Some(stop), thread: Some(thread) })
+        Ok(Self { state, stop: Some(stop), thread: Some(thread) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -126,7 +125,6 @@ impl Drop for Kubelet {
         // Whoever listens no longer has gone already.
         let _ = self.stop.take().map(|stop| stop.send(()));
         drop(self.thread.take().map(thread::JoinHandle::join));
-        drop(fs::remove_file(&self.socket));
     }
 }
 

@@ -97,8 +97,9 @@ impl Accelerators {
         let Some(name) = slices.get(claim) else {
             return if ours { Err(Unmapped::Slice) } else { Ok(Vec::new()) };
         };
-        match self.named(name).or_else(|| self.at(name)) {
+        match self.named(name) {
             Some(found) => Ok(found),
+            None if is_address(name) && ours => self.at(name),
             None if ours => Err(Unmapped::Absent),
             None => Ok(Vec::new()),
         }
@@ -108,7 +109,11 @@ impl Accelerators {
     fn named(&self, name: &str) -> Option<Vec<AcceleratorId>> {
         let device = self.devices.iter().find(|device| device.id.as_str().eq_ignore_ascii_case(name))?;
         let parts: Vec<AcceleratorId> = self.parts(device).map(|part| part.id.clone()).collect();
-        Some(if parts.is_empty() { vec![device.id.clone()] } else { parts })
+        match parts.is_empty() {
+            true if device.present => Some(vec![device.id.clone()]),
+            true => None,
+            false => Some(parts),
+        }
     }
 
     fn parts<'a>(&'a self, whole: &'a Device) -> impl Iterator<Item = &'a Device> {
@@ -123,8 +128,10 @@ impl Accelerators {
         self.devices.iter().find(at)
     }
 
-    fn at(&self, address: &str) -> Option<Vec<AcceleratorId>> {
-        self.whole_at(address).and_then(|whole| self.named(whole.id.as_str()))
+    /// One that is split has one address for several of its parts.
+    fn at(&self, address: &str) -> Result<Vec<AcceleratorId>, Unmapped> {
+        let whole = self.whole_at(address).ok_or(Unmapped::Absent)?;
+        if self.parts(whole).next().is_some() { Err(Unmapped::Part) } else { Ok(vec![whole.id.clone()]) }
     }
 
     fn nvidia(&self, id: &str) -> Result<Vec<AcceleratorId>, Unmapped> {
@@ -173,11 +180,7 @@ impl Accelerators {
         if id.starts_with("amdgpu_xcp_") {
             return Err(Unmapped::Part);
         }
-        if !is_address(id) {
-            return Err(Unmapped::Shape);
-        }
-        let whole = self.whole_at(id).ok_or(Unmapped::Absent)?;
-        if self.parts(whole).next().is_some() { Err(Unmapped::Part) } else { Ok(vec![whole.id.clone()]) }
+        if is_address(id) { self.at(id) } else { Err(Unmapped::Shape) }
     }
 }
 
