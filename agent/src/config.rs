@@ -478,6 +478,7 @@ fn kubernetes(
         socket,
         poll: span(&key("poll"), &raw.poll, "5s", "100ms", "1m")?,
         api: api.transpose()?,
+        host: host.to_owned(),
         node,
         cluster: name,
         tenant_label: raw.tenant_label.clone(),
@@ -783,4 +784,37 @@ fn devices(raw: raw::Allocation) -> Result<Vec<Device>, ConfigError> {
 /// What the kernel calls this host.
 pub fn hostname(path: &Path) -> String {
     std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_a_pod_the_clusters_own_api_server_is_asked_as_the_pods_account() {
+        let api = |raw: raw::Kubernetes, host: &str| {
+            let raw = raw::Holders { kubernetes: raw, ..raw::Holders::default() };
+            let cluster = Some((host.to_owned(), "443".to_owned()));
+            let options = kubernetes(&raw, "node1", cluster).expect("good").expect("it is asked");
+            let file =
+                |path: Option<PathBuf>| path.map_or("none".to_owned(), |path| path.display().to_string());
+            options.api.map(|api| format!("{} {} {}", api.url, file(api.token_file), file(api.ca_file)))
+        };
+        let account = "/var/run/secrets/kubernetes.io/serviceaccount";
+        assert_eq!(
+            api(raw::Kubernetes::default(), "10.96.0.1"),
+            Some(format!("https://10.96.0.1/ {account}/token {account}/ca.crt"))
+        );
+        assert!(
+            api(raw::Kubernetes::default(), "fd00::1")
+                .is_some_and(|api| api.starts_with("https://[fd00::1]/ "))
+        );
+        let other = |text: &str| raw::Kubernetes { api: Some(text.into()), ..raw::Kubernetes::default() };
+        assert_eq!(api(other(""), "10.96.0.1"), None);
+        // What is configured is not shown the token of the pod's own cluster.
+        assert_eq!(
+            api(other("https://api.example"), "10.96.0.1"),
+            Some("https://api.example/ none none".into())
+        );
+    }
 }

@@ -44,6 +44,8 @@ pub struct AgentOptions {
     pub spool: &'static str,
     /// `holders.slurm_hooks`, if Slurm tells anything.
     pub slurm_hooks: Option<PathBuf>,
+    /// More sections of its configuration.
+    pub more: String,
 }
 
 impl AgentOptions {
@@ -58,6 +60,7 @@ impl AgentOptions {
             script: None,
             spool: "",
             slurm_hooks: None,
+            more: String::new(),
         }
     }
 }
@@ -117,16 +120,16 @@ impl Agent {
             process: None,
         };
         let name = &agent.name;
-        let AgentOptions { period, window, deadline, spool, .. } = options;
+        let AgentOptions { period, window, deadline, spool, more, .. } = options;
         let slurm_hooks = options.slurm_hooks.unwrap_or_default();
         let text = format!(
             "[agent]\nid = {name:?}\nhost = {name:?}\nkey_file = {:?}\n\n\
              [meter]\nperiod = {period:?}\nwindow = {window:?}\nbatch = {window:?}\n\n\
              [source.nvml]\nlibrary = {:?}\ndeadline = {deadline:?}\n\n\
-             [holders]\nprocess_owners = false\nslurm_hooks = {slurm_hooks:?}\n\n[spool]\ndir = {:?}\n{spool}\n\n\
+             [holders]\nprocess_owners = false\nkubernetes_cluster = \"cluster\"\nslurm_hooks = {slurm_hooks:?}\n\n[spool]\ndir = {:?}\n{spool}\n\n\
              [uplink]\n{uplink}retry_shortest = \"50ms\"\nretry_longest = \"1s\"\n\
              retry_not_enrolled = \"1s\"\nconnect_timeout = \"2s\"\ntimeout = \"10s\"\n\n\
-             [tls]\ndir = {:?}\n\n[http]\nlisten = \"{}\"\n",
+             [tls]\ndir = {:?}\n\n[http]\nlisten = \"{}\"\n\n{more}",
             agent.folder.join("key"),
             agent.driver.library(),
             agent.spool(),

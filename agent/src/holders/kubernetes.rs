@@ -40,7 +40,7 @@ use super::{HolderStates, Knows, Seen, Witness, cgroup::Group};
 use crate::{clock::Clock, engine::HolderNews, source::Device, uplink::chain};
 
 /// For an answer of the kubelet.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// However much happens, a kubelet is left alone for so long.
 const LEAST_PAUSE: Duration = Duration::from_millis(200);
@@ -66,7 +66,9 @@ pub struct KubernetesOptions {
     pub poll: Duration,
     /// The API server; `None`: it is not asked.
     pub api: Option<ApiOptions>,
-    /// What the cluster calls this host.
+    /// What this host is called.
+    pub host: String,
+    /// What the cluster calls it.
     pub node: String,
     /// What the cluster is called.
     pub cluster: String,
@@ -263,12 +265,18 @@ impl Witness for KubernetesHolders {
     }
 }
 
+/// Asks the API server once; the answer whole.
+pub async fn ask(options: &ApiOptions, target: &str) -> Result<Vec<u8>, ApiError> {
+    http::get(options, target, "application/json").await
+}
+
 /// Asks the kubelet until it is dropped.
 async fn keep_asking(socket: PathBuf, poll: Duration, inbox: Arc<Inbox>, clock: Arc<dyn Clock>) {
     let mut said = KubeletState::Unused;
     loop {
         let asked = clock.now().wall;
         let answer = kubelet::list(&socket, DEADLINE).await;
+        let heard = clock.now().wall;
         let state = answer.as_ref().map_or_else(KubeletState::of, |_| KubeletState::Ok);
         if state != said {
             match &answer {
@@ -283,7 +291,7 @@ async fn keep_asking(socket: PathBuf, poll: Duration, inbox: Arc<Inbox>, clock: 
             }
             said = state;
         }
-        inbox.answered(answer.as_ref().map(|pods| Answer { asked, pods: pods.clone() }));
+        inbox.answered(answer.as_ref().map(|pods| Answer { asked, heard, pods: pods.clone() }));
         sleep(LEAST_PAUSE.min(poll)).await;
         tokio::select! {
             () = sleep(poll.saturating_sub(LEAST_PAUSE)) => {}
@@ -296,6 +304,7 @@ async fn keep_asking(socket: PathBuf, poll: Duration, inbox: Arc<Inbox>, clock: 
 #[derive(Debug)]
 pub struct Book {
     names: Names,
+    hosts: [String; 2],
     proc: PathBuf,
     tenant_label: bool,
     /// Whether an API server is asked at all.
@@ -349,6 +358,7 @@ impl Book {
     pub fn new(options: &KubernetesOptions, names: Names, host_clock: bool) -> Self {
         Self {
             names,
+            hosts: [options.host.clone(), options.node.clone()],
             proc: options.proc.clone(),
             tenant_label: options.tenant_label.is_some(),
             api: options.api.is_some(),
@@ -369,7 +379,7 @@ impl Book {
 
     /// Accelerators were found.
     pub fn learn(&mut self, devices: &[Device]) {
-        self.accelerators = Accelerators::of(devices, &self.proc);
+        self.accelerators = Accelerators::of(devices, &self.hosts, &self.proc);
         // What was given away may be found now.
         self.pods.version = u64::MAX;
     }
@@ -415,60 +425,48 @@ impl Book {
             {
                 (who, uid) = (held.who.clone(), held.uid.clone());
             }
-            let fresh_held = |from, heard, who| Held {
+            let held = place.map(|place| &mut self.held[place]);
+            let seen_through = |held: &Held| held.uid.is_some() || at.since(held.confirmed) <= LONGEST_MS;
+            let same = |held: &&mut Held| (held.uid.is_none() || held.uid == uid) && seen_through(held);
+            let (from, heard) = match held.filter(same) {
+                Some(held) => {
+                    if let Some(listed) = place.and_then(|place| listed.get_mut(place)) {
+                        *listed = true;
+                    }
+                    if fresh.is_some() {
+                        held.confirmed = held.confirmed.max(at);
+                        held.missed = None;
+                    }
+                    if held.accelerators == accelerators && (held.who.is_none() || held.who == who) {
+                        (held.who, held.uid) = (who, uid);
+                        continue;
+                    }
+                    // The same pod by another name, or with an accelerator that was not known before.
+                    held.open = false;
+                    news.changed.extend(held.accelerators.iter().cloned());
+                    (held.confirmed, held.heard)
+                }
+                None => (self.began(known.as_ref(), fresh.flatten(), answer.heard), at),
+            };
+            news.changed.extend(accelerators.iter().cloned());
+            self.held.push(Held {
                 namespace: given.namespace.clone(),
                 name: given.name.clone(),
-                uid: uid.clone(),
+                uid,
                 who,
-                accelerators: accelerators.clone(),
+                accelerators,
                 heard,
-                confirmed: from,
+                confirmed: from.max(at),
                 recorded: from,
                 missed: None,
                 open: true,
-            };
-            let Some(place) = place else {
-                let from = self.began(known.as_ref(), fresh.flatten(), at);
-                news.changed.extend(accelerators.iter().cloned());
-                let mut held = fresh_held(from, at, who);
-                held.confirmed = at.max(from);
-                self.held.push(held);
-                continue;
-            };
-            let held = &mut self.held[place];
-            let same_pod = held.uid.is_none() || held.uid == uid;
-            let seen_through = held.uid.is_some() || at.since(held.confirmed) <= LONGEST_MS;
-            if same_pod && seen_through {
-                if let Some(listed) = listed.get_mut(place) {
-                    *listed = true;
-                }
-                if held.accelerators == accelerators && (held.who.is_none() || held.who == who) {
-                    held.who = who;
-                    held.uid = uid;
-                    held.confirmed = held.confirmed.max(at);
-                    held.missed = held.missed.filter(|_| fresh.is_none());
-                    continue;
-                }
-                // The same pod by another name, or with an accelerator that was not known before.
-                let until = if fresh.is_some() { held.confirmed.max(at) } else { held.confirmed };
-                held.open = false;
-                held.confirmed = until;
-                news.changed.extend(held.accelerators.iter().chain(&accelerators).cloned());
-                let heard = held.heard;
-                self.held.push(fresh_held(until, heard, who));
-            } else {
-                let from = self.began(known.as_ref(), fresh.flatten(), at);
-                news.changed.extend(accelerators.iter().cloned());
-                let mut held = fresh_held(from, at, who);
-                held.confirmed = at.max(from);
-                self.held.push(held);
-            }
+            });
         }
         for place in 0..listed.len() {
             if !self.held[place].open || listed[place] {
                 continue;
             }
-            let missed = self.held[place].missed.or(fresh.map(|_| answer.asked));
+            let missed = self.held[place].missed.or(fresh.map(|_| answer.heard));
             let told = self.end_of(&self.held[place]);
             let held = &mut self.held[place];
             held.missed = missed;
@@ -526,7 +524,7 @@ impl Book {
         Some((principal, self.names.attempt_by_name(&given.namespace, &given.name)?))
     }
 
-    /// When a pod began that an answer shows for the first time: not before the answer before.
+    /// When a pod began that an answer shows for the first time which was there at `at`: not before the answer before.
     fn began(&self, known: Option<&Known>, before: Option<UtcMillis>, at: UtcMillis) -> UtcMillis {
         let told = known.and_then(|known| known.pod.began).filter(|_| self.host_clock);
         match (told, before) {
@@ -582,6 +580,39 @@ impl Book {
         }
         self.held.retain(|held| held.open);
         holdings
+    }
+}
+
+/// Reads whatever is given as each of the things that a kubelet and an API server say: for tests with bytes that nobody
+/// wrote. The first byte says which. Must come back.
+#[doc(hidden)]
+pub fn read_anything(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else { return };
+    let names = || Names::new("c", [0; 32]).ok();
+    match kind % 5 {
+        0 => drop(kubelet::given(bytes)),
+        1 => drop(pods::Event::parse(bytes)),
+        2 => {
+            let Some(page) = pods::Page::parse(bytes) else { return };
+            for pod in &page.pods {
+                let chain: Vec<_> = pod.owner.clone().into_iter().collect();
+                let attempt = names().and_then(|names| names.attempt_of(pod, &chain));
+                assert!(attempt.is_some(), "a pod without an attempt");
+            }
+        }
+        3 => drop(slices(bytes)),
+        _ => {
+            let device = |id: &str| {
+                let id = id.parse().ok()?;
+                Some(Device::new(id, "x", weighbridge_meter::Source::Nvml, weighbridge_meter::Tier::B))
+            };
+            let devices: Vec<Device> = ["GPU-a", "MIG-b"].into_iter().filter_map(device).collect();
+            let accelerators = Accelerators::of(&devices, &[], "/nonexistent".as_ref());
+            for line in String::from_utf8_lossy(bytes).lines().take(64) {
+                let (resource, id) = line.split_once(' ').unwrap_or((line, ""));
+                let _ = accelerators.find(resource, id);
+            }
+        }
     }
 }
 

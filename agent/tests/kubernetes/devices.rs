@@ -49,7 +49,7 @@ fn devices() -> Vec<Device> {
         device("AMD-0x2", Some("0000:c6:00.0"), None, None),
         device("AMD-0x2/0", Some("0000:c6:00.0"), Some("AMD-0x2"), None),
         device("AMD-0x2/1", Some("0000:c6:00.0"), Some("AMD-0x2"), None),
-        device("AN40010733", None, None, None),
+        Device { host: Some("here".into()), ..device("AN40010733", None, None, None) },
         Device { host: Some("elsewhere".into()), ..device(&gpu('e'), None, None, None) },
         Device { present: false, ..device(&part('f'), None, Some(&gpu('0')), Some((1, 0))) },
     ]
@@ -64,7 +64,7 @@ fn accelerators(with_nodes: bool) -> Accelerators {
         fs::write(folder.join("information"), text).expect("written");
     }
     let proc = if with_nodes { dir.path() } else { "/nonexistent".as_ref() };
-    Accelerators::of(&devices(), proc)
+    Accelerators::of(&devices(), &["here".into()], proc)
 }
 
 fn shown<E: std::fmt::Debug>(found: Result<Vec<AcceleratorId>, E>) -> String {

@@ -3,6 +3,7 @@
 mod devices;
 mod pods;
 mod support;
+mod tls;
 
 use expect_test::expect;
 use serde_json::json;
@@ -17,6 +18,7 @@ fn a_pod_holds_what_the_kubelet_gave_it_from_its_first_answer_to_its_last() {
     node.kubelet.give(&[Given::gpus("team-a", "train-0", &["GPU-a", "GPU-b::3"])]);
     node.until_state("it is named", |state| state.named == 1);
     node.answers(2);
+    node.api.delete(&UID(0));
     node.kubelet.give(&[]);
     node.until_state("it is gone", |state| state.named == 0);
     expect![[r#"

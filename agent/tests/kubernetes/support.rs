@@ -76,6 +76,7 @@ impl Node {
                 ca_file: None,
                 deadline: Duration::from_secs(10),
             }),
+            host: "host-1".into(),
             node: "node-1".into(),
             cluster: "eu-1".into(),
             tenant_label: None,

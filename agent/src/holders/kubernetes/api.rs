@@ -191,6 +191,8 @@ impl Watcher {
                 match open(&self.options, &target, JSON, WATCH_LASTS + self.options.deadline).await {
                     Ok(stream) => Lines { stream, rest: Vec::new() },
                     Err(ApiError::Expired) => return Ended::Expired,
+                    // Who may list and not watch lists again and again.
+                    Err(error @ ApiError::Refused(_)) => return Ended::Failed(error),
                     Err(error) => {
                         self.say(Some(error));
                         sleep(pause).await;
@@ -199,7 +201,7 @@ impl Watcher {
                     }
                 };
             self.say(None);
-            let mut heard = false;
+            let (began, mut heard) = (Instant::now(), false);
             loop {
                 let line = tokio::select! {
                     line = lines.next() => line,
@@ -249,7 +251,7 @@ impl Watcher {
                 }
                 self.publish();
             }
-            if heard {
+            if heard || began.elapsed() > PAUSES.1 {
                 pause = PAUSES.0;
             }
             sleep(pause).await;

@@ -68,9 +68,10 @@ pub struct Accelerators {
 }
 
 impl Accelerators {
-    /// Of these devices. `proc` is where the kernel shows drivers, `/proc`.
-    pub fn of(devices: &[Device], proc: &Path) -> Self {
-        let here = devices.iter().filter(|device| device.host.is_none());
+    /// Of these devices, as far as they are in one of these hosts. `proc` is where the kernel shows drivers, `/proc`.
+    pub fn of(devices: &[Device], hosts: &[String], proc: &Path) -> Self {
+        let is_here = |device: &&Device| device.host.as_ref().is_none_or(|host| hosts.contains(host));
+        let here = devices.iter().filter(is_here);
         Self { devices: here.cloned().collect(), nodes: minors(&proc.join("driver/nvidia/gpus")) }
     }
 

@@ -22,8 +22,10 @@ const MOST_ANSWERS: usize = 64;
 /// What every pod was given, as of a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// When it was asked: what it says was so then or a little later.
+    /// When it was asked: what it says was so then or later.
     pub asked: UtcMillis,
+    /// When the answer was there: what it says was so by then.
+    pub heard: UtcMillis,
     /// Every pod.
     pub pods: Vec<Given>,
 }

@@ -43,6 +43,7 @@ impl Story {
             socket: None,
             poll: Duration::from_secs(5),
             api,
+            host: "h".into(),
             node: "n".into(),
             cluster: "c".into(),
             tenant_label: None,
@@ -89,7 +90,7 @@ impl Story {
             devices: ids.split('+').map(|id| ("nvidia.com/gpu".to_owned(), id.to_owned())).collect(),
             claims: Vec::new(),
         });
-        let answer = Answer { asked: wall(seconds), pods: given.collect() };
+        let answer = Answer { asked: wall(seconds), heard: wall(seconds), pods: given.collect() };
         self.hear(seconds, &[answer]);
     }
 
@@ -368,6 +369,7 @@ fn the_moments_of_several_answers_between_two_looks_all_count() {
     let mut story = Story::new(false);
     let answer = |seconds, pods: &[&str]| Answer {
         asked: wall(seconds),
+        heard: wall(seconds),
         pods: pods
             .iter()
             .map(|name| Given {
@@ -402,6 +404,27 @@ fn an_accelerator_that_is_found_later_is_held_from_then_on() {
     story.check(&expect![[r#"
         6: cut GPU-a
           k8s:c/ns as k8s:c/1 holds GPU-a 5..10
+    "#]]);
+}
+
+#[test]
+fn what_an_answer_says_was_so_by_the_time_it_came_and_since_it_was_asked_for() {
+    let mut story = Story::new(false);
+    let answer = |asked, heard, pods: Vec<Given>| Answer { asked: wall(asked), heard: wall(heard), pods };
+    let given = Given {
+        namespace: "ns".into(),
+        name: "one".into(),
+        devices: vec![("nvidia.com/gpu".into(), "GPU-a".into())],
+        claims: Vec::new(),
+    };
+    // It begins when the answer is there at the latest, and is seen to go on to when the last one was asked for.
+    story.hear(3, &[answer(0, 3, vec![given.clone()])]);
+    story.hear(13, &[answer(10, 13, vec![given])]);
+    story.hear(23, &[answer(20, 23, Vec::new())]);
+    story.check(&expect![[r#"
+        3: cut GPU-a
+        23: cut GPU-a
+          k8s:c/ns as k8s:c/pod-name/e562fdca94c7a7bd85180a1d690b40e4 holds GPU-a 3..10
     "#]]);
 }
 
