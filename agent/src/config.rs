@@ -25,7 +25,12 @@ use weighbridge_meter::{
 use self::raw::Raw;
 use crate::{
     duration,
-    holders::{ProcessOptions, cgroup::Roots, libvirt, slurm},
+    holders::{
+        ProcessOptions,
+        cgroup::Roots,
+        kubernetes::{ApiOptions, KubernetesOptions, kubelet, names::Names},
+        libvirt, slurm,
+    },
     source::{DcgmOptions, Device, GaudiOptions, RedfishOptions, redfish::Controller},
     spool::SpoolOptions,
     tls::files::Files,
@@ -66,6 +71,8 @@ pub struct Config {
     pub slurm_order: Vec<AcceleratorId>,
     /// Where libvirt keeps the state of machines that run, and what their cloud is called; `None`: it is not read.
     pub libvirt: Option<LibvirtConfig>,
+    /// The kubelet and the API server; `None`: neither is asked.
+    pub kubernetes: Option<KubernetesOptions>,
     /// Where batches are kept.
     pub spool: SpoolOptions,
     /// Where they are sent; `None`: nowhere, they wait.
@@ -244,7 +251,9 @@ pub fn load(layers: &Layers, hostname: &str) -> Result<Config, ConfigError> {
         figment = figment.merge(Named(format!("flag {key}"), Serialized::default(key, value)));
     }
     let raw: Raw = figment.extract().map_err(unusable)?;
-    checked(raw, hostname)
+    let variable = |name: &str| std::env::var(name).ok().filter(|_| layers.environment);
+    let cluster = variable("KUBERNETES_SERVICE_HOST").zip(variable("KUBERNETES_SERVICE_PORT"));
+    checked(raw, hostname, cluster)
 }
 
 /// A provider under the name that people know it by.
@@ -315,7 +324,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
+/// `cluster` is host and port of the API server, as a pod is told.
+fn checked(raw: Raw, hostname: &str, cluster: Option<(String, String)>) -> Result<Config, ConfigError> {
     let host = raw.agent.host.unwrap_or_else(|| hostname.to_owned());
     if host.is_empty() || host.len() > 253 || !host.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(bad(
@@ -402,6 +412,7 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
     let slurm_hooks = Some(raw.holders.slurm_hooks.clone().unwrap_or_else(|| slurm::FOLDER.into()))
         .filter(|folder| !folder.as_os_str().is_empty());
     let slurm_order = slurm_order(&raw.holders.slurm_order)?;
+    let kubernetes = kubernetes(&raw.holders, &host, cluster)?;
     let (processes, libvirt) = processes(raw.holders, &host, &class)?;
     let stop_grace = span("uplink.stop_grace", &raw.uplink.stop_grace, "5s", "0s", "1m")?;
     Ok(Config {
@@ -419,6 +430,7 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
         slurm_hooks,
         slurm_order,
         libvirt,
+        kubernetes,
         spool,
         uplink: uplink(&raw.uplink)?,
         tls: tls(raw.tls)?,
@@ -429,6 +441,83 @@ fn checked(raw: Raw, hostname: &str) -> Result<Config, ConfigError> {
     })
 }
 
+/// What an allocator's cluster or cloud is called.
+fn allocator(key: &str, scheme: &str, text: Option<String>) -> Result<String, ConfigError> {
+    let text = text.unwrap_or_else(|| "default".into());
+    // As long as a class of hosts, so that whatever follows it fits a name.
+    let good = Principal::unknown(scheme, &text).is_ok_and(|principal| principal.as_str().len() <= 80);
+    if good { Ok(text) } else { Err(bad(key, quoted(&text), "a name of 1 to 64 letters")) }
+}
+
+/// Where a pod finds what it needs to ask the API server.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+fn kubernetes(
+    raw: &raw::Holders,
+    host: &str,
+    cluster: Option<(String, String)>,
+) -> Result<Option<KubernetesOptions>, ConfigError> {
+    const KEY: &str = "holders.kubernetes";
+    let name = allocator("holders.kubernetes_cluster", "k8s", raw.kubernetes_cluster.clone())?;
+    let proc = raw.proc.clone().unwrap_or_else(|| "/proc".into());
+    let raw = &raw.kubernetes;
+    let key = |name: &str| format!("{KEY}.{name}");
+    let socket = raw.socket.clone().unwrap_or_else(|| kubelet::SOCKET.into());
+    let socket = Some(socket).filter(|path| !path.as_os_str().is_empty());
+    let inside = cluster.filter(|_| raw.api.is_none());
+    let url = match (&raw.api, &inside) {
+        (Some(text), _) if text.is_empty() => None,
+        (Some(text), _) => Some(text.clone()),
+        (None, Some((host, port))) if host.contains(':') => Some(format!("https://[{host}]:{port}")),
+        (None, Some((host, port))) => Some(format!("https://{host}:{port}")),
+        (None, None) => None,
+    };
+    let account = |file: &Option<PathBuf>, name: &str| {
+        file.clone().or_else(|| inside.is_some().then(|| Path::new(SERVICE_ACCOUNT).join(name)))
+    };
+    let deadline = span(&key("deadline"), &raw.deadline, "10s", "100ms", "1m")?;
+    let api = url.map(|text| {
+        let example = "https://10.96.0.1";
+        let url = address(&key("api"), &text, example)?;
+        if url.scheme() == "http" && !is_loopback(&url) {
+            let expected =
+                format!("an https address such as \"{example}\": a token goes to other hosts over TLS only");
+            return Err(bad(&key("api"), quoted(&text), expected));
+        }
+        let (token_file, ca_file) = (account(&raw.token_file, "token"), account(&raw.ca_file, "ca.crt"));
+        Ok(ApiOptions { url, token_file, ca_file, deadline })
+    });
+    let node = raw.node.clone().unwrap_or_else(|| host.to_owned());
+    let named = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+    if api.is_some() && (node.is_empty() || node.len() > 253 || !node.bytes().all(named)) {
+        return Err(bad(&key("node"), quoted(&node), "the name of a node: letters, digits, dashes and dots"));
+    }
+    let labelled = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+    if let Some(label) = &raw.tenant_label
+        && (label.is_empty() || label.len() > 317 || !label.bytes().all(labelled))
+    {
+        return Err(bad(
+            &key("tenant_label"),
+            quoted(label),
+            "the key of a label such as \"example.com/customer\"",
+        ));
+    }
+    if Names::new(&name, [0; 32]).is_err() {
+        return Err(bad("holders.kubernetes_cluster", quoted(&name), "a name of 1 to 64 letters"));
+    }
+    let options = KubernetesOptions {
+        socket,
+        poll: span(&key("poll"), &raw.poll, "5s", "100ms", "1m")?,
+        api: api.transpose()?,
+        host: host.to_owned(),
+        node,
+        cluster: name,
+        tenant_label: raw.tenant_label.clone(),
+        proc,
+    };
+    Ok(Some(options).filter(|options| options.socket.is_some() || options.api.is_some()))
+}
+
 /// How processes name their holders, and how libvirt's machines are found.
 fn processes(
     raw: raw::Holders,
@@ -436,12 +525,6 @@ fn processes(
     class: &str,
 ) -> Result<(Option<ProcessOptions>, Option<LibvirtConfig>), ConfigError> {
     let (cgroups, owners) = (raw.cgroups.unwrap_or(true), raw.process_owners.unwrap_or(true));
-    let name = |key: &str, scheme: &str, text: Option<String>| {
-        let text = text.unwrap_or_else(|| "default".into());
-        // As long as a class of hosts, so that whatever follows it fits a name.
-        let good = Principal::unknown(scheme, &text).is_ok_and(|principal| principal.as_str().len() <= 80);
-        good.then(|| text.clone()).ok_or_else(|| bad(key, quoted(&text), "a name of 1 to 64 letters"))
-    };
     let paths = raw.cgroup_roots.unwrap_or_default();
     let roots = Roots::new(&paths).map_err(|path| {
         bad(
@@ -457,9 +540,9 @@ fn processes(
         owners,
         host: host.to_owned(),
         class: class.to_owned(),
-        slurm_cluster: name("holders.slurm_cluster", "slurm", raw.slurm_cluster)?,
-        kubernetes_cluster: name("holders.kubernetes_cluster", "k8s", raw.kubernetes_cluster)?,
-        cloud: name("holders.cloud", "vm", raw.cloud)?,
+        slurm_cluster: allocator("holders.slurm_cluster", "slurm", raw.slurm_cluster)?,
+        kubernetes_cluster: allocator("holders.kubernetes_cluster", "k8s", raw.kubernetes_cluster)?,
+        cloud: allocator("holders.cloud", "vm", raw.cloud)?,
         libvirt: raw.libvirt.unwrap_or_else(|| libvirt::FOLDER.into()),
     };
     if (cgroups || owners) && !options.host_fits() {
@@ -736,6 +819,7 @@ fn devices(raw: raw::Allocation) -> Result<Vec<Device>, ConfigError> {
             trust: None,
             parent: None,
             units: None,
+            instance: None,
             sample_ms: 0,
             conditions: Vec::new(),
             present: true,
@@ -747,4 +831,37 @@ fn devices(raw: raw::Allocation) -> Result<Vec<Device>, ConfigError> {
 /// What the kernel calls this host.
 pub fn hostname(path: &Path) -> String {
     std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_a_pod_the_clusters_own_api_server_is_asked_as_the_pods_account() {
+        let api = |raw: raw::Kubernetes, host: &str| {
+            let raw = raw::Holders { kubernetes: raw, ..raw::Holders::default() };
+            let cluster = Some((host.to_owned(), "443".to_owned()));
+            let options = kubernetes(&raw, "node1", cluster).expect("good").expect("it is asked");
+            let file =
+                |path: Option<PathBuf>| path.map_or("none".to_owned(), |path| path.display().to_string());
+            options.api.map(|api| format!("{} {} {}", api.url, file(api.token_file), file(api.ca_file)))
+        };
+        let account = "/var/run/secrets/kubernetes.io/serviceaccount";
+        assert_eq!(
+            api(raw::Kubernetes::default(), "10.96.0.1"),
+            Some(format!("https://10.96.0.1/ {account}/token {account}/ca.crt"))
+        );
+        assert!(
+            api(raw::Kubernetes::default(), "fd00::1")
+                .is_some_and(|api| api.starts_with("https://[fd00::1]/ "))
+        );
+        let other = |text: &str| raw::Kubernetes { api: Some(text.into()), ..raw::Kubernetes::default() };
+        assert_eq!(api(other(""), "10.96.0.1"), None);
+        // What is configured is not shown the token of the pod's own cluster.
+        assert_eq!(
+            api(other("https://api.example"), "10.96.0.1"),
+            Some("https://api.example/ none none".into())
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! Looks at everything an agent needs, and says what was found, what is missing and what that costs.
 
 mod holders;
+mod kubernetes;
 
 use std::{fmt::Write, path::Path, sync::Arc};
 
@@ -61,6 +62,7 @@ pub async fn examine(config: &Config, clock: Arc<dyn Clock>) -> Diagnosis {
     holders::examine(config, pids.as_deref(), clock.boot(), clock.now().boot_ms, &mut found);
     holders::machines(config, clock.as_ref(), &devices, &mut found);
     slurm(config, clock.as_ref(), &devices, &mut found);
+    kubernetes::examine(config, &devices, &mut found).await;
     spool_state(&config.spool.dir, &mut found);
     collectors(config, clock, &mut found).await;
     enrolment(config, &mut found);

@@ -312,6 +312,7 @@ impl Engine {
             trust: None,
             parent: None,
             units: None,
+            instance: None,
             sample_ms: 0,
             conditions: Vec::new(),
             present: true,

@@ -1,13 +1,15 @@
 //! Who holds the accelerators of this host, as far as the host can tell.
 //!
 //! Each [`Witness`] gives [`weighbridge_meter::Holding`]s with its evidence: a lease file that the operator keeps,
-//! what Slurm's prolog and epilog told ([`slurm`]), what libvirt gave to virtual machines ([`libvirt`]), and the
-//! processes that have a device open, by their cgroups and owners. Which one to believe is for the
+//! what Slurm's prolog and epilog told ([`slurm`]), what Kubernetes gave to pods ([`kubernetes`]), what libvirt gave to
+//! virtual machines ([`libvirt`]), and the processes that have a device open, by their cgroups and owners. Which one to
+//! believe is for the
 //! collector. When the set of holders of a device changes, its window is cut there.
 //!
 //! Deliberately absent: what two witnesses that contradict each other come to.
 
 pub mod cgroup;
+pub mod kubernetes;
 mod leases;
 pub mod libvirt;
 pub mod proc;
@@ -19,7 +21,7 @@ use std::fmt;
 
 use weighbridge_meter::{AcceleratorId, AttemptId, Holding, Principal, meter::Now};
 
-use self::{cgroup::Group, libvirt::LibvirtState, slurm::SlurmState};
+use self::{cgroup::Group, kubernetes::KubernetesState, libvirt::LibvirtState, slurm::SlurmState};
 pub use self::{
     leases::{Lease, LeaseError, LeaseFile, LeaseState, parse as parse_leases},
     processes::{Outcome, ProcessCounts, ProcessHolders, ProcessOptions, ProcessState},
@@ -38,10 +40,10 @@ pub trait Witness: fmt::Debug + Send {
         Vec::new()
     }
 
-    /// Whose a group of processes is and in which attempt, if this witness knows more of it than its shape tells: the
-    /// account and the restart of a job, the namespace of a pod.
-    fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
-        let _ = group;
+    /// Whose a group of processes is that have an accelerator open, and in which attempt, if this witness knows more
+    /// of it than its shape tells: the account and the restart of a job, the namespace of a pod.
+    fn knows(&self, group: &Group, accelerator: &AcceleratorId) -> Option<Knows> {
+        let _ = (group, accelerator);
         None
     }
 
@@ -49,6 +51,15 @@ pub trait Witness: fmt::Debug + Send {
     fn report(&self, states: &mut HolderStates) {
         let _ = states;
     }
+}
+
+/// What a witness knows of processes in a group that have an accelerator open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Knows {
+    /// Whose they are, and in which attempt.
+    As(Principal, AttemptId),
+    /// Not whose they are, but who was given the accelerator: these are among them, and say nothing new.
+    Covered,
 }
 
 /// What every witness is shown of a look.
@@ -66,8 +77,8 @@ pub struct Seen<'a> {
 
 impl Seen<'_> {
     /// Whose a group is, by the first witness before this one that knows.
-    pub fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
-        self.before.iter().find_map(|witness| witness.knows(group))
+    pub fn knows(&self, group: &Group, accelerator: &AcceleratorId) -> Option<Knows> {
+        self.before.iter().find_map(|witness| witness.knows(group, accelerator))
     }
 }
 
@@ -84,6 +95,8 @@ pub struct HolderStates {
     pub slurm: SlurmState,
     /// What libvirt's files told.
     pub libvirt: LibvirtState,
+    /// What Kubernetes told.
+    pub kubernetes: KubernetesState,
 }
 
 impl Default for HolderStates {
@@ -94,6 +107,7 @@ impl Default for HolderStates {
             unresolved: 0,
             slurm: SlurmState::default(),
             libvirt: LibvirtState::default(),
+            kubernetes: KubernetesState::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use sha2::{Digest as _, Sha256};
 use weighbridge_journal::fail;
 use weighbridge_wire::SigningKey;
 
@@ -42,6 +43,15 @@ pub enum KeyError {
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeyError {
     move |source| KeyError::File { doing, path: path.to_owned(), source }
+}
+
+/// Another secret that only this agent has, for `purpose`.
+pub fn secret_for(key: &SigningKey, purpose: &str) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    digest.update(b"weighbridge-agent-secret-v1\0");
+    digest.update(key.to_bytes());
+    digest.update(purpose);
+    digest.finalize().into()
 }
 
 /// Reads the key; `None` if there is no such file.

@@ -18,6 +18,7 @@ use weighbridge_wire::{Batch, DeviceRecord};
 use crate::{
     holders::{
         HolderStates, LeaseState, ProcessState,
+        kubernetes::{ApiState, KubeletState, KubernetesState, devices::Unmapped},
         libvirt::{self, LibvirtState, MachineState},
         slurm::{FolderState, Refusal, SlurmState},
     },
@@ -65,6 +66,10 @@ pub struct Metrics {
     machines: IntGaugeVec,
     machine_accelerators: IntGauge,
     machine_split: IntGauge,
+    kubelet_state: IntGaugeVec,
+    api_state: IntGaugeVec,
+    kubernetes_pods: IntGaugeVec,
+    kubernetes_unmapped: IntGaugeVec,
     renewals: IntCounterVec,
     certificate_left: IntGauge,
     identity: Mutex<Option<Arc<Identity>>>,
@@ -242,6 +247,26 @@ impl Metrics {
                 "machine_parts_unplaced",
                 "Parts of split accelerators that virtual machines have, of which it is not known which part.",
             )?,
+            kubelet_state: register.gauges(
+                "kubelet_state",
+                "1 on how the kubelet is that says which devices pods were given; unused where there is none.",
+                &["state"],
+            )?,
+            api_state: register.gauges(
+                "kubernetes_api_state",
+                "1 on how the API server is that says whose pods are; unused where it is not asked.",
+                &["state"],
+            )?,
+            kubernetes_pods: register.gauges(
+                "kubernetes_pods",
+                "Pods that hold accelerators: named by the API server, or known by the kubelet alone.",
+                &["state"],
+            )?,
+            kubernetes_unmapped: register.gauges(
+                "kubernetes_unmapped_devices",
+                "Devices that pods were given and that are no accelerators of this host, as far as it is known here.",
+                &["reason"],
+            )?,
             renewals: register.counters(
                 "certificate_renewals_total",
                 "Attempts to renew the certificate, by how they ended.",
@@ -344,6 +369,7 @@ impl Metrics {
         self.unresolved_processes.inc_by(holders.unresolved.saturating_sub(counted));
         self.slurm(&holders.slurm);
         self.libvirt(&holders.libvirt);
+        self.kubernetes(&holders.kubernetes);
         self.unidentified.set(i64::from(unidentified));
         self.dropped_holdings.set(to_i64(dropped_holdings));
     }
@@ -375,6 +401,19 @@ impl Metrics {
         }
         self.machine_accelerators.set(to_i64(state.accelerators as u64));
         self.machine_split.set(to_i64(state.split as u64));
+    }
+
+    /// What there is to say of Kubernetes.
+    fn kubernetes(&self, state: &KubernetesState) {
+        one_of(&self.kubelet_state, &KubeletState::ALL.map(KubeletState::as_str), state.kubelet.as_str());
+        one_of(&self.api_state, &ApiState::ALL.map(ApiState::as_str), state.api.as_str());
+        for (name, count) in [("named", state.named), ("unnamed", state.unnamed)] {
+            self.kubernetes_pods.with_label_values(&[name]).set(to_i64(count as u64));
+        }
+        for reason in Unmapped::ALL {
+            let count = state.unmapped.get(&reason).copied().unwrap_or(0);
+            self.kubernetes_unmapped.with_label_values(&[reason.as_str()]).set(to_i64(count as u64));
+        }
     }
 
     /// How full the spool is.

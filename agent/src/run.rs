@@ -26,6 +26,7 @@ use crate::{
     engine::EngineOptions,
     holders::{
         Holders, LeaseFile, ProcessHolders,
+        kubernetes::{KubernetesHolders, names::Names},
         libvirt::{Libvirt, LibvirtOptions},
         slurm::{SlurmHooks, SlurmOptions},
     },
@@ -175,8 +176,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, random: Random) -> Res
     let (shortest, longest, not_enrolled) = config.retry;
     let backoff = Backoff::new(shortest, longest, not_enrolled, Box::new(random));
     let (period, batch_ms, stop_grace) = (config.period / rate, config.batch_ms, config.stop_grace);
-    let boot = clock.boot();
-    let options = host_options(config, (host_boot, boot), key, metrics);
+    let options = host_options(config, host_boot, &clock, key, metrics);
     let (weigher, uplink) = Host::open(options, &mut |bytes| random(bytes))?.into_parts();
     Ok(Running {
         weigher,
@@ -203,14 +203,15 @@ fn clock_for(time: SimulatedTime, real: Arc<dyn Clock>, random: Random) -> Arc<d
     Arc::new(ScaledClock::new(real, start, time.rate, BootId(boot)))
 }
 
-/// `boots`: that of the host, and that in which the agent's clock counts, which is another where time is simulated.
+/// `host_boot` is that of the host; the agent's clock counts in another where time is simulated.
 fn host_options(
     config: Config,
-    boots: (BootId, BootId),
+    host_boot: BootId,
+    clock: &Arc<dyn Clock>,
     key: SigningKey,
     metrics: Arc<Metrics>,
 ) -> HostOptions {
-    let (host_boot, boot) = boots;
+    let boot = clock.boot();
     let mut holders = Holders::none();
     if let Some(path) = config.lease_file.clone() {
         holders = holders.with(LeaseFile::new(path, config.host.clone()));
@@ -226,6 +227,14 @@ fn host_options(
         Some(Ok(libvirt)) => holders = holders.with(libvirt),
         Some(Err(error)) => tracing::error!(%error, "libvirt's machines are not known"),
         None => {}
+    }
+    if let Some(options) = &config.kubernetes {
+        match Names::new(&options.cluster, key::secret_for(&key, "names of pods")) {
+            Ok(names) => {
+                holders = holders.with(KubernetesHolders::start(options, names, clock, boot == host_boot));
+            }
+            Err(error) => tracing::error!(%error, "Kubernetes is not asked who holds what"),
+        }
     }
     match config.processes.map(|options| ProcessHolders::new(options, boot)) {
         Some(Ok(processes)) => holders = holders.with(processes),

@@ -46,6 +46,8 @@ pub struct AgentOptions {
     pub slurm_hooks: Option<PathBuf>,
     /// `holders.libvirt`, and `source.nvml.sysfs` where the devices of its machines are, if there is one.
     pub libvirt: Option<(PathBuf, PathBuf)>,
+    /// More sections of its configuration.
+    pub more: String,
 }
 
 impl AgentOptions {
@@ -61,6 +63,7 @@ impl AgentOptions {
             spool: "",
             slurm_hooks: None,
             libvirt: None,
+            more: String::new(),
         }
     }
 }
@@ -120,7 +123,7 @@ impl Agent {
             process: None,
         };
         let name = &agent.name;
-        let AgentOptions { period, window, deadline, spool, .. } = options;
+        let AgentOptions { period, window, deadline, spool, more, .. } = options;
         let slurm_hooks = options.slurm_hooks.unwrap_or_default();
         // Without one, none of the machine that tests run on either.
         let (libvirt, sysfs) = options.libvirt.unwrap_or_else(|| (PathBuf::new(), "/sys".into()));
@@ -128,10 +131,10 @@ impl Agent {
             "[agent]\nid = {name:?}\nhost = {name:?}\nkey_file = {:?}\n\n\
              [meter]\nperiod = {period:?}\nwindow = {window:?}\nbatch = {window:?}\n\n\
              [source.nvml]\nlibrary = {:?}\ndeadline = {deadline:?}\nsysfs = {sysfs:?}\n\n\
-             [holders]\nprocess_owners = false\nslurm_hooks = {slurm_hooks:?}\nlibvirt = {libvirt:?}\ncloud = \"weighed\"\n\n[spool]\ndir = {:?}\n{spool}\n\n\
+             [holders]\nprocess_owners = false\nkubernetes_cluster = \"cluster\"\nslurm_hooks = {slurm_hooks:?}\nlibvirt = {libvirt:?}\ncloud = \"weighed\"\n\n[spool]\ndir = {:?}\n{spool}\n\n\
              [uplink]\n{uplink}retry_shortest = \"50ms\"\nretry_longest = \"1s\"\n\
              retry_not_enrolled = \"1s\"\nconnect_timeout = \"2s\"\ntimeout = \"10s\"\n\n\
-             [tls]\ndir = {:?}\n\n[http]\nlisten = \"{}\"\n",
+             [tls]\ndir = {:?}\n\n[http]\nlisten = \"{}\"\n\n{more}",
             agent.folder.join("key"),
             agent.driver.library(),
             agent.spool(),

@@ -106,6 +106,52 @@ pub fn windows(collector: &Collector, device: &Device) -> Audited {
     audited
 }
 
+/// Best operations and milliseconds.
+pub type Charged = (u128, u64);
+
+/// What the windows of an accelerator come to by who held it when, `None` being nobody: each window divided by time,
+/// as a collector divides one that a holder boundary falls into.
+///
+/// # Panics
+/// If two held it at a time, or [`windows`] does.
+#[track_caller]
+pub fn charged<H: Clone + Ord>(
+    collector: &Collector,
+    device: &Device,
+    held: &[(Span, H)],
+) -> BTreeMap<Option<H>, Charged> {
+    let mut totals: BTreeMap<Option<H>, Charged> = BTreeMap::new();
+    let audited = windows(collector, device);
+    for (window, whole) in audited.windows.into_iter().zip(&audited.amounts) {
+        let whole = whole.best;
+        let upto = |moment: UtcMillis| {
+            let (part, all) = (moment.since(window.start()), window.millis());
+            let part = u128::from(part.unsigned_abs());
+            (whole * part + u128::from(all) / 2) / u128::from(all)
+        };
+        let mut add = |holder, from: UtcMillis, to: UtcMillis| {
+            if from < to {
+                let total = totals.entry(holder).or_default();
+                total.0 += upto(to) - upto(from);
+                total.1 += to.since(from).unsigned_abs();
+            }
+        };
+        let mut here: Vec<&(Span, H)> =
+            held.iter().filter(|(span, _)| span.overlap(&window).is_some()).collect();
+        here.sort_by_key(|(span, _)| span.start());
+        let mut at = window.start();
+        for (span, holder) in here {
+            let part = span.overlap(&window).expect("filtered");
+            assert!(at <= part.start(), "two had {} at {at}", device.uuid);
+            add(None, at, part.start());
+            add(Some(holder.clone()), part.start(), part.end());
+            at = part.end();
+        }
+        add(None, at, window.end());
+    }
+    totals
+}
+
 /// Windows, sums by hour and the division of time of one accelerator; agents must be stopped and the sums settled.
 ///
 /// # Panics

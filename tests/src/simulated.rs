@@ -80,6 +80,7 @@ pub fn scenario(host: &str, accelerators: usize) -> Scenario {
                 trust: None,
                 parent: None,
                 units: None,
+                instance: None,
                 sample_ms: 0,
                 conditions: Vec::new(),
                 present: true,

@@ -163,35 +163,13 @@ impl Weighed {
         for (node, agent) in self.site.agents.iter().enumerate() {
             let told = self.told(node, recorded);
             for device in agent.devices() {
-                let audited = audit::windows(&self.site.collector, device);
-                for (window, whole) in audited.windows.into_iter().zip(&audited.amounts) {
-                    let whole = whole.best;
-                    let upto = |moment: UtcMillis| {
-                        let (part, all) = (moment.since(window.start()), window.millis());
-                        let part = u128::from(part.unsigned_abs());
-                        (whole * part + u128::from(all) / 2) / u128::from(all)
-                    };
-                    let mut add = |holder, from: UtcMillis, to: UtcMillis| {
-                        if from < to {
-                            let total = totals.entry(holder).or_default();
-                            total.0 += upto(to) - upto(from);
-                            total.1 += to.since(from).unsigned_abs();
-                        }
-                    };
-                    let mut here: Vec<_> = told
-                        .iter()
-                        .filter(|(id, span, ..)| *id == device.uuid && span.overlap(&window).is_some())
-                        .collect();
-                    here.sort_by_key(|(_, span, ..)| span.start());
-                    let mut at = window.start();
-                    for (_, span, principal, attempt) in here {
-                        let held = span.overlap(&window).expect("filtered");
-                        assert!(at <= held.start(), "two jobs had {} at {at}", device.uuid);
-                        add(None, at, held.start());
-                        add(Some((principal.clone(), attempt.clone())), held.start(), held.end());
-                        at = held.end();
-                    }
-                    add(None, at, window.end());
+                let of_device = told.iter().filter(|(id, ..)| *id == device.uuid);
+                let held: Vec<_> = of_device
+                    .map(|(_, span, principal, attempt)| (*span, (principal.clone(), attempt.clone())))
+                    .collect();
+                for (holder, charged) in audit::charged(&self.site.collector, device, &held) {
+                    let total = totals.entry(holder).or_default();
+                    *total = (total.0 + charged.0, total.1 + charged.1);
                 }
             }
         }

@@ -231,6 +231,8 @@ pub struct Holders {
     pub slurm_cluster: Option<String>,
     /// What its Kubernetes cluster is called, as in `k8s:<cluster>/<namespace>`. Default `"default"`.
     pub kubernetes_cluster: Option<String>,
+    /// The kubelet and the API server.
+    pub kubernetes: Kubernetes,
     /// What the cloud of its virtual machines is called, as in `vm:<cloud>/<project>`. Default `"default"`.
     pub cloud: Option<String>,
     /// Groups of the operator's own that hold a whole system, below which jobs and pods are looked for, as
@@ -249,6 +251,34 @@ pub struct Holders {
     /// of their device nodes where the driver tells them, else by PCI address. Needed where `gres.conf` lists them
     /// in another order; `doctor` prints the order that is taken.
     pub slurm_order: Vec<String>,
+}
+
+/// `[holders.kubernetes]`: what the kubelet gave to pods, and what the API server knows of them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kubernetes {
+    /// The kubelet's PodResources socket. Default `/var/lib/kubelet/pod-resources/kubelet.sock`, which only root can
+    /// open; empty: it is not asked. In a container, mount its folder, not the socket: a kubelet that starts again
+    /// makes another.
+    pub socket: Option<PathBuf>,
+    /// The kubelet is asked this often, `"100ms"` to `"1m"`, and at once when a pod begins or ends. Default `"5s"`.
+    pub poll: Option<String>,
+    /// The API server, as `"https://10.96.0.1"`. Default: in a pod the cluster's own, elsewhere none; empty: none.
+    /// Without it the attempts of pods are known on this host only.
+    pub api: Option<String>,
+    /// File with the token to show it; it is read again for each request. Default: in a pod that of its service
+    /// account, else none.
+    pub token_file: Option<PathBuf>,
+    /// The authority of its certificate, in PEM. Default: in a pod that of its service account, else those of the
+    /// system.
+    pub ca_file: Option<PathBuf>,
+    /// For an answer of it, `"100ms"` to `"1m"`. Default `"10s"`.
+    pub deadline: Option<String>,
+    /// What the cluster calls this host. Default `agent.host`; in a pod set it from `spec.nodeName`.
+    pub node: Option<String>,
+    /// A label of namespaces that says whose the pods in one are, in place of its name. Default: none. A namespace
+    /// without the label is nobody's. The labels of pods are the tenant's own and are not asked.
+    pub tenant_label: Option<String>,
 }
 
 /// `[spool]`: where batches are kept.

@@ -48,6 +48,7 @@ fn device(name: &str, tier: Tier) -> Device {
         trust: None,
         parent: None,
         units: None,
+        instance: None,
         sample_ms: 0,
         conditions: Vec::new(),
         present: true,

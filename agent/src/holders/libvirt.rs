@@ -35,7 +35,7 @@ use self::{
     places::{Place, place},
 };
 use super::{
-    HolderStates, Seen, Witness,
+    HolderStates, Knows, Seen, Witness,
     cgroup::{self, Group, PathDigest, Placed, Roots},
     proc::{Missing, Proc},
     sightings::{self, Sightings, Who},
@@ -555,12 +555,12 @@ impl Witness for Libvirt {
     }
 
     /// Of a machine that runs here, by libvirt's number: its name may have been cut.
-    fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
+    fn knows(&self, group: &Group, _: &AcceleratorId) -> Option<Knows> {
         let Group::Machine { number, .. } = group else { return None };
         let is = |machine: &&Machine| machine.holds() && machine.domain.number == Some(*number);
         let mut found = self.machines.values().filter(is);
         let machine = found.next().filter(|_| found.next().is_none())?;
-        self.names(&machine.domain)
+        self.names(&machine.domain).map(|(principal, attempt)| Knows::As(principal, attempt))
     }
 
     fn report(&self, states: &mut HolderStates) {

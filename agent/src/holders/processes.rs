@@ -20,7 +20,7 @@ use weighbridge_meter::{
 };
 
 use super::{
-    HolderStates, Seen, Witness,
+    HolderStates, Knows, Seen, Witness,
     cgroup::{Group, PathDigest, Person, Placed, Roots},
     libvirt,
     proc::{Missing, Proc, Process},
@@ -335,11 +335,12 @@ impl Witness for ProcessHolders {
                     Some(outcome) => outcome.clone(),
                     None if found.len() >= MOST_PROCESSES => Outcome::nobody(ProcessState::NotRead),
                     None => {
-                        let outcome = named(self.find(now_ms, pid), seen);
+                        let outcome = self.find(now_ms, pid);
                         found.insert(pid, outcome.clone());
                         outcome
                     }
                 };
+                let outcome = named(outcome, seen, &device.id);
                 processes.push((pid, outcome.state));
                 holders.extend(outcome.who.filter(|who| !holders.contains(who)));
             }
@@ -369,10 +370,14 @@ impl Witness for ProcessHolders {
 }
 
 /// With what another witness knows of its group.
-fn named(mut outcome: Outcome, seen: &Seen<'_>) -> Outcome {
-    let known = outcome.group.as_ref().and_then(|group| seen.knows(group));
-    if let (Some(who), Some((principal, attempt))) = (&mut outcome.who, known) {
-        (who.principal, who.attempt) = (principal, attempt);
+fn named(mut outcome: Outcome, seen: &Seen<'_>, accelerator: &AcceleratorId) -> Outcome {
+    let known = outcome.group.as_ref().and_then(|group| seen.knows(group, accelerator));
+    match (&mut outcome.who, known) {
+        (Some(who), Some(Knows::As(principal, attempt))) => {
+            (who.principal, who.attempt) = (principal, attempt);
+        }
+        (_, Some(Knows::Covered)) => outcome.who = None,
+        (None, _) | (_, None) => {}
     }
     outcome
 }

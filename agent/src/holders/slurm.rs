@@ -20,15 +20,13 @@ use std::{
 };
 
 use rustix::fs::{Mode, OFlags};
-use weighbridge_meter::{
-    AcceleratorId, AttemptId, BootId, Evidence, Holding, Principal, Span, UtcMillis, meter::Now,
-};
+use weighbridge_meter::{AcceleratorId, BootId, Evidence, Holding, Span, UtcMillis, meter::Now};
 
 use self::{
     order::Order,
     told::{ENDED, LONGEST, Moment, OPEN, Told},
 };
-use super::{HolderStates, Seen, Witness, cgroup::Group};
+use super::{HolderStates, Knows, Seen, Witness, cgroup::Group};
 use crate::{
     engine::HolderNews,
     source::{Device, Look},
@@ -523,12 +521,12 @@ impl Witness for SlurmHooks {
     }
 
     /// Of a job that goes on here, by its number or SLUID.
-    fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
+    fn knows(&self, group: &Group, _: &AcceleratorId) -> Option<Knows> {
         let Group::SlurmJob(id) = group else { return None };
         let is = |told: &Told| told.sluid.as_ref() == Some(id) || told.job.to_string() == *id;
         let going = |allocation: &&Allocation| allocation.end == End::Open && is(&allocation.told);
         let told = &self.told.values().rfind(going)?.told;
-        Some((told.principal().ok()?, told.attempt().ok()?))
+        Some(Knows::As(told.principal().ok()?, told.attempt().ok()?))
     }
 
     fn report(&self, states: &mut HolderStates) {

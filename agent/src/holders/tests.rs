@@ -35,6 +35,7 @@ fn look(devices: &[(&str, Option<&[u32]>)], found: bool) -> Look {
         trust: None,
         parent: None,
         units: None,
+        instance: None,
         sample_ms: 0,
         conditions: Vec::new(),
         present: true,
@@ -295,9 +296,9 @@ impl Witness for Hook {
         self.told = seen.now.wall >= at(self.from).wall;
     }
 
-    fn knows(&self, group: &Group) -> Option<(Principal, AttemptId)> {
+    fn knows(&self, group: &Group, _: &AcceleratorId) -> Option<Knows> {
         let known = self.told && *group == Group::SlurmJob("7".into());
-        known.then(|| ("slurm:alpha/physics".parse().unwrap(), "slurm:alpha/7+1".parse().unwrap()))
+        known.then(|| Knows::As("slurm:alpha/physics".parse().unwrap(), "slurm:alpha/7+1".parse().unwrap()))
     }
 }
 

@@ -42,6 +42,15 @@ pub trait AcceleratorSource: Send {
     fn look(&mut self) -> impl Future<Output = Look> + Send;
 }
 
+/// Which part of a device a MIG instance is, by the driver's own numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Of the GPU instance.
+    pub gi: u32,
+    /// Of the compute instance in it.
+    pub ci: u32,
+}
+
 /// An accelerator as it was found: what the inventory says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -73,6 +82,8 @@ pub struct Device {
     pub parent: Option<AcceleratorId>,
     /// Its own units, where that is not all its model has.
     pub units: Option<u32>,
+    /// The driver's numbers of a MIG instance.
+    pub instance: Option<Instance>,
     /// Milliseconds between its readings, where the source gives them less often than it is looked at; 0 if not.
     pub sample_ms: u32,
     /// What makes its readings worse than they could be, in ascending order.
@@ -100,6 +111,7 @@ impl Device {
             trust: None,
             parent: None,
             units: None,
+            instance: None,
             sample_ms: 0,
             conditions: Vec::new(),
             present: true,

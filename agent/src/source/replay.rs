@@ -271,6 +271,7 @@ impl Series {
             trust: None,
             parent: None,
             units: None,
+            instance: None,
             sample_ms: 0,
             conditions: Vec::new(),
             present: true,

@@ -254,6 +254,7 @@ fn checked(
         trust: None,
         parent: None,
         units: None,
+        instance: None,
         sample_ms: 0,
         conditions: Vec::new(),
         present: true,

@@ -71,6 +71,7 @@ pub(crate) fn look(percent: u32) -> Look {
         trust: None,
         parent: None,
         units: None,
+        instance: None,
         sample_ms: 0,
         conditions: Vec::new(),
         present: true,

@@ -242,6 +242,7 @@ fn scenario(tenant: &Tenant, host: &str) -> Scenario {
                 trust: None,
                 parent: None,
                 units: None,
+                instance: None,
                 sample_ms: 0,
                 conditions: Vec::new(),
                 present: true,

@@ -77,6 +77,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "import-slurm", read: |bytes| drop(import::parse_slurm("s.json", bytes)), most: 8_192 },
     Target { name: "slurm-hook", read: slurm_hook, most: 2_048 },
     Target { name: "libvirt-domain", read: libvirt_domain, most: 16_384 },
+    Target { name: "kubernetes", read: weighbridge_agent::holders::kubernetes::read_anything, most: 8_192 },
     Target { name: "rule-pack", read: rule_pack, most: 16_384 },
     Target { name: "agent-config", read: agent_config, most: 4_096 },
     Target { name: "collector-config", read: collector_config, most: 4_096 },

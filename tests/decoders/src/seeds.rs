@@ -78,6 +78,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
             include_str!("../../../agent/tests/libvirt/shapes/forged-title-in-cdata.xml"),
             include_str!("../../../agent/tests/libvirt/shapes/unclear-two-projects.xml"),
         ]),
+        "kubernetes" => kubernetes(),
         "import-leases" => texts(&[
             "lease,host,accelerator,principal,start,end\nL-1,h,8x10de:2330,lease:a,2026-01-01T00:00:00Z,\
              2026-02-01T00:00:00Z\nL-2,h,*,lease:b,2026-01-01T00:00:00Z,\n",
@@ -257,4 +258,30 @@ fn process_files() -> Vec<Vec<u8>> {
         files.push(folder.join(other));
     }
     files.iter().filter_map(|file| fs::read(file).ok()).collect()
+}
+
+/// A list of a kubelet, and what an API server says: a byte tells which.
+fn kubernetes() -> Vec<Vec<u8>> {
+    let list = b"\x0a\x29\x0a\x01p\x12\x01n\x1a\x21\x0a\x01m\x12\x06\x0a\x01r\x12\x01d\x2a\x14\x12\x01c\x1a\x01n\x22\x0c\x12\
+        \x01v\x1a\x01o\x22\x01x\x2a\x01s";
+    let pod = r#"{"metadata":{"name":"p","namespace":"n","uid":"00000001-aaaa-bbbb-cccc-000000000000","resourceVersion":"7",
+        "labels":{"jobset.sigs.k8s.io/restart-attempt":"2"},"annotations":{},"ownerReferences":[{"apiVersion":"batch/v1",
+        "kind":"Job","name":"j","uid":"00000002-aaaa-bbbb-cccc-000000000000","controller":true}]},"status":{"phase":"Failed",
+        "startTime":"2026-01-31T08:00:00Z","containerStatuses":[{"state":{"terminated":{"finishedAt":
+        "2026-01-31T08:00:01Z"}}}]}}"#;
+    let gone = format!(r#"{{"type":"DELETED","object":{pod}}}"#);
+    let error = r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired"}}"#;
+    let page = format!(r#"{{"metadata":{{"resourceVersion":"7","continue":"x"}},"items":[{pod},null]}}"#);
+    let slices = include_str!("../../../agent/tests/kubernetes/slices-v1beta1.json");
+    let names = "nvidia.com/gpu nvidia1/gi2/vgpu5\nnvidia.com/gpu MIG-GPU-01234567-89ab-cdef-0123-456789abcde1/2/1\n\
+                 amd.com/gpu 0000:c1:00.0\n";
+    let of = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
+    vec![
+        of(0, list),
+        of(1, gone.as_bytes()),
+        of(1, error.as_bytes()),
+        of(2, page.as_bytes()),
+        of(3, slices.as_bytes()),
+        of(4, names.as_bytes()),
+    ]
 }

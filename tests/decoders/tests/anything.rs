@@ -92,6 +92,7 @@ whatever_is_read_comes_back! {
     any_jobs_of_slurm: "import-slurm"
     any_file_of_a_hook: "slurm-hook"
     any_machine_of_libvirt: "libvirt-domain"
+    any_answer_of_a_kubelet_or_api_server: "kubernetes"
     any_rule_pack: "rule-pack"
     any_configuration_of_an_agent: "agent-config"
     any_configuration_of_a_collector: "collector-config"

@@ -176,13 +176,13 @@ fn numbers(word: &str) -> Option<(usize, usize)> {
 }
 
 /// PCI addresses are written with a domain of four digits or of eight, in either case.
-fn same_address(a: &str, b: &str) -> bool {
+pub(in crate::holders) fn same_address(a: &str, b: &str) -> bool {
     let (a, b) = (a.trim_start_matches('0'), b.trim_start_matches('0'));
     a.eq_ignore_ascii_case(b)
 }
 
 /// Numbers of device nodes, each by PCI address and by UUID; none if one of them is not told.
-fn minors(folder: &Path) -> Vec<(String, u32)> {
+pub(in crate::holders) fn minors(folder: &Path) -> Vec<(String, u32)> {
     let mut minors = Vec::new();
     for gpu in fs::read_dir(folder).into_iter().flatten().flatten().take(MOST) {
         let Ok(text) = fs::read_to_string(gpu.path().join("information")) else { return Vec::new() };

@@ -457,15 +457,16 @@ fn a_group_of_processes_of_a_job_that_goes_on_is_its_accounts() {
     node.prolog(7, "0", 3);
     node.write(&Told { sluid: Some("s0123456789abc".into()), ..node.told(8, "1", 3, None) });
     node.step(5);
-    let knows = |node: &Node, id: &str| {
-        let known = node.hooks.knows(&Group::SlurmJob(id.into()));
-        known.map(|(principal, attempt)| format!("{attempt} of {principal}"))
+    let any = "GPU-a".parse().expect("a name");
+    let knows = |node: &Node, id: &str| match node.hooks.knows(&Group::SlurmJob(id.into()), &any) {
+        Some(Knows::As(principal, attempt)) => Some(format!("{attempt} of {principal}")),
+        Some(Knows::Covered) | None => None,
     };
     assert_eq!(knows(&node, "7").as_deref(), Some("slurm:c/7 of slurm:c/physics"));
     let by_sluid = knows(&node, "s0123456789abc");
     assert!(by_sluid.is_some_and(|known| known.ends_with(" of slurm:c/physics")));
     assert_eq!(knows(&node, "77"), None);
-    assert_eq!(node.hooks.knows(&Group::Container("7".into())), None);
+    assert_eq!(node.hooks.knows(&Group::Container("7".into()), &any), None);
     node.epilog(7, "0", 3, 9);
     node.step(15);
     assert_eq!(knows(&node, "7"), None);

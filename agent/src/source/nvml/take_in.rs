@@ -12,7 +12,7 @@ use super::{
     judge::Facts,
     read::Target,
 };
-use crate::source::{Device, SourceState};
+use crate::source::{Device, Instance, SourceState};
 
 impl NvmlSource {
     /// Everything that a search found, and what was known and it did not find.
@@ -117,6 +117,8 @@ impl NvmlSource {
         let before = known.map(|place| &self.devices[place]);
         // What could not be asked is as it was.
         let sms = found.identity.map(|identity| identity.sms).or(before.and_then(|one| one.device.units));
+        let numbers = found.identity.map(|identity| Instance { gi: identity.gi, ci: identity.ci });
+        let instance = numbers.or(before.and_then(|one| one.device.instance));
         let facts = Facts {
             instance: true,
             shares: found.shares.unwrap_or(before.is_some_and(|one| one.facts.shares)),
@@ -130,6 +132,7 @@ impl NvmlSource {
             id: found.id.clone(),
             parent: Some(parent.device.id.clone()),
             units: sms,
+            instance,
             memory_bytes: found.memory_bytes.or(before.and_then(|one| one.device.memory_bytes)),
             power_limit_mw: None,
             source: Source::Nvml,
