@@ -462,8 +462,9 @@ impl Book {
                 open: true,
             });
         }
-        for place in 0..listed.len() {
-            if !self.held[place].open || listed[place] {
+        let gone = listed.into_iter().enumerate().filter(|(_, listed)| !listed).map(|(place, _)| place);
+        for place in gone {
+            if !self.held[place].open {
                 continue;
             }
             let missed = self.held[place].missed.or(fresh.map(|_| answer.heard));

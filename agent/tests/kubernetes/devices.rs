@@ -86,7 +86,7 @@ fn every_name_of_a_device_is_an_accelerator_or_a_named_reason() {
     };
     let mut rows = vec![
         ("nvidia.com/gpu", gpu('0')),
-        ("nvidia.com/gpu", gpu('0').to_uppercase().replace("GPU", "GPU")),
+        ("nvidia.com/gpu", gpu('0').to_uppercase()),
         ("nvidia.com/gpu", format!("{}::0", gpu('0'))),
         ("nvidia.com/gpu.shared", format!("{}::17", gpu('0'))),
         ("nvidia.com/gpu", gpu('1')),

@@ -1,4 +1,5 @@
 //! Kubernetes as a witness, against a kubelet on a real socket and an API server that watches.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod devices;
 mod pods;

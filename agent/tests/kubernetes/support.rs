@@ -23,6 +23,9 @@ use weighbridge_meter::{AcceleratorId, Holding, Source, Tier};
 /// Long enough for anything that works.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Of the pod with this number.
 pub(crate) const UID: fn(u32) -> String = |number| format!("{number:08x}-aaaa-bbbb-cccc-000000000000");
 
@@ -143,8 +146,7 @@ impl Node {
         let deadline = Instant::now() + PATIENCE;
         while let Err(stands) = look(self) {
             assert!(Instant::now() < deadline, "waited for this: {what}; but: {stands}");
-            thread::yield_now();
-            thread::park_timeout(Duration::from_millis(10));
+            thread::sleep(PAUSE);
         }
     }
 
