@@ -4,6 +4,8 @@
 //! away whole and seen by no driver. What each project should come to is worked out from the project that a machine
 //! was written with, the windows of each accelerator, and the moments at which its file was written and last seen.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::{
     collections::BTreeMap,
     fs,

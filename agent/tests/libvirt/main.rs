@@ -63,9 +63,9 @@ fn every_shape_gives_its_holder() {
         let state = holders.states().libvirt;
         let words: Vec<String> = state
             .machines
-            .iter()
-            .map(|(machine, _)| machine.as_str().to_owned())
-            .chain(state.refused.iter().map(|(refusal, _)| format!("refused as {}", refusal.as_str())))
+            .keys()
+            .map(|machine| machine.as_str().to_owned())
+            .chain(state.refused.keys().map(|refusal| format!("refused as {}", refusal.as_str())))
             .chain((state.split > 0).then(|| format!("{} unplaced", state.split)))
             .collect();
         writeln!(all, "    is {}", words.join(", ")).expect("string");
