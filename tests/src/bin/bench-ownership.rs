@@ -4,9 +4,8 @@
 //! long; one in a hundred goes the other way and closes a circle. Shares are random and come to at most the whole.
 //! The same graph each time. One thread.
 
-use std::time::Instant;
-
 use weighbridge_registry::ownership::{Holder, Holding, Ownership, Share, Stake, Standing};
+use weighbridge_tests::wait::instant;
 
 const PARTIES: usize = 20_000;
 const HOLDINGS: usize = 50_000;
@@ -47,10 +46,10 @@ fn main() {
         let share = Share::from_millionths(share).expect("at most the whole");
         holdings.push(Holding { owner, asset, stake: Stake::exact(share) });
     }
-    let begun = Instant::now();
+    let begun = instant();
     let owned = Ownership::new(holders, holdings).expect("a sound graph");
     println!("taken in, circles found: {:.3} s", begun.elapsed().as_secs_f64());
-    let begun = Instant::now();
+    let begun = instant();
     let (mut behind, mut owners, mut most) = (0, 0, 0);
     for party in persons..PARTIES {
         let all = owned.owners_of(party).owners;
@@ -63,7 +62,7 @@ fn main() {
         PARTIES - persons,
         begun.elapsed().as_secs_f64()
     );
-    let begun = Instant::now();
+    let begun = instant();
     let listed: Vec<usize> = (0..persons).step_by(100).collect();
     let standing = owned.aggregate(&listed, Share::HALF);
     let reached = standing.iter().filter(|standing| **standing == Standing::Reaches).count();
@@ -72,7 +71,7 @@ fn main() {
         listed.len(),
         begun.elapsed().as_secs_f64()
     );
-    let begun = Instant::now();
+    let begun = instant();
     let groups = owned.control_groups(&[]);
     println!("control groups: {} in {:.3} s", groups.len(), begun.elapsed().as_secs_f64());
 }

@@ -20,8 +20,8 @@ use crate::{
 
 fn seen(job: &str) -> Holding {
     Holding {
-        principal: format!("slurm:c/{job}").parse().unwrap(),
-        attempt: format!("slurm:c/{job}").parse().unwrap(),
+        principal: format!("slurm:c/{job}").parse().expect("valid"),
+        attempt: format!("slurm:c/{job}").parse().expect("valid"),
         accelerators: vec![gpu(0)],
         span: minutes(0, 60),
         evidence: Evidence::SchedulerHook,
@@ -32,10 +32,10 @@ fn record(job: &str, shares: u64) -> Fact {
     let span = minutes(0, 60);
     let name = format!("slurm:c/{job}");
     Fact::Job(JobFact {
-        job: name.parse().unwrap(),
+        job: name.parse().expect("valid"),
         submitted: span.start(),
         name: None,
-        principal: name.parse().unwrap(),
+        principal: name.parse().expect("valid"),
         started: span.start(),
         ended: Some(span.end()),
         state: "COMPLETED".into(),
@@ -57,8 +57,9 @@ async fn hour(facts: Vec<Fact>, told: &[(&str, u64)]) -> String {
     first.inventory.push(device(0, 0, at(0)));
     first.holdings = vec![seen("1"), seen("2")];
     first.windows = vec![window(0, minutes(0, 30), 500), window(0, minutes(30, 60), 500)];
-    let told =
-        told.iter().map(|(attempt, busy_us)| Use { attempt: attempt.parse().unwrap(), busy_us: *busy_us });
+    let told = told
+        .iter()
+        .map(|(attempt, busy_us)| Use { attempt: attempt.parse().expect("valid"), busy_us: *busy_us });
     first.windows[0].uses = told.collect();
     book.batch(&first);
     facts.into_iter().for_each(|fact| book.fact(fact));
@@ -107,8 +108,8 @@ proptest! {
             let mut book = written(&steps, false, ONE_SEGMENT);
             let store = book.folded().await;
             let state = state(&store).await;
-            let sums = store.sums(&Filter::default()).await.unwrap();
-            let coverage = store.coverage(&Filter::default()).await.unwrap();
+            let sums = store.sums(&Filter::default()).await.expect("valid");
+            let coverage = store.coverage(&Filter::default()).await.expect("valid");
             let account = account(&state, &Estimator::shipped(), &sums, &coverage, None, as_of);
             let mut measured = Operations::ZERO;
             for one in &account.accelerators {
