@@ -75,6 +75,8 @@ enum Command {
     Witness(witness::Options),
     /// Prints the key of the log, which witnesses and auditors need.
     LogKey,
+    /// Prints the token for imports, leases and opened identities over the API: it follows from the operator's key.
+    Token,
     /// Copies the whole collector into a folder, or checks such a copy.
     Backup(keeping::Backup),
     /// Puts a backup into an empty data folder.
@@ -221,6 +223,11 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Witness(options) => witness::run(options).await,
         Command::LogKey => {
             say(verifying::own_log_key(&load(&Flags::default())?)?);
+            Ok(())
+        }
+        Command::Token => {
+            let config = load(&Flags::default())?;
+            say(app::admin_token(&config.operator_key).map_err(|error| Failure::missing(&error))?);
             Ok(())
         }
         Command::Backup(backup) => backup.run(&load(&Flags::default())?, arguments.config.clone()).await,

@@ -415,6 +415,24 @@ fn an_import_is_recorded_once_whether_a_collector_runs_or_not() {
     assert_eq!(customers(&site.collector), Some(1));
 }
 
+#[test]
+fn the_token_that_is_printed_lets_a_lease_in_and_without_it_none_comes() {
+    let site = Served::with_config("");
+    let lease = br#"{"lease": "L-7", "host": "gpu-1", "accelerator": "*", "principal": "lease:site/ada",
+        "start": "2026-03-02T08:00:00Z", "end": "2026-04-02T08:00:00Z"}"#;
+    let printed = site.collector.run(&["token"]);
+    assert_eq!(printed.code, Some(0), "{}", printed.stderr);
+    let bearer = format!("Bearer {}", printed.stdout.trim());
+    let post = |headers: &[(&str, &str)]| {
+        http::request(site.collector.http(), "POST", "/api/v1/leases", headers, lease).unwrap()
+    };
+    assert_eq!(post(&[]).status, 401);
+    assert_eq!(post(&[("authorization", "Bearer x")]).status, 401);
+    let answer = post(&[("authorization", &bearer)]);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(site.collector.get("leases")["leases"][0]["principal"], "lease:site/ada");
+}
+
 /// The looks at identities in the ledger, oldest first.
 fn looks(collector: &Collector) -> Vec<Value> {
     let looks = ledgers::facts(&collector.data()).into_iter().filter_map(|fact| match fact {
