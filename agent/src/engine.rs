@@ -173,6 +173,9 @@ impl Engine {
             if let Observed::Window(window) = &mut observed {
                 self.watch.describe(index, window);
                 window.uses = std::mem::take(uses);
+            } else {
+                // Told of a time that nothing else is known of.
+                uses.clear();
             }
             self.observed.push_back(observed);
         }

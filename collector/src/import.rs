@@ -298,6 +298,11 @@ fn jobs(state: &State, file: &str, facts: &[JobFact]) -> Result<Vec<JobFact>, Im
             fact_now.uid = fact.uid.or(there.uid);
             fact_now.name = fact.name.clone().or_else(|| there.name.clone());
             fact_now.array = fact.array.or(there.array);
+            // What an older release left out changes nothing that is closed.
+            fact_now.shares = fact.shares.or(there.shares);
+            if there.shares.is_none() && closed::job_changes_closed(state, &fact_now) {
+                fact_now.shares = None;
+            }
             for (hint, digest) in &there.hints {
                 fact_now.hints.entry(*hint).or_insert_with(|| digest.clone());
             }

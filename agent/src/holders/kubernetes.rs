@@ -18,7 +18,7 @@ pub mod kubelet;
 pub mod names;
 pub mod pods;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::sleep};
 use weighbridge_meter::{
@@ -47,6 +47,10 @@ const LEAST_PAUSE: Duration = Duration::from_millis(200);
 
 /// A pod that the API server should know and does not is called by its digest after so long.
 const GRACE_MS: i64 = 15_000;
+
+/// Pods that were met before anything was told of them: how many are remembered, and for how long.
+const MOST_MET: usize = 4_096;
+const MET_MS: i64 = 60 * 60_000;
 
 /// Two answers further apart than this say nothing of the time between them, unless they show the very same pod.
 const LONGEST_MS: i64 = 60_000;
@@ -171,7 +175,11 @@ impl ApiState {
         match error {
             ApiError::Unreachable(_) => Self::Unreachable,
             ApiError::Refused(_) => Self::Refused,
-            ApiError::Absent | ApiError::Expired | ApiError::Bad(_) => Self::Bad,
+            ApiError::Absent
+            | ApiError::Expired
+            | ApiError::Busy(_)
+            | ApiError::TooLong
+            | ApiError::Bad(_) => Self::Bad,
         }
     }
 }
@@ -195,6 +203,9 @@ pub struct KubernetesState {
 #[derive(Debug)]
 pub struct KubernetesHolders {
     book: Book,
+    /// Pods of which a process was met and nothing told, since when.
+    met: RefCell<BTreeMap<String, UtcMillis>>,
+    now: UtcMillis,
     inbox: Arc<Inbox>,
     /// They end with this.
     _tasks: JoinSet<()>,
@@ -229,12 +240,16 @@ impl KubernetesHolders {
             inbox.api_begins();
             tasks.spawn(watcher.run());
         }
-        Self { book: Book::new(options, names, host_clock), inbox, _tasks: tasks }
+        let book = Book::new(options, names, host_clock);
+        Self { book, met: RefCell::default(), now: UtcMillis(0), inbox, _tasks: tasks }
     }
 }
 
 impl Witness for KubernetesHolders {
     fn look(&mut self, seen: &Seen<'_>, news: &mut HolderNews) {
+        self.now = seen.now.wall;
+        let now = self.now;
+        self.met.get_mut().retain(|_, met| now.since(*met) < MET_MS);
         if let Some(devices) = &seen.look.inventory_changed {
             self.book.learn(devices);
         }
@@ -257,7 +272,17 @@ impl Witness for KubernetesHolders {
         }
         // A pod that nobody has told of yet may hold something by now.
         self.inbox.ask_now();
-        self.book.is_given(accelerator).then_some(Knows::Covered)
+        let is_new = || {
+            let mut met = self.met.borrow_mut();
+            if met.len() >= MOST_MET && !met.contains_key(uid) {
+                return false;
+            }
+            let since = *met.entry(uid.clone()).or_insert(self.now);
+            self.now.since(since) < GRACE_MS
+        };
+        // Who knows of all pods and not of this one is not asked whether it is one of those that were given it.
+        let covered = self.book.is_given(accelerator) && (!self.book.pods.listed || is_new());
+        covered.then_some(Knows::Covered)
     }
 
     fn report(&self, states: &mut HolderStates) {
@@ -428,7 +453,13 @@ impl Book {
             let held = place.map(|place| &mut self.held[place]);
             let seen_through = |held: &Held| held.uid.is_some() || at.since(held.confirmed) <= LONGEST_MS;
             let same = |held: &&mut Held| (held.uid.is_none() || held.uid == uid) && seen_through(held);
-            let (from, heard) = match held.filter(same) {
+            let held = held.filter(same);
+            // What is heard of a pod now says nothing of whom an answer of before meant by its name.
+            let meant = |known: &Known| known.pod.began.is_some_and(|began| began.plus(1000) <= answer.asked);
+            if fresh.is_none() && held.is_none() && !known.as_ref().map_or(place.is_none(), meant) {
+                continue;
+            }
+            let (from, heard) = match held {
                 Some(held) => {
                     if let Some(listed) = place.and_then(|place| listed.get_mut(place)) {
                         *listed = true;
@@ -469,6 +500,7 @@ impl Book {
             }
             let missed = self.held[place].missed.or(fresh.map(|_| answer.heard));
             let told = self.end_of(&self.held[place]);
+            let by_name = self.by_name(&self.held[place].namespace, &self.held[place].name);
             let held = &mut self.held[place];
             held.missed = missed;
             match told {
@@ -480,6 +512,8 @@ impl Book {
                 Told::NotYet | Told::Nothing => {}
             }
             held.open = false;
+            // Nobody will tell any more: it was somebody's all the same.
+            held.who = held.who.take().or(by_name);
             news.changed.extend(held.accelerators.iter().cloned());
         }
         self.held.retain(|held| held.open || (held.who.is_some() && held.recorded < held.confirmed));
@@ -520,9 +554,14 @@ impl Book {
         if self.api && waited_ms < GRACE_MS {
             return None;
         }
+        self.by_name(&given.namespace, &given.name)
+    }
+
+    /// Whose a pod is of which only the kubelet has told.
+    fn by_name(&self, namespace: &str, name: &str) -> Option<(Principal, AttemptId)> {
         let label = if self.tenant_label { Labelled::Unknown } else { Labelled::NotAsked };
-        let principal = self.names.principal(&given.namespace, &label);
-        Some((principal, self.names.attempt_by_name(&given.namespace, &given.name)?))
+        let principal = self.names.principal(namespace, &label);
+        Some((principal, self.names.attempt_by_name(namespace, name)?))
     }
 
     /// When a pod began that an answer shows for the first time which was there at `at`: not before the answer before.

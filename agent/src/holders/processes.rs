@@ -329,6 +329,7 @@ impl Witness for ProcessHolders {
         for device in &seen.look.devices {
             let Some(pids) = &device.pids else { continue };
             let mut holders: Vec<Who> = Vec::new();
+            let mut attempts: HashMap<u32, AttemptId> = HashMap::new();
             let mut processes = Vec::new();
             for &pid in pids {
                 let outcome = match found.get(&pid) {
@@ -342,12 +343,13 @@ impl Witness for ProcessHolders {
                 };
                 let outcome = named(outcome, seen, &device.id);
                 processes.push((pid, outcome.state));
+                attempts.extend(outcome.who.as_ref().map(|who| (pid, who.attempt.clone())));
                 holders.extend(outcome.who.filter(|who| !holders.contains(who)));
             }
             if holders.len() > 1 {
                 let used = device.used.iter().filter_map(|&(pid, busy_us)| {
-                    let who = found.get(&pid)?.who.as_ref()?;
-                    Some((device.id.clone(), Use { attempt: who.attempt.clone(), busy_us }))
+                    let attempt = attempts.get(&pid)?.clone();
+                    Some((device.id.clone(), Use { attempt, busy_us }))
                 });
                 news.used.extend(used);
             }

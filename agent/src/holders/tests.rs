@@ -470,6 +470,21 @@ fn a_bad_row_is_named_with_line_column_and_expectation() {
 }
 
 #[test]
+fn what_a_holder_used_is_told_by_the_attempt_under_which_it_holds() {
+    let processes = Processes::new();
+    for (pid, job) in [(10, 7), (12, 8)] {
+        processes.begin(pid, 0, 1000, &format!("/system.slice/slurmstepd.scope/job_{job}/step_0"));
+    }
+    let mut holders = processes.holders();
+    holders.witnesses.insert(0, Box::new(Hook { from: 0, told: false }));
+    let mut seen = look(&[("A", Some(&[10, 12]))], true);
+    seen.devices[0].used = vec![(10, 5), (12, 6)];
+    let told = holders.look(at(10), &seen).used;
+    let told: Vec<_> = told.iter().map(|(_, told)| (told.attempt.as_str(), told.busy_us)).collect();
+    assert_eq!(told, [("slurm:alpha/7+1", 5), ("slurm:alpha/8", 6)]);
+}
+
+#[test]
 fn what_several_holders_used_is_told_by_their_attempts_and_nothing_where_one_is_alone() {
     let processes = Processes::new();
     for (pid, job) in [(10, 7), (11, 7), (12, 8)] {

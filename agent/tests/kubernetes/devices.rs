@@ -64,7 +64,10 @@ fn accelerators(with_nodes: bool) -> Accelerators {
         fs::write(folder.join("information"), text).expect("written");
     }
     let proc = if with_nodes { dir.path() } else { "/nonexistent".as_ref() };
-    Accelerators::of(&devices(), &["here".into()], proc)
+    let accelerators = Accelerators::of(&devices(), &["here".into()], proc);
+    // The driver is asked at the first name that needs it, and only then.
+    let _ = accelerators.find("nvidia.com/gpu", "nvidia0");
+    accelerators
 }
 
 fn shown<E: std::fmt::Debug>(found: Result<Vec<AcceleratorId>, E>) -> String {

@@ -73,6 +73,10 @@ fn an_attempt_is_the_object_at_the_top_of_those_that_made_the_pod() {
     );
     let lws = ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", "l", &*OWNERS(9));
     node.api.put(&at(&format!("{sets}/l")), object(&OWNERS(8), Some(lws)));
+    node.api.put(
+        &at("leaderworkerset.x-k8s.io/v1/namespaces/team-a/leaderworkersets/l"),
+        object(&OWNERS(9), None),
+    );
     let mut worker = owned(pod(3, "team-a", "l-1-1", "Running"), "apps/v1", "StatefulSet", "l-1", &OWNERS(6));
     worker["metadata"]["labels"]["leaderworkerset.sigs.k8s.io/group-index"] = json!("1");
     // Who says to be of a job that is another's, is of none.

@@ -129,10 +129,13 @@ impl TimeAccount {
         *self.unattributed_ms.entry(why).or_default() += millis;
     }
 
-    /// So much of what seemed unattributed was measured idle.
+    /// So much of what seemed unattributed was measured idle. For which reason sums do not know; where there are
+    /// several, those of which somebody is to be asked first, so that nobody is asked in vain.
     fn freed(&mut self, millis: u64) {
         let mut rest = millis;
-        for left in self.unattributed_ms.values_mut() {
+        use Unattributed::{NoEvidence, NotBelieved, TooManyClaims, Unnamed};
+        for why in [NotBelieved, NoEvidence, Unnamed, TooManyClaims] {
+            let Some(left) = self.unattributed_ms.get_mut(&why) else { continue };
             let freed = rest.min(*left);
             *left -= freed;
             rest -= freed;

@@ -221,7 +221,7 @@ impl Fold {
         let changed = Changed::default();
         let mut fold = Self { estimator, state, cursors: known, hours: HashMap::new(), by_host, changed };
         // Stored by a release that did not limit what agents say of themselves.
-        fold.believe(None);
+        fold.believe(None, false);
         fold
     }
 
@@ -322,14 +322,16 @@ impl Fold {
             }
             Fact::Agent(fact) => {
                 let agent = fact.agent.clone();
+                let host = self.state.host_of(&agent).map(str::to_owned);
+                let moved = host.is_some_and(|host| host != fact.host);
                 let believed = self.state.max_trust(&agent);
                 let entries = self.state.agents.entry(agent.clone()).or_default();
                 // The same key again is a correction of its dates.
                 entries.retain(|entry| entry.public_key != fact.public_key);
                 entries.push(fact);
                 self.changed.state.extend(self.state.agent_row(&agent));
-                if self.state.max_trust(&agent) != believed {
-                    self.believe(Some(&agent));
+                if self.state.max_trust(&agent) != believed || moved {
+                    self.believe(Some(&agent), moved);
                 }
             }
             Fact::Lease(lease) => self.lease(lease),

@@ -11,13 +11,11 @@ use std::collections::BTreeMap;
 use weighbridge_meter::{AcceleratorId, AttemptId, Evidence, Principal, Span, UtcMillis};
 
 pub use self::claims::selects;
-pub(crate) use self::claims::voices;
 use self::claims::{Claim, NOT_BELIEVED, Records, claims};
 use crate::{
     entry::{JobFact, job_of},
     hour::{HeldState, Spans, Unattributed},
     state::{HeldKey, State},
-    words::Words,
 };
 
 /// A piece of time with one answer.
@@ -86,9 +84,19 @@ fn segments_with(
     told: impl Fn(Unattributed) -> Unattributed,
 ) -> Vec<Segment> {
     // Each holding is a claim, and one or two more for each record of its job.
-    let near = |words: &Words| words.near(hours_around(span)).take(MOST_CLAIMS / 8 + 1).count();
-    let few = state.held.get(id).is_none_or(|words| near(words) <= MOST_CLAIMS / 8);
-    let crowded = if few { Spans::default() } else { crowded(&claims(state, job, id, hours_around(span))) };
+    let starts =
+        |word: &HeldKey| job_of(&word.attempt).and_then(|job| state.jobs.get(job)).map_or(0, BTreeMap::len);
+    let claims_of = |word: &HeldKey| 1 + 2 * (starts(word) + usize::from(job.is_some()));
+    let leases =
+        state.accelerators.get(id).and_then(|one| state.leases.get(one.host())).map_or(0, BTreeMap::len);
+    let near = state.held.get(id).into_iter().flat_map(|words| words.near(hours_around(span)));
+    let mut room = MOST_CLAIMS.checked_sub(leases);
+    for (word, _) in near {
+        let Some(left) = room else { break };
+        room = left.checked_sub(claims_of(word));
+    }
+    let around = room.is_none().then(|| claims(state, job, id, hours_around(span)));
+    let crowded = around.map_or_else(Spans::default, |around| crowded(&around));
     let mut claims = claims(state, job, id, span);
     claims.retain(|claim| !crowded.missing(claim.span).is_empty());
     // As a rule: nobody, or one all the time.
@@ -151,13 +159,24 @@ impl Answer {
             Some(NOT_BELIEVED) => return Self::nobody(Unattributed::NotBelieved),
             Some(_) => {}
         }
-        let best = || claims.iter().filter(|claim| Some(claim.rank) == rank);
-        let seen = best().any(|claim| !claim.fills);
+        // What the operator recorded excludes all else. Apart from that each host that speaks of the device says who has
+        // it by the best that it knows: which of them is right is not for the better evidence to say.
+        let recorded = claims.iter().any(|claim| claim.host.is_none() && Some(claim.rank) == rank);
+        let best_of = |host: Option<&str>| {
+            let of_host = claims.iter().filter(|claim| claim.host == host);
+            of_host.map(|claim| claim.rank).min()
+        };
+        let counts = |claim: &&&Claim<'_>| match recorded {
+            true => Some(claim.rank) == rank,
+            false => claim.host.is_some() && Some(claim.rank) == best_of(claim.host),
+        };
+        let best = || claims.iter().filter(counts);
+        let seen = |host: Option<&str>| best().any(|claim| !claim.fills && claim.host == host);
         let mut hosts: Vec<&str> = best().filter_map(|claim| claim.host).collect();
         hosts.sort_unstable();
         hosts.dedup();
         let mut best: Vec<(&Principal, &AttemptId)> = best()
-            .filter(|claim| !(claim.fills && seen))
+            .filter(|claim| !(claim.fills && seen(claim.host)))
             .map(|claim| (claim.principal, claim.attempt))
             .collect();
         best.sort_unstable();

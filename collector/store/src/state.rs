@@ -475,6 +475,11 @@ impl State {
             .map_or(0, |(_, minutes)| *minutes)
     }
 
+    /// The host for which an agent is enrolled, by the last word on it in the ledger.
+    pub fn host_of(&self, agent: &AgentId) -> Option<&str> {
+        self.agents.get(agent)?.last().map(|entry| entry.host.as_str())
+    }
+
     /// How far an agent is believed at most: by the last word on it in the ledger.
     pub fn max_trust(&self, agent: &AgentId) -> Trust {
         max_trust(self.agents.get(agent))
@@ -563,7 +568,7 @@ pub(crate) fn job_row(job: &JobFact) -> StateRow {
 
 pub(crate) fn held_row(id: &AcceleratorId, held: &HeldKey, end: UtcMillis) -> StateRow {
     let HeldKey { principal, attempt, evidence, agent, start } = held;
-    let agent = agent.as_ref().map_or("", AgentId::as_str);
-    let key = format!("{id} {principal} {attempt} {evidence} {agent} {}", start.0);
+    let agent = agent.as_ref().map(|agent| format!(" {agent}")).unwrap_or_default();
+    let key = format!("{id} {principal} {attempt} {evidence}{agent} {}", start.0);
     StateRow { kind: kind::HELD, key, body: json(&(id, held, end)) }
 }

@@ -50,6 +50,16 @@ impl Words {
         self.ends.range(..=word).next_back().map(|(word, end)| (word, *end))
     }
 
+    /// All of the same principal, attempt and evidence, whoever said them.
+    pub(crate) fn of<'a>(&'a self, word: &'a HeldKey) -> impl Iterator<Item = (&'a HeldKey, UtcMillis)> {
+        let first = HeldKey { agent: None, start: UtcMillis(i64::MIN), ..word.clone() };
+        let same = |other: &HeldKey| {
+            (&other.principal, &other.attempt, other.evidence)
+                == (&word.principal, &word.attempt, word.evidence)
+        };
+        self.ends.range(first..).map(|(other, end)| (other, *end)).take_while(move |(other, _)| same(other))
+    }
+
     /// Says it, again or for the first time. With what records add, nothing follows from it after `reach`.
     pub fn say(&mut self, word: HeldKey, end: UtcMillis, reach: UtcMillis) {
         let long = end.max(reach).since(word.start) > SHORT_MS;

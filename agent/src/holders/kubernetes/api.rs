@@ -1,11 +1,11 @@
 //! The pods of this node, as the API server lists them and tells what becomes of them.
 //!
 //! One list, then a watch from its version on; where the version is no longer known, another list. A server that
-//! cannot be reached costs nothing that was told before. Who made what made a pod is asked once, by the identifier of
-//! the one below it; a pod that names an owner which is another is taken to have none.
+//! cannot be reached costs nothing that was told before. Who made what made a pod is asked once. An owner counts as far
+//! as the server has it under that name with that identifier: whoever makes a pod can write what it likes there.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -18,7 +18,7 @@ use super::{
     Inbox, Labelled,
     devices::{ClaimDevice, Slices},
     http::{ApiError, ApiOptions, Stream, get, open},
-    names::{Names, is_schedule, is_top, path_of},
+    names::{Names, is_schedule, path_of},
     pods::{Event, Owner, Page, Pod, RawMetadata, list},
 };
 use crate::clock::Clock;
@@ -37,6 +37,15 @@ const HIGHEST: usize = 8;
 
 /// The server ends a watch after so long, and it begins anew.
 const WATCH_LASTS: Duration = Duration::from_secs(300);
+
+/// A watch of which nothing is heard for so long is dead: there is a bookmark about every minute.
+const WATCH_SILENT: Duration = Duration::from_secs(100);
+
+/// Pods in one answer; fewer where they are too long.
+const PAGE: usize = 100;
+
+/// Pods that are looked at in one list, those that are over included.
+const MOST_LISTED: usize = 4 * MOST_PODS;
 
 /// A pod that was taken away is remembered for so long: its end may still be asked for.
 const REMEMBERED_MS: i64 = 10 * 60_000;
@@ -78,8 +87,10 @@ pub(super) struct Watcher {
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pods: BTreeMap<String, Known>,
-    /// Who made what, by its identifier; `None`: nobody did, or nobody may know.
+    /// Who made what, by its identifier; `None`: nobody did.
     above: HashMap<String, Option<Owner>>,
+    /// What is not there under its name, or may not be asked for; looked at again now and then.
+    unverified: HashSet<String>,
     labels: HashMap<String, Labelled>,
     slices: Slices,
     /// Which version of resource slices the server has, if any.
@@ -140,20 +151,27 @@ impl Watcher {
 
     /// Every pod; the version to go on from.
     async fn list(&mut self) -> Result<String, ApiError> {
-        let (mut pods, mut rest) = (Vec::new(), None::<String>);
+        let (mut pods, mut rest, mut limit) = (Vec::new(), None::<String>, PAGE);
         let version = loop {
-            let mut target = format!("{}&limit=100", self.pods_path());
+            let mut target = format!("{}&limit={limit}", self.pods_path());
             if let Some(rest) = &rest {
                 target.push_str(&format!("&continue={}", encoded(rest)));
             }
-            let page = Page::parse(&get(&self.options, &target, JSON).await?);
+            let answer = match get(&self.options, &target, JSON).await {
+                Err(ApiError::TooLong) if limit > 1 => {
+                    limit /= 2;
+                    continue;
+                }
+                answer => answer?,
+            };
+            let page = Page::parse(&answer);
             let page = page.ok_or_else(|| ApiError::Bad("an answer that is no list of pods".into()))?;
             if page.unreadable > 0 {
                 tracing::warn!(pods = page.unreadable, "pods that the API server lists cannot be read");
             }
             pods.extend(page.pods);
             rest = page.rest;
-            if rest.is_none() || pods.len() > MOST_PODS {
+            if rest.is_none() || pods.len() > MOST_LISTED {
                 break page.version;
             }
         };
@@ -161,11 +179,16 @@ impl Watcher {
             return Err(ApiError::Bad("a list without a version".into()));
         }
         let now = self.clock.now().wall;
-        for known in self.kept.pods.values_mut() {
-            if !pods.iter().any(|pod| pod.uid == known.pod.uid) {
+        let listed: HashSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
+        // Of a list that was not read to its end nothing is missing.
+        let missing = |uid: &String| rest.is_none() && !listed.contains(uid.as_str());
+        for (uid, known) in &mut self.kept.pods {
+            if missing(uid) {
                 known.gone = known.gone.or(Some(now));
             }
         }
+        // Those that are over come last: they hold nothing.
+        pods.sort_by_key(|pod| pod.over);
         self.refresh().await;
         for pod in pods {
             self.take(pod, None).await;
@@ -188,7 +211,7 @@ impl Watcher {
                 encoded(&version)
             );
             let mut lines =
-                match open(&self.options, &target, JSON, WATCH_LASTS + self.options.deadline).await {
+                match open(&self.options, &target, JSON, WATCH_SILENT + self.options.deadline).await {
                     Ok(stream) => Lines { stream, rest: Vec::new() },
                     Err(ApiError::Expired) => return Ended::Expired,
                     // Who may list and not watch lists again and again.
@@ -261,7 +284,16 @@ impl Watcher {
 
     async fn take(&mut self, pod: Pod, gone: Option<UtcMillis>) {
         if self.kept.pods.len() >= MOST_PODS && !self.kept.pods.contains_key(&pod.uid) {
-            return;
+            let idle = self.kept.pods.iter().find(|(_, known)| known.pod.over || known.gone.is_some());
+            let idle = idle.map(|(uid, _)| uid.clone()).filter(|_| !pod.over);
+            match idle {
+                Some(uid) => drop(self.kept.pods.remove(&uid)),
+                None if pod.over => return,
+                None => {
+                    tracing::warn!(most = MOST_PODS, "more pods on this node than are known of at most");
+                    return;
+                }
+            }
         }
         let pod = Arc::new(pod);
         let Some((principal, attempt)) = self.name(&pod).await else { return };
@@ -294,48 +326,43 @@ impl Watcher {
             if chain.len() >= HIGHEST || chain.iter().any(|below| below.uid == owner.uid) {
                 break;
             }
-            if is_top(&owner.kind) {
-                chain.push(owner);
-                break;
-            }
-            match self.above(&pod.namespace, &owner).await {
-                Above::Nobody => chain.push(owner),
-                Above::Is(above) => {
-                    chain.push(owner);
-                    next = Some(above).filter(|above| !is_schedule(&above.kind));
-                }
-                Above::Another => break,
-            }
+            let Some(above) = self.above(&pod.namespace, &owner).await else { break };
+            chain.push(owner);
+            next = above.filter(|above| !is_schedule(&above.kind));
         }
         chain
     }
 
-    async fn above(&mut self, namespace: &str, owner: &Owner) -> Above {
+    /// Who made an owner, if anybody; `None`: it is not there as it is told to be, or that cannot be asked now.
+    async fn above(&mut self, namespace: &str, owner: &Owner) -> Option<Option<Owner>> {
         if let Some(known) = self.kept.above.get(&owner.uid) {
-            return known.clone().map_or(Above::Nobody, Above::Is);
+            return Some(known.clone());
         }
-        if self.kept.unreachable {
-            return Above::Nobody;
+        if self.kept.unreachable || self.kept.unverified.contains(&owner.uid) {
+            return None;
         }
         let answer = get(&self.options, &path_of(namespace, owner), METADATA).await;
-        let above = match answer.as_deref().map(serde_json::from_slice::<RawObject>) {
-            Ok(Ok(object)) if object.metadata.uid == owner.uid => {
-                object.metadata.owners.into_iter().flatten().find_map(super::pods::RawOwner::controller)
-            }
-            Ok(Ok(_)) => return Above::Another,
-            // It may not be asked, or is gone: it is the highest that is known.
-            Ok(Err(_))
-            | Err(ApiError::Refused(_) | ApiError::Absent | ApiError::Bad(_) | ApiError::Expired) => None,
-            Err(ApiError::Unreachable(_)) => {
+        let object = match answer.as_deref().map(serde_json::from_slice::<RawObject>) {
+            Ok(Ok(object)) if object.metadata.uid == owner.uid => object,
+            Err(error) if error.is_passing() => {
+                // It is asked again, and pods are named anew, at the next refresh.
                 self.kept.unreachable = true;
-                return Above::Nobody;
+                return None;
+            }
+            // There is another of that name, or none, or it may not be asked for.
+            Ok(_) | Err(_) => {
+                if self.kept.unverified.len() < MOST_OWNERS {
+                    self.kept.unverified.insert(owner.uid.clone());
+                }
+                return None;
             }
         };
+        let above = object.metadata.owners.into_iter().flatten().find_map(super::pods::RawOwner::controller);
         if self.kept.above.len() >= MOST_OWNERS {
             self.kept.above.clear();
         }
         self.kept.above.insert(owner.uid.clone(), above.clone());
-        above.map_or(Above::Nobody, Above::Is)
+        Some(above)
     }
 
     async fn label(&mut self, namespace: &str) -> Labelled {
@@ -362,6 +389,7 @@ impl Watcher {
     /// Looks again at what no watch tells.
     async fn refresh(&mut self) {
         self.kept.unreachable = false;
+        self.kept.unverified.clear();
         if let Some(key) = self.tenant_label.clone() {
             let used =
                 |namespace: &String| self.kept.pods.values().any(|known| known.pod.namespace == *namespace);
@@ -415,15 +443,6 @@ impl Watcher {
     fn publish(&mut self) {
         self.inbox.pods_are(&self.kept.pods, &self.kept.slices);
     }
-}
-
-/// Who made an object.
-enum Above {
-    /// Nobody, or it cannot be known.
-    Nobody,
-    Is(Owner),
-    /// There is another object of that name: whoever said so does not belong to it.
-    Another,
 }
 
 #[derive(Deserialize)]

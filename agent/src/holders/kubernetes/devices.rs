@@ -6,7 +6,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use weighbridge_meter::AcceleratorId;
@@ -63,8 +64,11 @@ pub type Slices = BTreeMap<ClaimDevice, String>;
 #[derive(Clone, Debug, Default)]
 pub struct Accelerators {
     devices: Vec<Device>,
-    /// Numbers of device nodes, by PCI address and by UUID.
-    nodes: Vec<(String, u32)>,
+    /// Where the driver shows its devices.
+    driver: PathBuf,
+    /// Numbers of device nodes, by PCI address and by UUID. The driver is asked only where somebody uses them: one that
+    /// is ill may not answer.
+    nodes: OnceLock<Vec<(String, u32)>>,
 }
 
 impl Accelerators {
@@ -72,7 +76,12 @@ impl Accelerators {
     pub fn of(devices: &[Device], hosts: &[String], proc: &Path) -> Self {
         let is_here = |device: &&Device| device.host.as_ref().is_none_or(|host| hosts.contains(host));
         let here = devices.iter().filter(is_here);
-        Self { devices: here.cloned().collect(), nodes: minors(&proc.join("driver/nvidia/gpus")) }
+        let driver = proc.join("driver/nvidia/gpus");
+        Self { devices: here.cloned().collect(), driver, nodes: OnceLock::new() }
+    }
+
+    fn nodes(&self) -> &[(String, u32)] {
+        self.nodes.get_or_init(|| minors(&self.driver))
     }
 
     /// What a device plugin's device is. `Ok` of none: it is no accelerator.
@@ -151,9 +160,9 @@ impl Accelerators {
                 by_place || device.id.as_str() == name
             };
             device.parent.is_none()
-                && self.nodes.iter().any(|(name, minor)| *minor == node.minor && named(name))
+                && self.nodes().iter().any(|(name, minor)| *minor == node.minor && named(name))
         };
-        if self.nodes.is_empty() {
+        if self.nodes().is_empty() {
             return Err(Unmapped::Node);
         }
         let whole = self.devices.iter().find(is).ok_or(Unmapped::Absent)?;

@@ -66,9 +66,22 @@ pub enum ApiError {
     /// The version to go on from is no longer known.
     #[error("the version is too old")]
     Expired,
+    /// It does not answer this now: 429, or an error of its own.
+    #[error("the API server answers {0}")]
+    Busy(u16),
+    /// More than is taken in one piece.
+    #[error("an answer of more than {LONGEST_ANSWER} bytes")]
+    TooLong,
     /// Something else than what was asked for.
     #[error("{0}")]
     Bad(String),
+}
+
+impl ApiError {
+    /// Whether the same question may well be answered later, by whoever may ask it.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Busy(_) | Self::Refused(401))
+    }
 }
 
 /// An answer that is still coming.
@@ -108,7 +121,7 @@ pub(super) async fn get(
         let mut body = Vec::new();
         while let Some(data) = stream.next().await? {
             if body.len() + data.len() > LONGEST_ANSWER {
-                return Err(ApiError::Bad(format!("an answer of more than {LONGEST_ANSWER} bytes")));
+                return Err(ApiError::TooLong);
             }
             body.extend_from_slice(&data);
         }
@@ -141,6 +154,9 @@ pub(super) async fn open(
         }
         StatusCode::NOT_FOUND => Err(ApiError::Absent),
         StatusCode::GONE => Err(ApiError::Expired),
+        status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
+            Err(ApiError::Busy(status.as_u16()))
+        }
         status => Err(ApiError::Bad(format!("the API server answers {}", status.as_u16()))),
     }
 }

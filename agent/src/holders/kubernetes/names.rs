@@ -59,15 +59,11 @@ impl Names {
     pub fn attempt_of(&self, pod: &Pod, chain: &[Owner]) -> Option<AttemptId> {
         let Some(top) = chain.last() else { return self.attempt(&format!("pod/{}", pod.uid)).ok() };
         let is = |kind: &str| chain.iter().any(|owner| owner.kind == kind);
-        // Each try of a JobSet has jobs of its own: what they are of is on the pod, if it cannot be asked.
-        let jobset = pod.marks.jobset.as_ref().filter(|_| top.kind == "Job");
-        let mut name = jobset.unwrap_or(&top.uid).clone();
+        let mut name = top.uid.clone();
         if let Some(group) = pod.marks.group.filter(|_| is("LeaderWorkerSet")) {
             name.push_str(&format!(".{group}"));
         }
-        if let Some(restart) =
-            pod.marks.restart.filter(|restart| *restart > 0 && (is("JobSet") || jobset.is_some()))
-        {
+        if let Some(restart) = pod.marks.restart.filter(|restart| *restart > 0 && is("JobSet")) {
             name.push_str(&format!("+{restart}"));
         }
         self.attempt(&name).ok()
@@ -91,11 +87,6 @@ impl Names {
 /// Whether a climb ends below an object of this kind: each of what it makes is an attempt of its own.
 pub(super) fn is_schedule(kind: &str) -> bool {
     kind.starts_with("Cron") || kind.starts_with("Scheduled")
-}
-
-/// Whether what made this object says no more of an attempt: it need not be asked.
-pub(super) fn is_top(kind: &str) -> bool {
-    matches!(kind, "DaemonSet" | "Deployment")
 }
 
 /// Where an object is asked for.

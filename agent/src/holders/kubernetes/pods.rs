@@ -44,11 +44,9 @@ pub struct Owner {
     pub uid: String,
 }
 
-/// Labels that controllers put on pods: they say which of several attempts it is, never whose.
+/// Labels that controllers put on pods: they say which of several attempts of its owner it is, never whose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// The JobSet.
-    pub jobset: Option<String>,
     /// How often that JobSet was started again.
     pub restart: Option<u32>,
     /// Which group of a LeaderWorkerSet.
@@ -57,6 +55,9 @@ pub struct Marks {
 
 /// The longest name that Kubernetes takes.
 const LONGEST_NAME: usize = 253;
+
+/// The longest kind of an object.
+const LONGEST_KIND: usize = 63;
 
 impl Pod {
     /// Reads a pod. `None`: it is none, or lacks what a pod has.
@@ -74,7 +75,8 @@ impl Pod {
             metadata.annotations.as_ref().and_then(|all| all.get("kubernetes.io/config.mirror")?.as_str());
         let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let containers = status.init_containers.into_iter().chain(status.containers);
-        let ends: Vec<Option<UtcMillis>> = containers.map(RawContainer::ended).collect();
+        // Of one that is over and does not say since when, nobody knows.
+        let ends: Option<Vec<UtcMillis>> = containers.filter_map(RawContainer::ended).collect();
         Some(Self {
             uid,
             namespace,
@@ -82,13 +84,12 @@ impl Pod {
             mirror_of: mirror.and_then(digest),
             owner: metadata.owners.into_iter().flatten().find_map(RawOwner::controller),
             marks: Marks {
-                jobset: label("jobset.sigs.k8s.io/jobset-uid").and_then(uuid),
                 restart: number("jobset.sigs.k8s.io/restart-attempt"),
                 group: number("leaderworkerset.sigs.k8s.io/group-index"),
             },
             began: status.began.as_deref().and_then(|text| text.parse().ok()),
             over,
-            ended: ends.into_iter().flatten().max().filter(|_| over),
+            ended: ends.unwrap_or_default().into_iter().max().filter(|_| over),
         })
     }
 }
@@ -149,7 +150,9 @@ pub(super) struct RawOwner {
 impl RawOwner {
     /// If it is the one that controls; a node controls static pods and is no attempt.
     pub(super) fn controller(self) -> Option<Owner> {
-        let part = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let part = |text: &str| {
+            (1..=LONGEST_KIND).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        };
         let group = |text: &str| {
             text.split('/').count() <= 2 && text.split('/').all(|part| named(part.into()).is_some())
         };
@@ -187,8 +190,9 @@ struct RawContainer {
 }
 
 impl RawContainer {
-    fn ended(self) -> Option<UtcMillis> {
-        self.state?.terminated?.ended?.parse().ok()
+    /// When it ended, if it did; `Some(None)`: it did, and it is not known when.
+    fn ended(self) -> Option<Option<UtcMillis>> {
+        Some(self.state?.terminated?.ended.and_then(|text| text.parse().ok()))
     }
 }
 

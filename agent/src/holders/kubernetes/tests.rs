@@ -402,8 +402,7 @@ fn an_accelerator_that_is_found_later_is_held_from_then_on() {
     story.look(6);
     story.answer(10, &[("one", "GPU-a")]);
     story.check(&expect![[r#"
-        6: cut GPU-a
-          k8s:c/ns as k8s:c/1 holds GPU-a 5..10
+        10: cut GPU-a
     "#]]);
 }
 

@@ -31,7 +31,7 @@ pub struct SlurmRow {
     pub nodes: String,
     /// Accelerators on all nodes; 0 where only shares of them were given.
     pub accelerators: u64,
-    /// Shares of accelerators, where it has no whole ones: `mps` or `shard`.
+    /// Shares of an accelerator, where it has no whole ones and is on one node: `mps` or `shard`.
     pub shares: Option<u64>,
     /// How often it was started before, where it is said.
     pub restart: Option<u32>,
@@ -432,6 +432,9 @@ impl Read {
             fault("nodes", "longer than 4096 characters");
             return None;
         }
+        // Of several nodes or devices it is not known how many of its shares are of which.
+        let one_node = !self.nodes.contains(['[', ',']);
+        let shares = shares.filter(|_| accelerators == 0 && one_node);
         Some(SlurmRow {
             job: id,
             name: named(self.sluid).and_then(|sluid| attempt(&sluid)),

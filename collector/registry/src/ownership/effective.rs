@@ -7,6 +7,8 @@
 //! Amounts are whole parts of 10^-18, rounded down for the least and up for the most; up to three stakes in a row are
 //! exact, and what circles of a few parties make of them is worked out in fractions, so that a line is met exactly.
 
+use std::collections::HashMap;
+
 use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::ToPrimitive;
@@ -145,7 +147,7 @@ impl Ownership {
     /// Effective shares of all behind the party, in parts, and whether a circle is closed.
     fn parts(&self, party: usize, behind: &[usize], side: Side) -> (Vec<u128>, bool) {
         // By the order above: components are together, and only what lies behind has a place.
-        let place_of: std::collections::HashMap<usize, usize> =
+        let place_of: HashMap<usize, usize> =
             behind.iter().enumerate().map(|(place, one)| (*one, place)).collect();
         // Sums of parts times millionths that come from what is held.
         let mut sums = vec![0_u128; behind.len()];
@@ -211,7 +213,26 @@ impl Ownership {
             return (vec![UNBOUNDED; entering.len()], false);
         }
         if component.members.len() > components::MOST_SOLVED {
-            return follow(&within(side), &entering, side);
+            // Owners of each member, by their places among the members.
+            let place: HashMap<usize, usize> =
+                component.members.iter().enumerate().map(|(place, member)| (*member, place)).collect();
+            let mut held: Vec<Vec<(usize, u128)>> = vec![Vec::new(); component.members.len()];
+            let mut leaves = false;
+            for (column, asset) in component.members.iter().enumerate() {
+                let mut within = 0;
+                for edge in &self.owners[*asset] {
+                    if let Some(row) = place.get(&edge.owner) {
+                        held[*row].push((column, side.of(edge)));
+                        within += side.of(edge);
+                    }
+                }
+                leaves |= within < super::WHOLE.into();
+            }
+            return match (leaves, side) {
+                (true, _) => follow(&held, &entering, side),
+                (false, Side::Least) => (entering.iter().map(|sum| side.rounded(*sum)).collect(), true),
+                (false, Side::Most) => (vec![UNBOUNDED; entering.len()], true),
+            };
         }
         let inverses = component
             .inverse
@@ -239,15 +260,8 @@ impl Ownership {
 
 /// The same of a circle of many, round by round. From below each round is a bound; from above, what is left after the
 /// last round is guessed, and holds if another round makes it smaller.
-fn follow(within: &[Vec<u32>], entering: &[u128], side: Side) -> (Vec<u128>, bool) {
-    // Only what is held, with its place.
-    let held: Vec<Vec<(usize, u128)>> = within
-        .iter()
-        .map(|row| {
-            let held = row.iter().enumerate().filter(|(_, share)| **share > 0);
-            held.map(|(column, share)| (column, u128::from(*share))).collect()
-        })
-        .collect();
+/// `held` is what each member holds of which.
+fn follow(held: &[Vec<(usize, u128)>], entering: &[u128], side: Side) -> (Vec<u128>, bool) {
     let round = |parts: &[u128], side: Side| -> Vec<u128> {
         let rows = held.iter().zip(entering);
         rows.map(|(row, entering)| {

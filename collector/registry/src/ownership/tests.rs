@@ -317,3 +317,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_closed_circle_of_many_is_said_too_and_nobody_in_it_grows_by_going_round() {
+    let size = components::MOST_SOLVED + 1;
+    let ring = (0..size).map(|place| holding(2 + (place + 1) % size, 2 + place, "100"));
+    // Company 1 is held by person 0 and, by a hundredth, by the ring.
+    let of_one = [holding(0, 1, "99"), holding(2, 1, "1")];
+    let owned = graph(1, 1 + size, &ring.chain(of_one).collect::<Vec<_>>());
+    let owners = owned.owners_of(1);
+    assert!(owners.closed_circle);
+    let ring = owners.owners.iter().filter(|one| one.owner > 1);
+    assert!(
+        ring.clone().count() == size
+            && ring.clone().all(|one| one.standing(Share::QUARTER) == Standing::Possible)
+    );
+}

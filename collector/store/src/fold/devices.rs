@@ -11,7 +11,6 @@ use crate::{
     hour::HourKey,
     presence::Presence,
     state::{Accelerator, HeldKey, Latest, Report, held_row, max_trust},
-    words::Words,
 };
 
 /// What an agent says of itself, as far as it is believed. Better trust comes first in the order.
@@ -69,10 +68,6 @@ impl Fold {
             return;
         }
         let before = accelerator.report().cloned();
-        let owned = |voices: Vec<(&AgentId, &str)>| -> Vec<(AgentId, String)> {
-            voices.into_iter().map(|(agent, host)| (agent.clone(), host.to_owned())).collect()
-        };
-        let voices_before = owned(holders::voices(accelerator));
         let mut report = Report {
             host: device.host.clone(),
             name: device.name.clone(),
@@ -89,8 +84,6 @@ impl Fold {
         };
         report.resize(at, device.units);
         accelerator.reports.insert(agent.clone(), report);
-        let other_voices =
-            self.state.held.contains_key(id) && owned(holders::voices(accelerator)) != voices_before;
         let now = accelerator.report();
         let what = |report: Option<&Report>| {
             report.map(|report| {
@@ -110,7 +103,8 @@ impl Fold {
         // What it is decides the estimates, whom the agent is trusted before decides which window counts.
         let (first, last) = (accelerator.first_seen, accelerator.last_end);
         // And whose word on its holders counts.
-        if (other_device || other_voices || self.state.seen.contains_key(agent))
+        let is_held = self.state.held.contains_key(id);
+        if (other_device || is_held || self.state.seen.contains_key(agent))
             && let Some(summed) = Span::new(first, last)
         {
             self.mark(id, summed);
@@ -118,8 +112,8 @@ impl Fold {
     }
 
     /// How far agents are believed has changed, of one or perhaps of all: their words count as far as they are
-    /// believed now.
-    pub(super) fn believe(&mut self, whose: Option<&AgentId>) {
+    /// believed now. `moved`: it is also on another host than it was.
+    pub(super) fn believe(&mut self, whose: Option<&AgentId>, moved: bool) {
         let agents = &self.state.agents;
         let mut touched = Vec::new();
         for (id, accelerator) in &mut self.state.accelerators {
@@ -132,7 +126,7 @@ impl Fold {
                 // What was stored before this was kept says what the agent said.
                 let said = *report.said_trust.get_or_insert(report.trust);
                 let trust = capped(said, max_trust(agents.get(agent)));
-                changed |= trust != report.trust;
+                changed |= moved || trust != report.trust;
                 report.trust = trust;
             }
             if changed {
@@ -223,12 +217,18 @@ impl Fold {
         });
     }
 
-    /// A lease says its whole span each time: what the same lease said before no longer holds.
+    /// A lease says its whole span each time: what the same lease said before no longer holds, be it that an agent
+    /// said it which was there before on the same host.
     fn replaced(&self, id: &AcceleratorId, key: &HeldKey, span: Span) -> Vec<(HeldKey, UtcMillis)> {
-        let same = |other: &HeldKey, end: UtcMillis| {
-            other.is_same(key) && (other.start, end) != (span.start(), span.end()) && other.start < end
+        let host = |agent: &Option<AgentId>| agent.as_ref().and_then(|agent| self.state.host_of(agent));
+        let own = host(&key.agent);
+        let same_host = |other: &HeldKey| {
+            other.agent == key.agent || other.agent.is_none() || own.is_some() && host(&other.agent) == own
         };
-        let held = self.state.held.get(id).into_iter().flat_map(Words::iter);
+        let same = |other: &HeldKey, end: UtcMillis| {
+            same_host(other) && (other.start, end) != (span.start(), span.end()) && other.start < end
+        };
+        let held = self.state.held.get(id).into_iter().flat_map(|words| words.of(key));
         held.filter(|(other, end)| same(other, *end)).map(|(other, end)| (other.clone(), end)).collect()
     }
 }

@@ -173,7 +173,12 @@ impl Weights {
             let equal = || vec![1; segment.holders.len()];
             if segment.shares.iter().any(|shares| *shares > 0) { given } else { equal() }
         };
-        let told: Vec<u64> = match segment.disputed || uses.is_empty() {
+        // What is told of somebody who is none of the holders may be one of them by another name.
+        let of_holder = |told: &Use| {
+            told.busy_us == 0
+                || segment.holders.iter().any(|(_, attempt)| holders::is_same_attempt(&told.attempt, attempt))
+        };
+        let told: Vec<u64> = match segment.disputed || uses.is_empty() || !uses.iter().all(of_holder) {
             true => Vec::new(),
             false => segment.holders.iter().map(busy).collect(),
         };
@@ -260,15 +265,19 @@ impl Weighed {
             let weights = Weights::of(&segment, &window.uses);
             let mut before = 0;
             for (index, holder) in (0..).zip(segment.holders) {
-                let share = |millis: u64| millis * (index + 1) / holders - millis * index / holders;
+                let of_time = |millis: u64| millis * (index + 1) / holders - millis * index / holders;
                 let key = UsageKey::of(holder, held);
                 let from = before;
                 before += weights.each.get(usize::try_from(index).unwrap_or_default()).unwrap_or(&0);
+                let share = match holders {
+                    1 => part,
+                    _ => part.shared(from, before, weights.all, weights.told),
+                };
                 slot.usage.entry(key).or_default().add(
-                    &part.shared(from, before, weights.all, weights.told),
+                    &share,
                     &signs.piece(index, index + 1, holders),
-                    share(measured),
-                    share(interpolated),
+                    of_time(measured),
+                    of_time(interpolated),
                 );
             }
         }

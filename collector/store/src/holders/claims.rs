@@ -30,14 +30,15 @@ pub(super) struct Claim<'a> {
     pub(super) fills: bool,
 }
 
-/// The agents whose words on holders count, with the hosts in which they see the accelerator.
-pub(crate) fn voices(accelerator: &Accelerator) -> Vec<(&AgentId, &str)> {
+/// The agents whose words on an accelerator's holders count, with the hosts for which they were enrolled: what an agent
+/// says of its host could be another's.
+pub(crate) fn voices<'a>(state: &'a State, accelerator: &'a Accelerator) -> Vec<(&'a AgentId, &'a str)> {
     let known = || accelerator.reports.iter().filter(|(_, report)| !report.is_unknown());
     // Who reads a device from outside its host sees no holder in it, and silences nobody.
     let inside = known().map(|(_, report)| report.trust).filter(|trust| *trust != Trust::Bmc);
     let best = inside.min().unwrap_or(Trust::Bmc);
     let counts = known().filter(|(_, report)| report.trust <= best);
-    counts.map(|(agent, report)| (agent, report.host.as_str())).collect()
+    counts.map(|(agent, report)| (agent, state.host_of(agent).unwrap_or(&report.host))).collect()
 }
 
 /// Whether a lease speaks of this accelerator on its host.
@@ -69,7 +70,7 @@ pub(super) fn claims<'a>(
             }
         }
     }
-    let voices = accelerator.map(voices).unwrap_or_default();
+    let voices = accelerator.map(|accelerator| voices(state, accelerator)).unwrap_or_default();
     let records = Records { state, job };
     // However many there are, they come to as many claims as there are spans of them.
     let mut not_believed = NotBelieved::default();

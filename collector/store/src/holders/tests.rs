@@ -121,39 +121,52 @@ proptest! {
             for moment in segment.span.start().0..segment.span.end().0 {
                 let said = || words.iter().filter(|(_, _, start, length, _)| (*start..start + length).contains(&moment));
                 let here = || said().filter(|word| counts(word));
-                let rank = here().map(|(_, evidence, ..)| Evidence::ALL[*evidence].rank()).min();
-                let best = || here().filter(|(_, evidence, ..)| Some(Evidence::ALL[*evidence].rank()) == rank);
-                let mut who: Vec<usize> = best().map(|(who, ..)| *who).collect();
+                let rank_of = |word: &Word| Evidence::ALL[word.1].rank();
+                let rank = here().map(rank_of).min();
+                // What the operator leased excludes all else; apart from that each host says the best that it knows.
+                let leased = here().any(|word| Evidence::ALL[word.1] == Evidence::Lease);
+                let best_of = |agent: usize| here().filter(|word| word.4 == agent).map(rank_of).min();
+                let best = || {
+                    here().filter(|word| match leased {
+                        true => Some(rank_of(word)) == rank,
+                        false => Some(rank_of(word)) == best_of(word.4),
+                    })
+                };
+                let attempt = |word: &Word| {
+                    if Evidence::ALL[word.1].is_agreed() { "lease" } else { WHO[word.0].1 }
+                };
+                let mut who: Vec<(usize, &str)> = best().map(|word| (word.0, attempt(word))).collect();
                 who.sort_unstable();
                 who.dedup();
-                if who.contains(&0) {
+                if who.contains(&(0, WHO[0].1)) {
                     // The first one's own record says whose attempt it is.
-                    who.retain(|who| *who != 3);
+                    who.retain(|(who, _)| *who != 3);
                 }
                 let why = match who.as_slice() {
                     [] if said().count() > 0 => Some(Unattributed::NotBelieved),
                     [] => Some(Unattributed::NoEvidence),
-                    [3] => Some(Unattributed::Unnamed),
+                    [(3, _)] => Some(Unattributed::Unnamed),
                     _ => None,
                 };
                 prop_assert_eq!(segment.unattributed, why);
                 // What the operator leased has no host that saw it.
                 let seen_by = |agent: usize| {
-                    best().any(|(_, evidence, .., by)| *by == agent && Evidence::ALL[*evidence] != Evidence::Lease)
+                    best().any(|word| word.4 == agent && Evidence::ALL[word.1] != Evidence::Lease)
                 };
                 let disputed = who.len() > 1 && match rank {
                     Some(0) => true,
-                    Some(1) => who.contains(&2),
+                    Some(1) => who.iter().any(|(who, _)| *who == 2),
                     _ => false,
                 } || who.len() > 1 && seen_by(0) && seen_by(1);
                 prop_assert_eq!(segment.disputed, disputed);
                 if why.is_some() {
                     who.clear();
                 }
-                let mut who: Vec<Principal> = who.into_iter().map(principal).collect();
+                let mut who: Vec<Principal> = who.into_iter().map(|(who, _)| principal(who)).collect();
                 who.sort_unstable();
-                let holders: Vec<Principal> =
+                let mut holders: Vec<Principal> =
                     segment.holders.iter().map(|(principal, _)| principal.clone()).collect();
+                holders.sort_unstable();
                 prop_assert_eq!(holders, who);
             }
         }

@@ -68,7 +68,8 @@ async fn hour(facts: Vec<Fact>, told: &[(&str, u64)]) -> String {
 
 #[tokio::test]
 async fn the_driver_divides_what_it_tells_apart_and_the_rest_goes_by_given_shares_or_equally() {
-    let told = [("slurm:c/1+0", 300_000_000), ("slurm:c/2", 100_000_000), ("slurm:c/9", 5_000_000)];
+    let told = [("slurm:c/1+0", 300_000_000), ("slurm:c/2", 100_000_000), ("slurm:c/9", 0)];
+    let stranger = [("slurm:c/1", 300_000_000), ("k8s:c/9", 5_000_000)];
     let equal = hour(Vec::new(), &[]).await;
     let by_driver = hour(Vec::new(), &told).await;
     let one_unknown = hour(vec![record("1", 1)], &[]).await;
@@ -77,6 +78,7 @@ async fn the_driver_divides_what_it_tells_apart_and_the_rest_goes_by_given_share
     let of_nobody = hour(Vec::new(), &[("slurm:c/9", 100), ("slurm:c/1", 0)]).await;
     assert_eq!(one_unknown, equal, "shares count where those of all are known");
     assert_eq!(of_nobody, equal, "what strangers did divides nothing");
+    assert_eq!(hour(Vec::new(), &stranger).await, equal, "a stranger may be a holder by another name");
     expect![[r#"
         equal
         2026-01-31T08:00:00Z GPU-0 slurm:c/1 shared 0..963478..4925582 measured 1800s interpolated 0s

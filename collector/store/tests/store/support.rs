@@ -58,16 +58,21 @@ pub(crate) fn gpu(number: u8) -> AcceleratorId {
 
 /// The enrolment of an agent on host `host-<number>`.
 pub(crate) fn enrolled(number: u8) -> Fact {
+    enrolled_as(number, Trust::Bmc, number)
+}
+
+/// Believed so far at most, on this host.
+pub(crate) fn enrolled_as(number: u8, max_trust: Trust, host: u8) -> Fact {
     let public_key = key(number).verifying_key();
     Fact::Agent(AgentFact {
         agent: agent(number),
-        host: format!("host-{number}"),
+        host: format!("host-{host}"),
         site: "site".into(),
         fabric: "fabric".into(),
         public_key: base64::engine::general_purpose::STANDARD.encode(public_key.as_bytes()),
         valid_from: at(0),
         valid_to: None,
-        max_trust: Trust::Bmc,
+        max_trust,
     })
 }
 

@@ -15,7 +15,7 @@ use weighbridge_store::{
 };
 use weighbridge_wire::{DeviceRecord, Status};
 
-use crate::support::{Book, H100, agent, at, batch, device, gpu, lease, minutes, record};
+use crate::support::{Book, H100, agent, at, batch, device, enrolled_as, gpu, lease, minutes, record};
 
 pub(crate) const PRINCIPALS: [&str; 3] = ["lease:site/a", "uid:gpu/1000", "slurm:c/b"];
 
@@ -38,6 +38,12 @@ pub(crate) enum Step {
     Offset {
         agent: u8,
         minutes: i64,
+    },
+    /// How far an agent is believed, and on which host it is.
+    Agent {
+        agent: u8,
+        trust: Trust,
+        host: u8,
     },
     Mapping,
     Job(Box<JobFact>),
@@ -116,10 +122,18 @@ pub(crate) fn any_gap() -> impl Strategy<Value = Part> {
         .prop_map(|(accelerator, span, cause)| Part::Gap(Gap { accelerator, span, boot_start_ms: 1, cause }))
 }
 
+/// As often as not longer than what is found by its start alone.
+fn any_held_span() -> impl Strategy<Value = Span> {
+    let long = (any_span(), 0_i64..10).prop_map(|(span, hours)| {
+        Span::new(span.start().plus(-hours * UtcMillis::HOUR), span.end()).expect("longer")
+    });
+    prop_oneof![3 => any_span(), 1 => long]
+}
+
 pub(crate) fn any_holding() -> impl Strategy<Value = Part> {
     let evidence = prop::sample::select(vec![Evidence::ProcessOwner, Evidence::LeaseFile]);
     let accelerators = prop::sample::subsequence((0..3).map(gpu).collect::<Vec<_>>(), 1..=3);
-    (0..PRINCIPALS.len(), 0_u8..2, accelerators, any_span(), evidence).prop_map(
+    (0..PRINCIPALS.len(), 0_u8..2, accelerators, any_held_span(), evidence).prop_map(
         |(principal, attempt, accelerators, span, evidence)| {
             Part::Holding(Holding {
                 principal: PRINCIPALS[principal].parse().expect("valid"),
@@ -183,7 +197,7 @@ const ACCOUNTS: [&str; 3] = ["slurm:c/a", "slurm:c/b", "slurm:c/%3F"];
 pub(crate) fn any_job_seen() -> impl Strategy<Value = Part> {
     let evidence = prop::sample::select(vec![Evidence::SchedulerHook, Evidence::AllocatorProcess]);
     let accelerators = prop::sample::subsequence((0..3).map(gpu).collect::<Vec<_>>(), 1..=3);
-    (0..ACCOUNTS.len(), 0..ATTEMPTS.len(), accelerators, any_span(), evidence).prop_map(
+    (0..ACCOUNTS.len(), 0..ATTEMPTS.len(), accelerators, any_held_span(), evidence).prop_map(
         |(account, attempt, accelerators, span, evidence)| {
             Part::Holding(Holding {
                 principal: ACCOUNTS[account].parse().expect("valid"),
@@ -199,7 +213,7 @@ pub(crate) fn any_job_seen() -> impl Strategy<Value = Part> {
 /// What a scheduler keeps of a start of a job.
 pub(crate) fn any_job() -> impl Strategy<Value = JobFact> {
     let (number, restart) = (7_u8..9, prop::option::weighted(0.3, 0_u32..2));
-    (number, 0_i64..4, 0..ACCOUNTS.len(), any_span(), prop::bool::weighted(0.8), restart, any::<bool>())
+    (number, 0_i64..4, 0..ACCOUNTS.len(), any_held_span(), prop::bool::weighted(0.8), restart, any::<bool>())
         .prop_map(|(number, submitted, account, span, over, restart, named)| JobFact {
             job: format!("slurm:c/{number}").parse().expect("valid"),
             submitted: at(submitted),
@@ -231,6 +245,8 @@ pub(crate) fn any_step() -> impl Strategy<Value = Step> {
         3 => any_lease(),
         2 => any_job().prop_map(|job| Step::Job(Box::new(job))),
         1 => (0_u8..3, -300_i64..300).prop_map(|(agent, minutes)| Step::Offset { agent, minutes }),
+        1 => (0_u8..3, prop::sample::select(Trust::ALL.to_vec()), 0_u8..3)
+            .prop_map(|(agent, trust, host)| Step::Agent { agent, trust, host }),
         1 => Just(Step::Mapping),
         1 => any::<u8>().prop_map(Step::Record),
     ]
@@ -293,6 +309,7 @@ pub(crate) fn written(steps: &[Step], swapped: bool, segment_bytes: u64) -> Book
                     minutes: *minutes,
                 });
             }
+            Step::Agent { agent, trust, host } => book.fact(enrolled_as(*agent, *trust, *host)),
             Step::Mapping => book.fact(Fact::Mapping(MappingFact {
                 principal: PRINCIPALS[0].parse().expect("valid"),
                 customer: "customer".into(),
