@@ -1,5 +1,6 @@
 //! MIG: instances as devices of their own, read by the thread of their device.
 
+use weighbridge_agent::source::Instance;
 use weighbridge_meter::{Condition, window::Counter};
 
 use super::*;
@@ -78,6 +79,7 @@ async fn instances_are_devices_of_their_own_and_the_split_one_is_not_metered() {
         id: SMALL.parse().unwrap(),
         parent: Some(HOPPER.parse().unwrap()),
         units: Some(16),
+        instance: Some(Instance { gi: 9, ci: 0 }),
         memory_bytes: Some(9728 << 20),
         power_limit_mw: None,
         conditions: vec![Condition::UnknownArchitecture],
