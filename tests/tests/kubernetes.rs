@@ -127,8 +127,13 @@ impl Weighed {
         let mut attempt = format!("k8s:cluster/pod/{}", uid(number));
         if let Some((kind, owner, restarts)) = owner {
             let api = if kind == "Job" { "batch/v1" } else { "jobset.x-k8s.io/v1alpha2" };
-            object["metadata"]["ownerReferences"] = json!([{"apiVersion": api, "kind": kind, "name": "planted-job",
+            let name = format!("planted-job-{owner}");
+            object["metadata"]["ownerReferences"] = json!([{"apiVersion": api, "kind": kind, "name": name,
                 "uid": uid(owner), "controller": true}]);
+            // An owner that the API server does not have counts for nothing.
+            let path = format!("/apis/{api}/namespaces/{namespace}/{}s/{name}", kind.to_lowercase());
+            self.api
+                .put(&path, json!({"metadata": {"uid": uid(owner), "namespace": namespace, "name": name}}));
             object["metadata"]["labels"]["jobset.sigs.k8s.io/restart-attempt"] = json!(restarts.to_string());
             attempt = format!("k8s:cluster/{}", uid(owner));
             if restarts > 0 {

@@ -39,6 +39,12 @@ const COUNTED: &[&str] = &[
     "weighbridge_agent_slurm_allocations",
     "weighbridge_agent_slurm_unknown_accelerators",
     "weighbridge_agent_slurm_hook_files_refused",
+    "weighbridge_agent_libvirt_files_refused",
+    "weighbridge_agent_machines",
+    "weighbridge_agent_machine_accelerators",
+    "weighbridge_agent_machine_parts_unplaced",
+    "weighbridge_agent_kubernetes_pods",
+    "weighbridge_agent_kubernetes_unmapped_devices",
     "weighbridge_agent_open_files",
     "weighbridge_collector_accelerators",
     "weighbridge_collector_never_seen_accelerators",
@@ -64,6 +70,9 @@ const STATES: &[&str] = &[
     "weighbridge_agent_source_state",
     "weighbridge_agent_lease_file_state",
     "weighbridge_agent_slurm_hooks_state",
+    "weighbridge_agent_libvirt_state",
+    "weighbridge_agent_kubelet_state",
+    "weighbridge_agent_kubernetes_api_state",
     "weighbridge_collector_ready",
 ];
 
