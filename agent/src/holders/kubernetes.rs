@@ -1,7 +1,7 @@
 //! Which pods hold the accelerators of this host, by what the kubelet gave them and the API server knows of them.
 //!
 //! The kubelet ([`kubelet`]) says which devices each pod was given, by namespace and name; it is asked every few
-//! seconds, and at once when a pod begins or ends. The API server ([`api`]) says of each pod of this node who made
+//! seconds, and at once when a pod begins or ends. The API server (`api`) says of each pod of this node who made
 //! it, and when it began and ended. Both are asked on tasks of their own: a look takes what they heard, and waits for
 //! neither.
 //!
