@@ -23,6 +23,7 @@ pub mod mounts;
 pub mod oracle;
 pub mod past;
 pub mod pencil;
+pub mod planted;
 pub mod ports;
 pub mod process;
 pub mod prometheus;

@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
 };
 
 use serde_json::{Value, json};
@@ -20,6 +19,7 @@ use weighbridge_tests::{
     collector::time,
     ledgers,
     machine::Device,
+    planted::{files_below, holds},
     site::Site,
     wait,
 };
@@ -209,22 +209,6 @@ impl Weighed {
         }
         told
     }
-}
-
-fn holds(bytes: &[u8], text: &str) -> bool {
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
-}
-
-fn files_below(folder: &Path) -> Vec<Vec<u8>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => found.extend(files_below(&entry.path())),
-            Ok(_) => found.push(fs::read(entry.path()).unwrap_or_default()),
-            Err(_) => {}
-        }
-    }
-    found
 }
 
 #[test]

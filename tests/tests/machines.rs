@@ -10,7 +10,7 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command},
 };
 
@@ -18,7 +18,14 @@ use serde_json::Value;
 use weighbridge_meter::{Evidence, Span, UtcMillis};
 use weighbridge_store::Body;
 use weighbridge_tests::{
-    agent::AgentOptions, audit, collector::time, ledgers, machine::Device, site::Site, wait,
+    agent::AgentOptions,
+    audit,
+    collector::time,
+    ledgers,
+    machine::Device,
+    planted::{files_below, holds},
+    site::Site,
+    wait,
 };
 use weighbridge_wire::Envelope;
 
@@ -219,22 +226,6 @@ fn measured_more(site: &Site, millis: i64) {
         }
         Ok(())
     });
-}
-
-fn holds(bytes: &[u8], text: &str) -> bool {
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
-}
-
-fn files_below(folder: &Path) -> Vec<Vec<u8>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => found.extend(files_below(&entry.path())),
-            Ok(_) => found.push(fs::read(entry.path()).unwrap_or_default()),
-            Err(_) => {}
-        }
-    }
-    found
 }
 
 #[test]

@@ -20,6 +20,7 @@ use weighbridge_tests::{
     ledgers,
     machine::Device,
     mounts::Mount,
+    planted::{files_below, holds},
     process,
     site::Site,
     slurm::{ACCOUNTS, CLUSTER, GPUS, NODES, Slurm, USER},
@@ -201,22 +202,6 @@ fn accounts(totals: &Totals) -> BTreeMap<String, (u128, u64)> {
         *account = (account.0 + best, account.1 + millis);
     }
     accounts
-}
-
-fn holds(bytes: &[u8], text: &str) -> bool {
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
-}
-
-fn files_below(folder: &Path) -> Vec<Vec<u8>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => found.extend(files_below(&entry.path())),
-            Ok(_) => found.push(fs::read(entry.path()).unwrap_or_default()),
-            Err(_) => {}
-        }
-    }
-    found
 }
 
 #[test]
