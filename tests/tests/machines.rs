@@ -42,8 +42,15 @@ const AWAY: &str = "0000:c1:00.0";
 struct Qemu(Child);
 
 impl Qemu {
+    /// Older than any file that is written from now on, as far as ticks of processes (10 ms) and of file systems (up to
+    /// 10 ms) can tell: what a machine has begins with its file, unless its process began later.
     fn start() -> Self {
-        Self(Command::new("sleep").arg("600").spawn().expect("the system has sleep"))
+        let child = Command::new("sleep").arg("600").spawn().expect("the system has sleep");
+        let old = wait::now().plus(100);
+        wait::until("the process is older than its files will be", || {
+            if wait::now() < old { Err("not yet".into()) } else { Ok(()) }
+        });
+        Self(child)
     }
 }
 
