@@ -177,7 +177,7 @@ impl App {
             _ => None,
         };
         let Some(customer) = customer else { return Ok(BTreeMap::new()) };
-        let known = |field: IdentityField| customer.fields.contains_key(&field);
+        let known = |field: IdentityField| customer.knows(field);
         let opened = match how {
             Identity::Masked => None,
             Identity::Opened { actor, reason } => {
@@ -187,7 +187,7 @@ impl App {
                 if reason.trim().is_empty() {
                     return Err(CasefileError::Blank("the reason"));
                 }
-                let opened = self.keys.open(&customer.customer, &customer.fields)?;
+                let opened = self.keys.open_party(customer)?.identity();
                 let look = serde_json::json!({
                     "act": "identity_opened", "customer": customer.customer, "case": case.id(),
                     "actor": actor, "reason": reason,

@@ -10,8 +10,8 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::Serialize;
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, SHOWN_FAULTS, SealedCustomer, SlurmRow,
-    parse_agents, parse_customers, parse_leases, parse_principals, parse_slurm,
+    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, Party, SHOWN_FAULTS, SealedCustomer,
+    SlurmRow, parse_agents, parse_customers, parse_leases, parse_principals, parse_slurm, party::Basis,
 };
 use weighbridge_store::{
     Fact, State, closed,
@@ -237,17 +237,19 @@ impl App {
         let known = self.customers();
         let mut sealed = Vec::new();
         for row in rows {
-            if let Some(before) = known.get(row.customer.as_str()) {
-                let identity = self.keys.open(&row.customer, &before.fields)?;
-                let same = before.kind == row.kind
-                    && before.us_person == row.us_person
-                    && before.control_group == row.control_group
-                    && identity.iter().eq(row.identity.iter());
-                if same {
-                    continue;
-                }
+            let before = known.get(row.customer.as_str());
+            let opened = before.map(|before| self.keys.open_party(before)).transpose()?;
+            let mut party = opened.clone().unwrap_or_else(|| Party::unknown(row.kind));
+            party.kind = row.kind;
+            party.take(&row.identity);
+            party.us_person.decide(row.us_person, Basis::Told, "a file of customers", self.now());
+            let same = before.is_some_and(|before| before.control_group == row.control_group);
+            if same && opened.as_ref() == Some(&party) {
+                continue;
             }
-            sealed.push(self.keys.seal_customer(row, &mut random::fill)?);
+            let standing = before.map(|before| before.standing.clone()).unwrap_or_default();
+            let (id, group) = (&row.customer, row.control_group.clone());
+            sealed.push(self.keys.seal_party(id, group, standing, &party, &mut random::fill)?);
         }
         Ok(sealed)
     }

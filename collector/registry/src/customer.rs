@@ -84,25 +84,31 @@ pub enum CustomerKind {
     Person,
     /// A company, an agency, or any other body.
     Entity,
+    /// What is not a body of its own: a trust, a partnership without one.
+    Arrangement,
     /// Who passes the compute on to customers of its own.
     Reseller,
 }
 
 impl CustomerKind {
+    /// Every one of them.
+    pub const ALL: [Self; 4] = [Self::Person, Self::Entity, Self::Arrangement, Self::Reseller];
+
     /// What the text form must be, in words for an error message.
-    pub const EXPECTED: &'static str = "person, entity or reseller";
+    pub const EXPECTED: &'static str = "person, entity, arrangement or reseller";
 
     /// Its name in files and ledgers.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Person => "person",
             Self::Entity => "entity",
+            Self::Arrangement => "arrangement",
             Self::Reseller => "reseller",
         }
     }
 
     pub(crate) fn from_name(text: &str) -> Option<Self> {
-        [Self::Person, Self::Entity, Self::Reseller].into_iter().find(|kind| kind.as_str() == text)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 }
 
@@ -175,7 +181,7 @@ mod tests {
 
     #[test]
     fn names_in_files_are_the_names_in_ledgers() {
-        for kind in [CustomerKind::Person, CustomerKind::Entity, CustomerKind::Reseller] {
+        for kind in CustomerKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
             assert_eq!(CustomerKind::from_name(kind.as_str()), Some(kind));
         }

@@ -6,13 +6,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     str::FromStr,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use weighbridge_meter::UtcMillis;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// One thing to know about a customer. The names are part of what a sealed value is bound to: they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -214,6 +214,25 @@ pub struct Access {
     pub address: IpAddr,
     /// When.
     pub at: UtcMillis,
+}
+
+impl Serialize for Access {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Access {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Zeroizing::new(String::deserialize(deserializer)?);
+        text.parse().map_err(|()| de::Error::custom(format_args!("not {}", Self::EXPECTED)))
+    }
+}
+
+impl Zeroize for Access {
+    fn zeroize(&mut self) {
+        *self = Self { address: Ipv4Addr::UNSPECIFIED.into(), at: UtcMillis(0) };
+    }
 }
 
 /// Text that is no list of accesses. It says which entry is at fault, not what stands there.

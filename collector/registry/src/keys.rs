@@ -24,10 +24,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use weighbridge_journal::fail;
+use weighbridge_meter::UtcMillis;
 use zeroize::Zeroizing;
 
 use crate::{
-    CustomerId, CustomerRow, Identity, IdentityField, SealedCustomer, SealedField,
+    ControlGroupId, CustomerId, Identity, IdentityField, Party, PartyId, SealedCustomer, SealedField,
+    Standing,
+    party::Basis,
     sealed::{self, DoesNotOpen, Key},
 };
 
@@ -112,7 +115,18 @@ pub enum KeyError {
         /// The field.
         field: IdentityField,
     },
+    /// The record was altered, or sealed for another purpose, party or key.
+    #[error("the {what} record of {subject} does not open: altered, or sealed for another place or key")]
+    RecordDamaged {
+        /// The party.
+        subject: CustomerId,
+        /// Which record.
+        what: String,
+    },
 }
+
+/// The record of who a party is.
+const PARTY: &str = "party";
 
 impl KeyStore {
     /// The store in `folder`, which is made if it is not there.
@@ -129,27 +143,80 @@ impl KeyStore {
         Ok(Self { folder, operator })
     }
 
-    /// Seals everything that is known of a customer. The customer's key is made if there is none yet.
+    /// Seals what is known of a party. Its key is made if there is none yet. Of `standing` what follows from the record
+    /// is taken from there.
     ///
     /// # Errors
     /// As [`KeyStore::seal`].
-    pub fn seal_customer(
+    pub fn seal_party(
         &self,
-        row: &CustomerRow,
+        id: &PartyId,
+        control_group: Option<ControlGroupId>,
+        standing: Standing,
+        party: &Party,
         random: RandomSource<'_>,
     ) -> Result<SealedCustomer, KeyError> {
-        let key = self.key_or_new(&row.customer, random)?;
-        let seal_one = |(field, value): (IdentityField, &str)| {
-            let place = sealed::place(&row.customer, field);
-            (field, sealed::seal(&key, &place, value.as_bytes(), random))
-        };
+        let text =
+            Zeroizing::new(serde_json::to_vec(party).expect("a record has string keys and no failing parts"));
+        let open_discrepancies = u32::try_from(party.open_discrepancies().count()).unwrap_or(u32::MAX);
         Ok(SealedCustomer {
-            customer: row.customer.clone(),
-            kind: row.kind,
-            us_person: row.us_person,
-            control_group: row.control_group.clone(),
-            fields: row.identity.iter().map(seal_one).collect(),
+            customer: id.clone(),
+            kind: party.kind,
+            us_person: party.us_person.stands(),
+            control_group,
+            fields: BTreeMap::new(),
+            party: Some(self.seal_record(id, PARTY, &text, random)?),
+            known: party.identity().iter().map(|(field, _)| field).collect(),
+            standing: Standing { verified: party.verified(), open_discrepancies, ..standing },
         })
+    }
+
+    /// Opens what is known of a party.
+    /// Looking at an identity is an act to be recorded; that is the caller's part.
+    ///
+    /// # Errors
+    /// As [`KeyStore::open`].
+    pub fn open_party(&self, sealed: &SealedCustomer) -> Result<Party, KeyError> {
+        let subject = &sealed.customer;
+        if let Some(record) = &sealed.party {
+            let text = self.open_record(subject, PARTY, record)?;
+            return serde_json::from_slice(&text)
+                .map_err(|_| KeyError::RecordDamaged { subject: subject.clone(), what: PARTY.into() });
+        }
+        let mut party = Party::unknown(sealed.kind);
+        party.take(&self.open(subject, &sealed.fields)?);
+        party.us_person.decide(sealed.us_person, Basis::Told, "a file of customers", UtcMillis(0));
+        Ok(party)
+    }
+
+    /// Seals a record about a subject, which opens as that alone.
+    ///
+    /// # Errors
+    /// As [`KeyStore::seal`].
+    pub fn seal_record(
+        &self,
+        subject: &PartyId,
+        what: &str,
+        plaintext: &[u8],
+        random: RandomSource<'_>,
+    ) -> Result<SealedField, KeyError> {
+        let key = self.key_or_new(subject, random)?;
+        Ok(sealed::seal(&key, &sealed::place_of_record(subject, what), plaintext, random))
+    }
+
+    /// Opens a record about a subject.
+    ///
+    /// # Errors
+    /// As [`KeyStore::open`].
+    pub fn open_record(
+        &self,
+        subject: &PartyId,
+        what: &str,
+        record: &SealedField,
+    ) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        let key = self.key_there(subject)?;
+        sealed::open(&key, &sealed::place_of_record(subject, what), record)
+            .map_err(|DoesNotOpen| KeyError::RecordDamaged { subject: subject.clone(), what: what.into() })
     }
 
     /// Seals one value. The customer's key is made, and durable, if there is none yet.
@@ -178,10 +245,7 @@ impl KeyStore {
         subject: &CustomerId,
         fields: &BTreeMap<IdentityField, SealedField>,
     ) -> Result<Identity, KeyError> {
-        let path = self.path(subject);
-        let key = self
-            .key(subject, &path)?
-            .ok_or_else(|| KeyError::KeyMissing { subject: subject.clone(), path: path.clone() })?;
+        let key = self.key_there(subject)?;
         let mut identity = Identity::default();
         for (field, value) in fields {
             let damaged = || KeyError::ValueDamaged { subject: subject.clone(), field: *field };
@@ -225,6 +289,11 @@ impl KeyStore {
 
     fn path(&self, subject: &CustomerId) -> PathBuf {
         self.folder.join(file_stem(subject) + ".json")
+    }
+
+    fn key_there(&self, subject: &CustomerId) -> Result<Key, KeyError> {
+        let path = self.path(subject);
+        self.key(subject, &path)?.ok_or_else(|| KeyError::KeyMissing { subject: subject.clone(), path })
     }
 
     fn key_or_new(&self, subject: &CustomerId, random: RandomSource<'_>) -> Result<Key, KeyError> {

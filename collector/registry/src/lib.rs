@@ -14,8 +14,10 @@
 pub mod customer;
 pub mod identity;
 pub mod import;
+pub mod interest;
 pub mod keys;
 pub mod ownership;
+pub mod party;
 pub mod sealed;
 
 pub use customer::{BadId, ControlGroupId, CustomerId, CustomerKind, UsPerson};
@@ -25,5 +27,7 @@ pub use import::{
     PrincipalMapping, PublicKey, SHOWN_FAULTS, SlurmRow, lease_rows, parse_agents, parse_customers,
     parse_leases, parse_principals, parse_slurm,
 };
+pub use interest::{Interest, InterestKind};
 pub use keys::{KeyError, KeyStore, OperatorKey, RandomSource};
+pub use party::{Party, PartyId, Standing};
 pub use sealed::{BadSealedField, SealedCustomer, SealedField};

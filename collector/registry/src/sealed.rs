@@ -3,7 +3,11 @@
 //! A sealed value opens only as the field and the customer it was sealed for: moved to another place it is as
 //! good as destroyed. Its length shows the length of what it holds.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chacha20poly1305::{
@@ -13,27 +17,44 @@ use chacha20poly1305::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
-use crate::{Completeness, ControlGroupId, CustomerId, CustomerKind, IdentityField, RandomSource, UsPerson};
+use crate::{
+    Completeness, ControlGroupId, CustomerId, CustomerKind, IdentityField, RandomSource, Standing, UsPerson,
+};
 
-/// A customer as the ledger has it: the clear part, and each known field of the identity sealed for itself.
+/// A party as the ledger has it: the clear part, and its record under lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedCustomer {
-    /// The customer.
+    /// The party.
     pub customer: CustomerId,
-    /// Person, entity or reseller.
+    /// Person, entity, arrangement or reseller.
     pub kind: CustomerKind,
     /// What has been established about it.
     pub us_person: UsPerson,
-    /// With whom it is joined by ownership or control.
+    /// With whom it is joined by ownership or control, as its file says.
     pub control_group: Option<ControlGroupId>,
-    /// What is known; a field that is not here is blank.
+    /// Of a record of the first form: each known field sealed for itself. Read for ever, no longer written.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fields: BTreeMap<IdentityField, SealedField>,
+    /// All that is known of who it is, in one piece; of the first form there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub party: Option<SealedField>,
+    /// Which fields of a report can be filled from that.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub known: BTreeSet<IdentityField>,
+    /// How it stands with the operator.
+    #[serde(default)]
+    pub standing: Standing,
 }
 
 impl SealedCustomer {
     /// Which fields are known. This needs no key.
     pub fn completeness(&self) -> Completeness {
-        Completeness::of(self.fields.keys().copied())
+        Completeness::of(self.fields.keys().chain(&self.known).copied())
+    }
+
+    /// Whether a field is known. This needs no key.
+    pub fn knows(&self, field: IdentityField) -> bool {
+        self.known.contains(&field) || self.fields.contains_key(&field)
     }
 }
 
@@ -123,6 +144,11 @@ pub(crate) fn open(
 /// The place of a value. Neither part can hold a zero byte, so no two places read the same.
 pub(crate) fn place(subject: &CustomerId, field: IdentityField) -> Vec<u8> {
     format!("weighbridge-field-v1\0{subject}\0{field}").into_bytes()
+}
+
+/// The place of a whole record of a subject. Neither part can hold a zero byte.
+pub(crate) fn place_of_record(subject: &CustomerId, what: &str) -> Vec<u8> {
+    format!("weighbridge-record-v1\0{subject}\0{what}").into_bytes()
 }
 
 /// The place of a subject's data key.

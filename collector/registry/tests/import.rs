@@ -326,18 +326,18 @@ fn faults_of_a_customers_file_name_columns_and_never_values() {
     check::<()>(
         Err(errors),
         expect![[r#"
-        customers.csv is not imported, for 11 faults:
-        customers.csv:2: kind: the value (withheld) does not fit, expected person, entity or reseller
-        customers.csv:2: us_person: the value (withheld) does not fit, expected us, foreign or undetermined
-        customers.csv:2: control_group: the value (withheld) does not fit, expected blank or a control group number without blanks
-        customers.csv:2: name: blank, expected a name of at most 256 KiB
-        customers.csv:2: locations: the value (withheld) does not fit, expected blank or places separated by ;, none of them blank
-        customers.csv:2: email: the value (withheld) does not fit, expected blank or an email address, with an @ and without blanks
-        customers.csv:2: telephone: the value (withheld) does not fit, expected blank or a telephone number, with digits
-        customers.csv:2: access: the value (withheld) does not fit, expected blank or entries separated by ;, each an IP address, @ and an RFC 3339 time, for example 192.0.2.7@2026-01-31T08:00:00Z
-        customers.csv:4: customer: the same customer as on line 3, expected each once
-        customers.csv:5: 13 values, expected 12, one a column
-        customers.csv:6: customer: the value (withheld) does not fit, expected an account number, not a name: 1 to 64 printable ASCII characters without blanks"#]],
+            customers.csv is not imported, for 11 faults:
+            customers.csv:2: kind: the value (withheld) does not fit, expected person, entity, arrangement or reseller
+            customers.csv:2: us_person: the value (withheld) does not fit, expected us, foreign or undetermined
+            customers.csv:2: control_group: the value (withheld) does not fit, expected blank or a control group number without blanks
+            customers.csv:2: name: blank, expected a name of at most 256 KiB
+            customers.csv:2: locations: the value (withheld) does not fit, expected blank or places separated by ;, none of them blank
+            customers.csv:2: email: the value (withheld) does not fit, expected blank or an email address, with an @ and without blanks
+            customers.csv:2: telephone: the value (withheld) does not fit, expected blank or a telephone number, with digits
+            customers.csv:2: access: the value (withheld) does not fit, expected blank or entries separated by ;, each an IP address, @ and an RFC 3339 time, for example 192.0.2.7@2026-01-31T08:00:00Z
+            customers.csv:4: customer: the same customer as on line 3, expected each once
+            customers.csv:5: 13 values, expected 12, one a column
+            customers.csv:6: customer: the value (withheld) does not fit, expected an account number, not a name: 1 to 64 printable ASCII characters without blanks"#]],
     );
 }
 

@@ -7,9 +7,11 @@ use std::{collections::BTreeMap, fs, path::Path};
 use expect_test::expect;
 use proptest::prelude::*;
 use tempfile::TempDir;
+use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    CustomerId, CustomerRow, Identity, IdentityField, KeyError, KeyStore, OperatorKey, SealedCustomer,
-    SealedField, parse_customers,
+    CustomerId, CustomerRow, Identity, IdentityField, KeyError, KeyStore, OperatorKey, Party, SealedCustomer,
+    SealedField, Standing, UsPerson, parse_customers,
+    party::{Basis, Discrepancy},
 };
 
 const JANE: &str = "customer,kind,us_person,control_group,name,address,locations,payment_means,payment_source,\
@@ -63,8 +65,19 @@ fn id(text: &str) -> CustomerId {
     text.parse().unwrap()
 }
 
-fn jane() -> CustomerRow {
-    parse_customers("customers.csv", JANE.as_bytes()).unwrap().remove(0)
+/// As in a file, and as it is kept: foreign by decision, with something that does not fit.
+fn jane() -> (CustomerRow, Party) {
+    let row = parse_customers("customers.csv", JANE.as_bytes()).unwrap().remove(0);
+    let mut party = Party::unknown(row.kind);
+    party.take(&row.identity);
+    party.us_person.decide(UsPerson::Foreign, Basis::Citizenship, "desk", UtcMillis(5));
+    party.discrepancies.push(Discrepancy {
+        id: "ip".into(),
+        what: "connects from elsewhere".into(),
+        found: UtcMillis(6),
+        resolved: None,
+    });
+    (row, party)
 }
 
 fn values(identity: &Identity) -> Vec<(IdentityField, String)> {
@@ -72,44 +85,62 @@ fn values(identity: &Identity) -> Vec<(IdentityField, String)> {
 }
 
 #[test]
-fn a_sealed_customer_shows_nothing_and_opens_again_from_the_ledger() {
+fn a_sealed_party_shows_nothing_and_opens_again_from_the_ledger() {
     let mut kit = Kit::new();
-    let row = jane();
-    let sealed = kit.store.seal_customer(&row, &mut |bytes| kit.bytes.fill(bytes)).unwrap();
+    let (row, party) = jane();
+    let standing = Standing { reseller: Some(id("R-1")), ..Standing::default() };
+    let fill = &mut |bytes: &mut [u8]| kit.bytes.fill(bytes);
+    let sealed = kit.store.seal_party(&row.customer, row.control_group, standing, &party, fill).unwrap();
     let json = serde_json::to_string(&sealed).unwrap();
-    let debug = format!("{sealed:?} {row:?}");
+    let debug = format!("{sealed:?} {party:?}");
     for (field, value) in row.identity.iter() {
         assert!(!json.contains(value) && !debug.contains(value), "{field} in {json} {debug}");
     }
     let read: SealedCustomer = serde_json::from_str(&json).unwrap();
     assert_eq!(read, sealed);
-    assert_eq!(read.completeness(), row.identity.completeness());
     let blanks: Vec<_> = read.completeness().blanks().collect();
     assert_eq!(blanks, [IdentityField::Email, IdentityField::Telephone]);
-    let opened = kit.store.open(&read.customer, &read.fields).unwrap();
-    assert_eq!(values(&opened), values(&row.identity));
+    assert_eq!(kit.store.open_party(&read).unwrap(), party);
+    assert_eq!(values(&party.identity()), values(&row.identity));
     expect![[r#"
-        SealedCustomer {
-            customer: CustomerId(
-                "A-1",
-            ),
-            kind: Person,
-            us_person: Undetermined,
-            control_group: Some(
-                ControlGroupId(
-                    "G-1",
-                ),
-            ),
-            fields: {
-                Name: SealedField(24 bytes),
-                Address: SealedField(23 bytes),
-                Locations: SealedField(20 bytes),
-                PaymentMeans: SealedField(20 bytes),
-                PaymentSource: SealedField(22 bytes),
-                Access: SealedField(46 bytes),
-            },
-        }"#]]
-    .assert_eq(&format!("{sealed:#?}"));
+        {"customer":"A-1","kind":"person","us_person":"foreign","control_group":"G-1","party":"v1:","known":["name","address","locations","payment_means","payment_source","access"],"standing":{"reseller":"R-1","verified":"unverified","remedy":"none","risk":"standard","open_discrepancies":1}}"#]]
+    .assert_eq(&blanked(&json));
+}
+
+/// With what is sealed left out: its length is that of what it holds.
+fn blanked(json: &str) -> String {
+    let (before, rest) = json.split_once("v1:").unwrap();
+    let (_, after) = rest.split_once('"').unwrap();
+    format!("{before}v1:\"{after}")
+}
+
+#[test]
+fn a_record_of_the_first_form_opens_as_a_party() {
+    let mut kit = Kit::new();
+    let (row, _) = jane();
+    let fields: BTreeMap<_, _> =
+        row.identity.iter().map(|(field, text)| (field, kit.seal("A-1", field, text).unwrap())).collect();
+    let json = serde_json::json!({
+        "customer": "A-1", "kind": "person", "us_person": "us", "control_group": null, "fields": fields,
+    });
+    let sealed: SealedCustomer = serde_json::from_value(json).unwrap();
+    assert_eq!(sealed.completeness(), row.identity.completeness());
+    let party = kit.store.open_party(&sealed).unwrap();
+    assert_eq!(values(&party.identity()), values(&row.identity));
+    assert_eq!(party.us_person.stands(), UsPerson::Us);
+}
+
+#[test]
+fn a_record_of_another_party_or_purpose_does_not_open() {
+    let mut kit = Kit::new();
+    let fill = &mut |bytes: &mut [u8]| kit.bytes.fill(bytes);
+    let record = kit.store.seal_record(&id("A-1"), "accesses", b"list", fill).unwrap();
+    kit.store.seal_record(&id("A-2"), "accesses", b"list", fill).unwrap();
+    assert_eq!(kit.store.open_record(&id("A-1"), "accesses", &record).unwrap().as_slice(), b"list");
+    for (subject, what) in [("A-1", "party"), ("A-2", "accesses")] {
+        let error = kit.store.open_record(&id(subject), what, &record).unwrap_err();
+        assert!(matches!(error, KeyError::RecordDamaged { .. }), "{error}");
+    }
 }
 
 #[test]

@@ -282,9 +282,9 @@ impl Detail {
             _ => Vec::new(),
         };
         let identity = customer.map(|customer| {
-            IdentityField::ALL.into_iter().map(|field| {
-                (field.as_str(), if customer.fields.contains_key(&field) { "present" } else { "blank" })
-            })
+            IdentityField::ALL
+                .into_iter()
+                .map(|field| (field.as_str(), if customer.knows(field) { "present" } else { "blank" }))
         });
         Some(Self {
             as_of: view.as_of,
