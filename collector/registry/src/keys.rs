@@ -8,30 +8,34 @@
 //! A destroyed key leaves a mark behind, so that it is told from one that is missing, and so that no new key is
 //! made for the same customer by an import that came too late. Who returns gets a new customer id.
 //!
-//! Deliberately absent: changing the operator's key, and a list of the customers that have keys: file names are
-//! hashes.
+//! The operator's key can be changed while the store is in use: `rotation`. Deliberately absent: a list of the
+//! customers that have keys: file names are hashes.
 
+mod digests;
 mod drafts;
 mod files;
 #[cfg(test)]
 mod interrupted;
 mod operator;
 mod prepare;
+mod ring;
+mod rotation;
 mod secret;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 pub use operator::OperatorKey;
+pub use rotation::Locks;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use weighbridge_meter::UtcMillis;
@@ -44,16 +48,20 @@ use crate::{
     sealed::{self, DoesNotOpen, Key},
 };
 
-use self::files::{hex, io_error, make_folder, sync_folder, wipe};
+use self::{
+    files::{hex, io_error, make_folder, sync_folder, wipe},
+    ring::Ring,
+};
 
 /// Fills its argument with random bytes fit for keys, for example from the system's generator.
 pub type RandomSource<'a> = &'a mut dyn FnMut(&mut [u8]);
 
 /// Seals and opens identities with keys from a folder.
-#[derive(Debug)]
 pub struct KeyStore {
     folder: PathBuf,
-    operator: OperatorKey,
+    ring: RwLock<Ring>,
+    /// Shared by who makes a key, for as long as it takes; whoever begins to change the operator's key has it alone.
+    making: RwLock<()>,
     /// Held while what a customer's file says is changed: of two changes the later counts.
     changing: Mutex<()>,
     /// Keys whose names may not be durable yet.
@@ -117,6 +125,31 @@ pub enum KeyError {
         /// What is wrong with it.
         problem: String,
     },
+    /// One operator's key is taking the place of another: it goes on with that one.
+    #[error(
+        "operator key {to} is taking the place of another here, the one given is {given}: {}",
+        at(file.as_deref())
+    )]
+    Rotating {
+        /// Id of the key that is needed.
+        to: String,
+        /// Where it was.
+        file: Option<PathBuf>,
+        /// Id of the key that was given.
+        given: String,
+    },
+    /// There is nothing to change.
+    #[error("operator key {given} is the one in use")]
+    SameOperatorKey {
+        /// Its id.
+        given: String,
+    },
+    /// The key before is still needed.
+    #[error("{left} keys are still locked with the operator key before: repeat the change")]
+    LocksLeft {
+        /// How many.
+        left: usize,
+    },
     /// A secret of the collector itself was altered, or the program runs with another operator's key.
     #[error("the {purpose} does not open with operator key {given}: altered, or locked with another key")]
     SecretDamaged {
@@ -143,6 +176,13 @@ pub enum KeyError {
     },
 }
 
+fn at(file: Option<&Path>) -> String {
+    match file {
+        Some(file) => format!("give that of {}", file.display()),
+        None => "give that one".into(),
+    }
+}
+
 /// The record of who a party is.
 const PARTY: &str = "party";
 
@@ -150,7 +190,8 @@ impl KeyStore {
     /// The store in `folder`, which is made if it is not there.
     ///
     /// # Errors
-    /// [`KeyError::Io`] where the folder can be neither found nor made.
+    /// [`KeyError::Io`] where the folder can be neither found nor made; [`KeyError::WrongOperatorKey`] where it says
+    /// that it is locked with another key, and [`KeyError::Rotating`] where it has begun to be.
     pub fn at(folder: impl Into<PathBuf>, operator: OperatorKey) -> Result<Self, KeyError> {
         let folder = folder.into();
         make_folder(&folder)?;
@@ -158,8 +199,9 @@ impl KeyStore {
         // What a process before linked and could not sync counts from here on.
         sync_folder(&folder)?;
         Ok(Self {
+            ring: RwLock::new(Ring::read(&folder, operator)?),
             folder,
-            operator,
+            making: RwLock::default(),
             changing: Mutex::default(),
             unsynced: AtomicUsize::new(0),
             swept: AtomicBool::new(false),
@@ -280,9 +322,14 @@ impl KeyStore {
         Ok(identity)
     }
 
-    /// See [`OperatorKey::digest`].
+    /// A digest of a text that only who has the store's key for it can make: equal where kind and text are, and
+    /// nothing else. It stays the same when the operator's key changes.
     pub fn digest(&self, kind: &str, text: &str) -> String {
-        self.operator.digest(kind, text)
+        self.ring().digests.digest(kind, text)
+    }
+
+    fn ring(&self) -> Ring {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Destroys the key of a customer for good and leaves a mark. Again, or without a key, it only leaves the mark.
@@ -310,6 +357,7 @@ impl KeyStore {
     }
 
     fn key_or_new(&self, subject: &CustomerId, random: RandomSource<'_>) -> Result<Key, KeyError> {
+        let _nobody_rotates = self.making.read().unwrap_or_else(PoisonError::into_inner);
         let path = self.path(subject);
         if let Some(key) = self.key(subject, &path)? {
             self.settle_names()?;
@@ -329,8 +377,10 @@ impl KeyStore {
     fn new_key(&self, subject: &CustomerId, random: RandomSource<'_>) -> (Key, KeyFile) {
         let mut key = Key::new([0; 32]);
         random(&mut *key);
-        let wrapped = sealed::seal(&self.operator.key, &sealed::place_of_key(subject), &*key, random);
-        (key, KeyFile::Key { operator: self.operator.id(), wrapped })
+        let operator = self.ring().current;
+        let place = sealed::place_of_file(&file_stem(subject));
+        let wrapped = sealed::seal(&operator.key, &place, &*key, random);
+        (key, KeyFile::Bound { operator: operator.id(), wrapped })
     }
 
     /// Gives keys their names, durably. Until that is done, and for good where it fails, nothing is sealed with a
@@ -349,6 +399,17 @@ impl KeyStore {
 
     /// `None` where there is neither a key nor the mark of a destroyed one.
     fn key(&self, subject: &CustomerId, path: &Path) -> Result<Option<Key>, KeyError> {
+        match self.key_as_read(subject, path) {
+            Err(KeyError::KeyDamaged { .. } | KeyError::WrongOperatorKey { .. }) => {
+                // It may have been read while it was replaced: what counts is what is there when nobody does that.
+                let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+                self.key_as_read(subject, path)
+            }
+            read => read,
+        }
+    }
+
+    fn key_as_read(&self, subject: &CustomerId, path: &Path) -> Result<Option<Key>, KeyError> {
         let text = match fs::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -356,17 +417,42 @@ impl KeyStore {
         };
         let damaged = |problem: String| KeyError::KeyDamaged { path: path.into(), problem };
         let file: KeyFile = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        let KeyFile::Key { operator, wrapped } = file else {
+        let Some(named) = file.operator() else {
             return Err(KeyError::KeyDestroyed { subject: subject.clone() });
         };
-        let given = self.operator.id();
-        if operator != given {
-            return Err(KeyError::WrongOperatorKey { path: path.into(), expected: operator, given });
+        let ring = self.ring();
+        let operator = ring.key(named).ok_or_else(|| KeyError::WrongOperatorKey {
+            path: path.into(),
+            expected: named.into(),
+            given: ring.current.id(),
+        })?;
+        let another = |DoesNotOpen| damaged("altered, or the key of another customer".into());
+        let short = || damaged("the key in it is not of 32 bytes".into());
+        let mut inner = match &file {
+            KeyFile::Destroyed {} => return Err(KeyError::KeyDestroyed { subject: subject.clone() }),
+            KeyFile::Key { wrapped, .. } => {
+                sealed::open(&operator.key, &sealed::place_of_key(subject), wrapped).map_err(another)?
+            }
+            KeyFile::Bound { wrapped, .. } => {
+                sealed::open(&operator.key, &sealed::place_of_file(&file_stem(subject)), wrapped)
+                    .map_err(another)?
+            }
+        };
+        if let (Some((before, wrapped)), KeyFile::Bound { .. }) = (inner.split_first_chunk::<32>(), &file)
+            && !wrapped.is_empty()
+        {
+            // One of the first form, with the operator's key that it was made under.
+            let (before, wrapped) = (Key::new(*before), SealedField::from_bytes(wrapped).ok_or_else(short)?);
+            inner = sealed::open(&before, &sealed::place_of_key(subject), &wrapped).map_err(another)?;
         }
-        let key = sealed::open(&self.operator.key, &sealed::place_of_key(subject), &wrapped)
-            .map_err(|DoesNotOpen| damaged("altered, or the key of another customer".into()))?;
-        let key = <[u8; 32]>::try_from(key.as_slice()).map(Key::new);
-        key.map(Some).map_err(|_| damaged("the key in it is not of 32 bytes".into()))
+        let key = <[u8; 32]>::try_from(inner.as_slice()).map(Key::new);
+        key.map(Some).map_err(|_| short())
+    }
+}
+
+impl fmt::Debug for KeyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyStore").field("folder", &self.folder).finish_non_exhaustive()
     }
 }
 
@@ -381,8 +467,26 @@ enum KeyFile {
         /// The customer's key under that.
         wrapped: SealedField,
     },
+    #[serde(rename = "key-v2")]
+    Bound {
+        /// Id of the operator's key.
+        operator: String,
+        /// The customer's key under that, bound to the file's name; or one of the first form, behind the operator's
+        /// key that opens it.
+        wrapped: SealedField,
+    },
     #[serde(rename = "destroyed-v1")]
     Destroyed {},
+}
+
+impl KeyFile {
+    /// Id of the operator's key; `None` for the mark of a destroyed one.
+    fn operator(&self) -> Option<&str> {
+        match self {
+            Self::Key { operator, .. } | Self::Bound { operator, .. } => Some(operator),
+            Self::Destroyed {} => None,
+        }
+    }
 }
 
 fn draft_name(random: RandomSource<'_>) -> String {

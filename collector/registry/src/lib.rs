@@ -8,7 +8,7 @@
 //! [`ownership`] works out who stands behind whom; nothing feeds it yet, and a control group is only a name here.
 //!
 //! Deliberately absent: matching against
-//! sanction lists, verification of what a customer claims, changing the operator's key, hiding the length of
+//! sanction lists, verification of what a customer claims, hiding the length of
 //! what is sealed, and any clock or source of randomness: both are arguments.
 
 pub mod blind;
@@ -31,7 +31,7 @@ pub use import::{
     parse_leases, parse_principals, parse_slurm,
 };
 pub use interest::{Interest, InterestKind};
-pub use keys::{KeyError, KeyStore, OperatorKey, RandomSource};
+pub use keys::{KeyError, KeyStore, Locks, OperatorKey, RandomSource};
 pub use party::{Party, PartyId, Standing};
 pub use retention::Hold;
 pub use sealed::{BadSealedField, SealedCustomer, SealedField};

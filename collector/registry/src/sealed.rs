@@ -151,7 +151,25 @@ pub(crate) fn place_of_record(subject: &CustomerId, what: &str) -> Vec<u8> {
     format!("weighbridge-record-v1\0{subject}\0{what}").into_bytes()
 }
 
-/// The place of a subject's data key.
+impl SealedField {
+    /// Nonce and ciphertext.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        [&self.nonce[..], &self.ciphertext].concat()
+    }
+
+    /// `None` where it is too short for one.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (nonce, ciphertext) = bytes.split_first_chunk::<NONCE>()?;
+        (ciphertext.len() >= TAG).then(|| Self { nonce: *nonce, ciphertext: ciphertext.into() })
+    }
+}
+
+/// The place of a data key by the name of its file, a hash of its subject.
+pub(crate) fn place_of_file(stem: &str) -> Vec<u8> {
+    format!("weighbridge-key-v2\0{stem}").into_bytes()
+}
+
+/// The place of a subject's data key, as it was bound at first: changing the lock needs the subject's id then.
 pub(crate) fn place_of_key(subject: &CustomerId) -> Vec<u8> {
     format!("weighbridge-key-v1\0{subject}").into_bytes()
 }

@@ -29,6 +29,19 @@ pub(super) struct Draft {
 }
 
 impl Draft {
+    /// A file with this content, in place of what an attempt before left.
+    pub(super) fn of(path: PathBuf, content: &[u8], sync: Sync) -> Result<Self, KeyError> {
+        remove(&path)?;
+        Self::write(path, content, sync)
+    }
+
+    fn write(path: PathBuf, content: &[u8], sync: Sync) -> Result<Self, KeyError> {
+        // Before it is written: what could be written of it goes too.
+        let draft = Self { path, gone: false };
+        write_private(&draft.path, content, sync)?;
+        Ok(draft)
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -74,16 +87,24 @@ impl KeyStore {
         content: &KeyFile,
         sync: Sync,
     ) -> Result<Draft, KeyError> {
-        let path = self.drafts().join(format!("{}.{name}{ENDING}", file_stem(subject)));
+        self.draft_named(&file_stem(subject), name, content, sync)
+    }
+
+    /// The same, by the name of the key's file.
+    pub(super) fn draft_named(
+        &self,
+        stem: &str,
+        name: &str,
+        content: &KeyFile,
+        sync: Sync,
+    ) -> Result<Draft, KeyError> {
+        let path = self.drafts().join(format!("{stem}.{name}{ENDING}"));
         let text = serde_json::to_vec(content).map_err(|error| io_error("write", &path)(error.into()))?;
         if name == MARK {
             // Of an attempt before; only whoever destroys makes it, and does so alone.
             remove(&path)?;
         }
-        // Before it is written: what could be written of it goes too.
-        let draft = Draft { path, gone: false };
-        write_private(&draft.path, &text, sync)?;
-        Ok(draft)
+        Draft::write(path, &text, sync)
     }
 
     fn drafts(&self) -> PathBuf {

@@ -27,6 +27,22 @@ impl OperatorKey {
         Self { key: Key::new(random) }
     }
 
+    /// Reads the text of a key: 32 bytes in standard base64, blanks around them ignored.
+    ///
+    /// # Errors
+    /// What it is instead, without repeating any of it.
+    pub fn from_text(text: &[u8]) -> Result<Self, String> {
+        let mut bytes = Zeroizing::new([0; 64]);
+        match STANDARD.decode_slice(text.trim_ascii(), &mut *bytes) {
+            Ok(32) => {}
+            Ok(length) => return Err(format!("it holds {length} bytes, expected 32 in base64")),
+            Err(_) => return Err("it is not base64 of 32 bytes, 44 characters".into()),
+        }
+        let mut key = Key::new([0; 32]);
+        key.copy_from_slice(&bytes[..32]);
+        Ok(Self { key })
+    }
+
     /// Reads a file of 32 bytes in standard base64, 44 characters and a line end.
     ///
     /// # Errors
@@ -50,15 +66,7 @@ impl OperatorKey {
         // Room for any sane file at once: a buffer that grows leaves copies behind.
         let mut text = Zeroizing::new(Vec::with_capacity(1024));
         file.take(1024).read_to_end(&mut text).map_err(io_error("read operator key", path))?;
-        let mut bytes = Zeroizing::new([0; 64]);
-        match STANDARD.decode_slice(text.trim_ascii(), &mut *bytes) {
-            Ok(32) => {}
-            Ok(length) => return Err(problem(format!("it holds {length} bytes, expected 32 in base64"))),
-            Err(_) => return Err(problem("it is not base64 of 32 bytes, 44 characters".into())),
-        }
-        let mut key = Key::new([0; 32]);
-        key.copy_from_slice(&bytes[..32]);
-        Ok(Self { key })
+        Self::from_text(&text).map_err(problem)
     }
 
     /// Writes the key to a new file that only its owner may read.
@@ -86,17 +94,13 @@ impl OperatorKey {
         sync_folder(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
     }
 
-    /// A digest of a text that only who has the key can make: equal where kind and text are, and nothing else.
-    pub fn digest(&self, kind: &str, text: &str) -> String {
-        // HMAC, RFC 2104; the key is shorter than a block.
-        let mut pads = [Zeroizing::new([0x36_u8; 64]), Zeroizing::new([0x5c_u8; 64])];
-        for pad in &mut pads {
-            pad.iter_mut().zip(self.key.as_slice()).for_each(|(pad, key)| *pad ^= key);
-        }
-        let [inner, outer] = pads;
-        let domain = Sha256::new().chain_update(*inner).chain_update("weighbridge-hint-v1\0");
-        let message = domain.chain_update(kind).chain_update("\0").chain_update(text).finalize();
-        hex(&Sha256::new().chain_update(*outer).chain_update(message).finalize()[..16])
+    /// What a program on the same host shows to be let in: it follows from the key, so that only who has that has it.
+    /// A hash, so that the key itself never travels.
+    pub fn token(&self) -> String {
+        let mut text = Zeroizing::new([0; 44]);
+        STANDARD.encode_slice(self.key.as_slice(), &mut *text).expect("32 bytes are 44 characters");
+        // Of the text of the key's file, as it was at first.
+        hex(&Sha256::new().chain_update(b"weighbridge-admin-token-v1\0").chain_update(*text).finalize())
     }
 
     /// Tells keys apart without showing them: 16 hexadecimal digits of a hash.

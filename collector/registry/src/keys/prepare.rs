@@ -1,6 +1,6 @@
 //! Keys for many customers at once: as each for itself, with a few syncs for all.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf, sync::PoisonError};
 
 use super::{
     KeyError, KeyStore, RandomSource, draft_name,
@@ -20,6 +20,7 @@ impl KeyStore {
     /// [`KeyError::KeyDestroyed`] names the first that was erased, before any key is made; else as
     /// [`KeyStore::seal`].
     pub fn prepare(&self, subjects: &[PartyId], random: RandomSource<'_>) -> Result<usize, KeyError> {
+        let _nobody_rotates = self.making.read().unwrap_or_else(PoisonError::into_inner);
         let mut missing = Vec::new();
         for subject in subjects.iter().collect::<BTreeSet<_>>() {
             let path = self.path(subject);

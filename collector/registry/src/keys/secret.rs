@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::{KeyError, KeyStore, RandomSource};
-use crate::sealed::{self, DoesNotOpen, SealedField};
+use crate::sealed::{self, SealedField};
 
 fn place(purpose: &str) -> Vec<u8> {
     [b"weighbridge-secret-v1\0", purpose.as_bytes()].concat()
@@ -12,7 +12,7 @@ fn place(purpose: &str) -> Vec<u8> {
 impl KeyStore {
     /// Locks a secret; it opens for the same purpose only. Keeping it is the caller's part.
     pub fn wrap(&self, purpose: &str, secret: &[u8], random: RandomSource<'_>) -> SealedField {
-        sealed::seal(&self.operator.key, &place(purpose), secret, random)
+        sealed::seal(&self.ring().current.key, &place(purpose), secret, random)
     }
 
     /// Opens what was locked for this purpose.
@@ -20,9 +20,12 @@ impl KeyStore {
     /// # Errors
     /// [`KeyError::SecretDamaged`] where it was altered, or locked for another purpose or with another key.
     pub fn open_wrapped(&self, purpose: &str, wrapped: &SealedField) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-        sealed::open(&self.operator.key, &place(purpose), wrapped).map_err(|DoesNotOpen| {
-            KeyError::SecretDamaged { purpose: purpose.to_owned(), given: self.operator.id() }
-        })
+        let ring = self.ring();
+        let keys = [Some(&ring.current), ring.before.as_ref()];
+        let opened =
+            keys.into_iter().flatten().find_map(|key| sealed::open(&key.key, &place(purpose), wrapped).ok());
+        opened
+            .ok_or_else(|| KeyError::SecretDamaged { purpose: purpose.to_owned(), given: ring.current.id() })
     }
 
     /// The folder of the keys.
