@@ -93,6 +93,7 @@ pub fn routes(app: App) -> Router {
         .route("/-/ready", get(status::ready))
         .route("/metrics", get(status::scrape))
         .merge(enrol::routes::on_api())
+        .merge(crate::rotation::routes())
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .route("/api/v1/import/{kind}", import)
         .route("/api/v1/leases", leases)

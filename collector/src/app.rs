@@ -6,12 +6,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
 use weighbridge_journal::fail;
 use weighbridge_meter::{AgentId, Estimator, UtcMillis, estimate::METHOD};
-use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
+use weighbridge_registry::{KeyError, KeyStore, SealedCustomer};
 use weighbridge_store::{
     Fact, Ledger, Place, RecordRow, SqliteStore, StoreError, UsageStore,
     entry::AgentFact,
@@ -30,7 +29,9 @@ use crate::{
     integrity::IntegrityFinding,
     metrics::Metrics,
     opening::{self, Mended, OpeningError, Places, Sums},
+    operator::{self, OperatorKeyAt},
     random,
+    rotation::RotationError,
     tls::{Trust, TrustError},
     tree::{self, Tree},
     view::View,
@@ -98,6 +99,17 @@ pub enum StartError {
     /// The keys.
     #[error("the keys of customers")]
     Keys(#[from] KeyError),
+    /// The operator's key.
+    #[error("operator key from {from}: {problem}")]
+    OperatorKey {
+        /// From where it was to come.
+        from: String,
+        /// Why it did not.
+        problem: String,
+    },
+    /// A change of the operator's key that was begun.
+    #[error("the change of the operator's key that was begun cannot be finished")]
+    Rotation(#[from] RotationError),
     /// TLS.
     #[error("trust between machines cannot be set up")]
     Trust(#[from] TrustError),
@@ -176,7 +188,10 @@ pub struct Inner {
     /// What agents say of themselves ahead of their batches.
     pub said: LastSaid,
     signing: SigningKey,
-    admin_token: String,
+    /// Where the next start gets the operator's key from.
+    pub(crate) operator_key: OperatorKeyAt,
+    /// One at a time.
+    pub(crate) rotating: tokio::sync::Mutex<()>,
     stands: watch::Receiver<Place>,
     fault: watch::Receiver<Option<String>>,
     /// Where things lie.
@@ -200,12 +215,12 @@ impl App {
             std::fs::create_dir_all(path).map_err(|source| StartError::Folder { path: path.into(), source })
         };
         folder(&config.data)?;
-        let operator = operator_key(&config.operator_key)?;
-        let keys = KeyStore::at(&config.key_store, operator)?;
+        let (keys, other_key) = operator::key_store(config)?;
         let now = clock();
         let places = Places::of(config);
         // It locks: of two that start, one makes the keys that are not there yet.
         let mut open = opening::ledger(config, now)?;
+        keys.settle(&mut random::fill)?;
         let trust = Trust::open(&config.security, &keys, clock.clone())?;
         let signing = signing_key(&config.key_store.join("collector-signing.key"))?;
         let estimator = Estimator::shipped();
@@ -250,7 +265,8 @@ impl App {
             delays: Delays::default(),
             said: LastSaid::default(),
             signing,
-            admin_token: admin_token(&config.operator_key)?,
+            operator_key: config.operator_key.clone(),
+            rotating: tokio::sync::Mutex::default(),
             stands,
             fault,
             places,
@@ -262,6 +278,8 @@ impl App {
         app.learn_agents();
         app.settle_history(renewal).await?;
         app.announce().await?;
+        // One that was interrupted.
+        app.finish_rotation("the start of the collector", other_key.as_ref()).await?;
         Ok(app)
     }
 
@@ -383,8 +401,7 @@ impl App {
 
     /// Whether a request may import and open identities: it shows the [`admin_token`].
     pub fn is_admin(&self, token: &str) -> bool {
-        // Hashes are compared, so that the time it takes says nothing about the token.
-        Sha256::digest(token) == Sha256::digest(&self.admin_token)
+        self.keys.accepts(token)
     }
 
     /// Signs promises.
@@ -405,26 +422,9 @@ fn fold_apart(fold: impl Future<Output = ()> + Send + 'static) {
 }
 
 /// What a program on this host must show to import or to open an identity: it follows from the operator's key,
-/// so that only who can read that file has it. A hash, so that the key itself never travels.
-pub fn admin_token(operator_key: &Path) -> Result<String, StartError> {
-    let failed = |source| StartError::Folder { path: operator_key.into(), source };
-    let key = std::fs::read_to_string(operator_key).map_err(failed)?;
-    let digest =
-        Sha256::new().chain_update(b"weighbridge-admin-token-v1\0").chain_update(key.trim()).finalize();
-    Ok(weighbridge_store::fold::hex(&digest))
-}
-
-fn operator_key(file: &Path) -> Result<OperatorKey, StartError> {
-    if !file.exists() {
-        let key = OperatorKey::generate(random::bytes());
-        if let Some(folder) = file.parent() {
-            let failed = |source| StartError::Folder { path: folder.into(), source };
-            std::fs::create_dir_all(folder).map_err(failed)?;
-        }
-        key.save_new(file)?;
-        tracing::warn!(file = %file.display(), "made a new operator key: keep a copy, identities cannot be read without it");
-    }
-    Ok(OperatorKey::from_file(file)?)
+/// so that only who can get that has it. A hash, so that the key itself never travels.
+pub fn admin_token(operator_key: &OperatorKeyAt) -> Result<String, StartError> {
+    Ok(operator_key.read()?.token())
 }
 
 /// The key that signs promises, or a witness's; made when missing.

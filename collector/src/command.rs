@@ -27,7 +27,7 @@ use crate::{
     opening::{self, Places},
     pages,
     proof::Content,
-    random, tls, verifying, witness,
+    random, rotation, tls, verifying, witness,
 };
 
 mod keeping;
@@ -69,6 +69,9 @@ enum Command {
     /// The certificate authority: shows it, and changes it without a stop.
     #[command(subcommand)]
     Ca(enrol::command::Ca),
+    /// The keys of identities: shows which operator's key locks them, and changes it without a stop.
+    #[command(subcommand)]
+    Keys(rotation::Keys),
     /// Reads the whole ledger again: checksums, chains, signatures, the tree over it, and whether the sums follow.
     Verify(verifying::Options),
     /// Cosigns checkpoints of other collectors, each only if it follows on the last one: for a second party.
@@ -215,6 +218,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Enrol(command) => enrol::command::enrol(&load(&Flags::default())?, command).await,
         Command::Ca(command) => enrol::command::ca(&load(&Flags::default())?, &command).await,
+        Command::Keys(keys) => keys.run(&load(&Flags::default())?).await,
         Command::Verify(options) => match &options.proof {
             // Nothing of a collector is needed for it, and nothing asked for.
             Some(file) => verifying::proof(file, &options).await,

@@ -13,6 +13,7 @@ use weighbridge_tlog::note::{KeyType, VerifierKey};
 use crate::{
     ingest::quota::Quota,
     listen::Limits,
+    operator::{OperatorKeyAt, RawOperatorKey},
     tls::config::{RawAuthority, Security},
     tree::{TreeConfig, WitnessAt},
 };
@@ -56,8 +57,10 @@ struct RawStore {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawKeys {
-    /// File with the operator's key, 32 bytes in base64. Default `/etc/weighbridge/operator.key`.
-    operator_key: Option<PathBuf>,
+    /// Where the operator's key is, 32 bytes in base64: a file (which `{ file = "/path" }` says too), a variable of the
+    /// environment, `{ environment = "NAME" }`, or what a command prints, `{ command = ["program", "argument"],
+    /// time_limit = "10s" }`, run once at start without a shell. Default the file `/etc/weighbridge/operator.key`.
+    operator_key: Option<RawOperatorKey>,
     /// Folder of the wrapped keys of customers; keep it out of ordinary backups.
     /// Default `/var/lib/weighbridge/collector-keys`.
     key_store: Option<PathBuf>,
@@ -155,8 +158,8 @@ pub struct Config {
     pub segment_bytes: u64,
     /// After how many milliseconds payloads are pruned, if they are.
     pub keep_payloads: Option<i64>,
-    /// File with the operator's key.
-    pub operator_key: PathBuf,
+    /// Where the operator's key is.
+    pub operator_key: OperatorKeyAt,
     /// Folder of wrapped keys.
     pub key_store: PathBuf,
     /// Bytes of its disk that batches leave free.
@@ -255,7 +258,10 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
         reserve_bytes: raw.store.reserve_bytes,
         limits,
         quota,
-        operator_key: raw.keys.operator_key.unwrap_or_else(|| "/etc/weighbridge/operator.key".into()),
+        operator_key: match raw.keys.operator_key {
+            None => OperatorKeyAt::File("/etc/weighbridge/operator.key".into()),
+            Some(raw) => raw.check()?,
+        },
         key_store: raw.keys.key_store.unwrap_or_else(|| "/var/lib/weighbridge/collector-keys".into()),
         ingest,
         security,
@@ -521,6 +527,33 @@ mod tests {
         assert!(matches!(security("[ingest]\nplain_http_on_loopback = true"), Security::Plain));
         let site = "[ingest]\nlisten = '0.0.0.0:1'\ncertificate_file = '/c'\nkey_file = '/k'\nauthorities_file = '/a'";
         assert!(matches!(security(site), Security::Site(_)));
+    }
+
+    #[test]
+    fn the_operators_key_is_in_a_file_a_variable_or_behind_a_command() {
+        let at = |text: &str| parse(&format!("[keys]\noperator_key = {text}"), &Flags::default());
+        let shown = |text: &str| at(text).expect("valid").operator_key;
+        assert_eq!(shown("'/k'"), OperatorKeyAt::File("/k".into()));
+        assert_eq!(shown("{ file = '/k' }"), OperatorKeyAt::File("/k".into()));
+        assert_eq!(shown("{ environment = 'KEY' }"), OperatorKeyAt::Environment("KEY".into()));
+        let command = vec!["vault".to_owned(), "read".to_owned()];
+        assert_eq!(
+            shown("{ command = ['vault', 'read'], time_limit = '3s' }"),
+            OperatorKeyAt::Command { command, within: Duration::from_secs(3) }
+        );
+        for (text, expected) in [
+            ("{}", "one of file, environment and command"),
+            ("{ file = '/k', environment = 'KEY' }", "one of file, environment and command"),
+            ("{ command = [] }", "a program and its arguments"),
+            ("{ environment = 'A=B' }", "the name of a variable"),
+            ("{ command = ['x'], time_limit = '1h' }", "a time_limit from 100ms to 5m"),
+            ("{ file = '/k', time_limit = '1s' }", "with a command"),
+            ("{ fil = '/k' }", "keys.operator_key"),
+            ("7", "expected a file, or a table"),
+        ] {
+            let error = at(text).expect_err("invalid").to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
     }
 
     #[test]

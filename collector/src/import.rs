@@ -235,6 +235,9 @@ impl App {
     /// Seals customers that are new or say something new. What is there is opened to compare and shown to nobody.
     fn seal_changed(&self, rows: &[CustomerRow]) -> Result<Vec<SealedCustomer>, KeyError> {
         let known = self.customers();
+        // All at once: one by one each would wait for the disk twice.
+        let new = rows.iter().map(|row| &row.customer).filter(|id| !known.contains_key(id.as_str()));
+        self.keys.prepare(&new.cloned().collect::<Vec<_>>(), &mut random::fill)?;
         let mut sealed = Vec::new();
         for row in rows {
             let before = known.get(row.customer.as_str());

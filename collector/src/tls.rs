@@ -293,6 +293,23 @@ impl Trust {
         Ok(authorities.lock().unwrap_or_else(PoisonError::into_inner).infos())
     }
 
+    /// Puts the authorities' keys under the operator's key that is in use, those too of an authority of its own that
+    /// is not used at present.
+    pub fn relock(&self, keys: &KeyStore) -> Result<(), TrustError> {
+        match &self.kind {
+            Kind::Own(_, authorities) => {
+                let mut authorities = authorities.lock().unwrap_or_else(PoisonError::into_inner);
+                authorities.relock(keys, &mut random::fill)?;
+            }
+            Kind::Plain | Kind::Site(..) => {
+                if let Some(mut authorities) = Authorities::open(keys)? {
+                    authorities.relock(keys, &mut random::fill)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a step of a rollover; it counts at once.
     pub fn step(&self, step: Step, force: bool, keys: &KeyStore) -> Result<(), TrustError> {
         let now = (self.clock.0)();

@@ -164,6 +164,7 @@ struct StoredAuthority {
 }
 
 const VERSION: &str = "authorities-v1";
+const FILE: &str = "authorities.json";
 
 /// A certificate that was signed.
 #[derive(Clone, Debug)]
@@ -192,15 +193,21 @@ impl Authorities {
         now: UtcMillis,
         random: RandomSource<'_>,
     ) -> Result<(Self, bool), AuthorityError> {
-        let file = keys.folder().join("authorities.json");
+        if let Some(authorities) = Self::open(keys)? {
+            return Ok((authorities, false));
+        }
+        let first = made(keys, Stage::Active, now, None, random)?;
+        let authorities = Self { file: Some(keys.folder().join(FILE)), list: vec![first] };
+        authorities.save(&authorities.list)?;
+        Ok((authorities, true))
+    }
+
+    /// Reads the authorities in the key folder, if there are any.
+    pub fn open(keys: &KeyStore) -> Result<Option<Self>, AuthorityError> {
+        let file = keys.folder().join(FILE);
         let text = match fs::read(&file) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let first = made(keys, Stage::Active, now, None, random)?;
-                let authorities = Self { file: Some(file), list: vec![first] };
-                authorities.save(&authorities.list)?;
-                return Ok((authorities, true));
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(AuthorityError::File { doing: "read", path: file, source }),
         };
         let damaged = |problem: String| AuthorityError::Damaged { path: file.clone(), problem };
@@ -231,7 +238,34 @@ impl Authorities {
         if active != 1 {
             return Err(damaged(format!("{active} active authorities, expected one")));
         }
-        Ok((Self { file: Some(file), list }, false))
+        Ok(Some(Self { file: Some(file), list }))
+    }
+
+    /// Puts their keys under the operator's key that is in use. What was there is overwritten where it lies.
+    pub fn relock(&mut self, keys: &KeyStore, random: RandomSource<'_>) -> Result<(), AuthorityError> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let mut relocked = Vec::new();
+        for one in &self.list {
+            let purpose = purpose(&one.certificate);
+            relocked.push(keys.wrap(&purpose, &keys.open_wrapped(&purpose, &one.key)?, random));
+        }
+        let failed = |doing| |source| AuthorityError::File { doing, path: file.clone(), source };
+        let mut old = fs::OpenOptions::new().write(true).open(&file).map_err(failed("open"))?;
+        let mut swap = |list: &mut Vec<Authority>| {
+            list.iter_mut().zip(&mut relocked).for_each(|(one, key)| std::mem::swap(&mut one.key, key));
+        };
+        swap(&mut self.list);
+        if let Err(error) = self.save(&self.list) {
+            // Which of both is in the file is not known, and either opens until the change is finished.
+            swap(&mut self.list);
+            return Err(error);
+        }
+        let length = old.metadata().map_err(failed("overwrite"))?.len();
+        fail::around("authority.overwrite", || {
+            io::copy(&mut io::Read::take(io::repeat(0), length), &mut old)?;
+            old.sync_all()
+        })
+        .map_err(failed("overwrite"))
     }
 
     /// One authority in memory alone: for tests and benchmarks.
