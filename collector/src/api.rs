@@ -39,6 +39,7 @@ pub(crate) mod fleet;
 pub(crate) mod integrity;
 mod leases;
 pub(crate) mod packs;
+pub(crate) mod parties;
 pub(crate) mod problem;
 pub(crate) mod status;
 pub(crate) mod subjects;
@@ -50,6 +51,9 @@ use problem::{Admin, Problem};
 
 /// The largest file that can be imported, in bytes. One that is larger is refused and has to be divided.
 const IMPORT_BYTES: usize = 64 << 20;
+
+/// The largest record of a party, in bytes.
+const PARTY_BYTES: usize = 1 << 20;
 
 /// The largest body of any other request, in bytes.
 const BODY_BYTES: usize = 64 << 10;
@@ -68,6 +72,8 @@ pub fn http_routes(app: App) -> Router {
 pub fn routes(app: App) -> Router {
     let import = post(import).layer(DefaultBodyLimit::max(IMPORT_BYTES));
     let leases = get(leases::leases).post(leases::lease).layer(DefaultBodyLimit::max(leases::LEASE_BYTES));
+    let party = get(parties::party).put(parties::put_party).layer(DefaultBodyLimit::max(PARTY_BYTES));
+    let interests = post(parties::put_interests).layer(DefaultBodyLimit::max(IMPORT_BYTES));
     Router::new()
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/fleet", get(fleet::fleet))
@@ -88,6 +94,13 @@ pub fn routes(app: App) -> Router {
         .route("/api/v1/cases/{id}", get(cases::one_case))
         .route("/api/v1/cases/{id}/report", get(cases::masked_report).post(cases::opened_report))
         .route("/api/v1/packs", get(packs::packs))
+        .route("/api/v1/parties", get(parties::parties))
+        .route("/api/v1/parties/{id}/behind", get(parties::behind))
+        .route("/api/v1/parties/{id}/reveal", post(parties::reveal))
+        .route("/api/v1/parties/{id}/bundle", post(parties::bundle))
+        .route("/api/v1/parties/{id}/hold", post(parties::set_hold).delete(parties::lift_hold))
+        .route("/api/v1/parties/{id}/erase", post(parties::erase))
+        .route("/api/v1/links", get(parties::links).post(parties::link))
         .route("/api/v1/prune", post(prune))
         .route("/-/healthy", get(status::healthy))
         .route("/-/ready", get(status::ready))
@@ -96,6 +109,8 @@ pub fn routes(app: App) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .route("/api/v1/import/{kind}", import)
         .route("/api/v1/leases", leases)
+        .route("/api/v1/parties/{id}", party)
+        .route("/api/v1/interests", interests)
         .with_state(app)
 }
 

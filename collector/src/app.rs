@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
 use weighbridge_journal::fail;
 use weighbridge_meter::{AgentId, Estimator, UtcMillis, estimate::METHOD};
-use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
+use weighbridge_registry::{KeyError, KeyStore, OperatorKey};
 use weighbridge_store::{
     Fact, Ledger, Place, RecordRow, SqliteStore, StoreError, UsageStore,
     entry::AgentFact,
@@ -30,6 +30,7 @@ use crate::{
     integrity::IntegrityFinding,
     metrics::Metrics,
     opening::{self, Mended, OpeningError, Places, Sums},
+    parties::{Parties, PartyError},
     random,
     tls::{Trust, TrustError},
     tree::{self, Tree},
@@ -43,6 +44,14 @@ pub type Clock = Arc<dyn Fn() -> UtcMillis + Send + Sync>;
 pub mod record {
     /// A customer, identity sealed.
     pub const CUSTOMER: &str = "customer";
+    /// What one party holds of another, or decides in it.
+    pub const INTEREST: &str = "interest";
+    /// What a person decided about a sign that two parties belong together.
+    pub const GROUP_LINK: &str = "group_link";
+    /// An order to keep what is known of a party, or its end.
+    pub const HOLD: &str = "hold";
+    /// How far the erasure of a party has come.
+    pub const ERASURE: &str = "erasure";
     /// A finding.
     pub const FINDING: &str = "finding";
     /// A step of a case.
@@ -95,6 +104,9 @@ pub enum StartError {
     /// The replay.
     #[error("the sums cannot be brought up to the ledger")]
     Follow(#[from] FollowError),
+    /// What is known of parties.
+    #[error("what is known of parties")]
+    Parties(#[from] Box<PartyError>),
     /// The keys.
     #[error("the keys of customers")]
     Keys(#[from] KeyError),
@@ -186,7 +198,7 @@ pub struct Inner {
     /// How far the ledger is promised is noted by one at a time.
     pub(crate) noting: Arc<Mutex<()>>,
     agents: RwLock<HashMap<KeyId, (AgentFact, VerifyingKey)>>,
-    customers: RwLock<BTreeMap<String, SealedCustomer>>,
+    pub(crate) registry: RwLock<Parties>,
     casebook: Mutex<Casebook>,
     /// One at a time: an import decides on what is there, a judge raises each finding once.
     pub(crate) writing: tokio::sync::Mutex<()>,
@@ -231,7 +243,7 @@ impl App {
         });
         let app = Self(Arc::new(Inner {
             casebook: Mutex::new(casebook(&store).await?),
-            customers: RwLock::new(customers(&store).await?),
+            registry: RwLock::new(Parties::read(&*store).await?),
             agents: RwLock::default(),
             enrolment: Enrolment::read(&store).await?,
             trust,
@@ -261,6 +273,7 @@ impl App {
         }));
         app.learn_agents();
         app.settle_history(renewal).await?;
+        app.finish_erasures().await.map_err(Box::new)?;
         app.announce().await?;
         Ok(app)
     }
@@ -360,17 +373,6 @@ impl App {
         *self.agents.write().unwrap_or_else(PoisonError::into_inner) = known;
     }
 
-    /// Customers by id, identity sealed.
-    pub fn customers(&self) -> BTreeMap<String, SealedCustomer> {
-        self.customers.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Takes customers as recorded.
-    pub fn learn_customers(&self, customers: impl IntoIterator<Item = SealedCustomer>) {
-        let mut known = self.customers.write().unwrap_or_else(PoisonError::into_inner);
-        known.extend(customers.into_iter().map(|customer| (customer.customer.to_string(), customer)));
-    }
-
     /// Findings and cases.
     pub fn casebook(&self) -> MutexGuard<'_, Casebook> {
         self.casebook.lock().unwrap_or_else(PoisonError::into_inner)
@@ -466,7 +468,7 @@ fn make_signing_key(file: &Path) -> std::io::Result<()> {
     }
 }
 
-fn unreadable(kind: &'static str, row: &RecordRow, problem: impl ToString) -> StartError {
+pub(crate) fn unreadable(kind: &'static str, row: &RecordRow, problem: impl ToString) -> StartError {
     StartError::Record { index: row.index, kind, key: row.key.clone(), problem: problem.to_string() }
 }
 
@@ -499,16 +501,6 @@ async fn casebook(store: &SqliteStore) -> Result<Casebook, StartError> {
         book.cases.insert(row.key, case);
     }
     Ok(book)
-}
-
-async fn customers(store: &SqliteStore) -> Result<BTreeMap<String, SealedCustomer>, StartError> {
-    let mut customers = BTreeMap::new();
-    for row in store.records(record::CUSTOMER).await? {
-        let customer: SealedCustomer = serde_json::from_value(row.body.clone())
-            .map_err(|error| unreadable(record::CUSTOMER, &row, error))?;
-        customers.insert(row.key, customer);
-    }
-    Ok(customers)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub mod listen;
 pub mod metrics;
 pub mod opening;
 pub mod pages;
+pub mod parties;
 mod progress;
 pub mod proof;
 pub mod prune;

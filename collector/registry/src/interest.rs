@@ -165,7 +165,7 @@ mod stake {
 }
 
 /// Who stands behind whom at one moment, ready to be asked.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Behind {
     /// The parties, in the order of their places.
     pub parties: Vec<PartyId>,

@@ -12,6 +12,7 @@
 //! what is sealed, and any clock or source of randomness: both are arguments.
 
 pub mod customer;
+pub mod group;
 pub mod identity;
 pub mod import;
 pub mod interest;
@@ -21,6 +22,7 @@ pub mod party;
 pub mod sealed;
 
 pub use customer::{BadId, ControlGroupId, CustomerId, CustomerKind, UsPerson};
+pub use group::{Decision, Group, Groups, Link};
 pub use identity::{Access, BadAccess, Completeness, Filled, Identity, IdentityField, ReportField};
 pub use import::{
     AgentRow, BadSelector, CustomerRow, Fault, ImportErrors, LEASE_COLUMNS, LeaseRow, LeaseSelector,

@@ -158,7 +158,7 @@ struct Edge {
 }
 
 /// Who holds what.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Ownership {
     holders: Vec<Holder>,
     /// Of each party, who holds it.

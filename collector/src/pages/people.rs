@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use weighbridge_casework::Subject;
 use weighbridge_meter::{Class, Operations};
 
+use super::parties;
 use super::show::{
     Scale, columns, counted, encoded, grouped, hours, ops, percent, range, standing, verdict, when,
 };
@@ -136,6 +137,7 @@ pub(super) fn subject(detail: &Detail, hours_measured: &[HourJson], cases: &[Cas
                 @if !detail.members.is_empty() {
                     dt { "Members" } dd { @for member in &detail.members { a href=(format!("/customers/{}", encoded(member))) { (member) } " " } }
                 }
+                @if let Some(party) = &detail.party { (parties::standing(party, &detail.sells_to)) }
                 dt { "Principals" } dd {
                     @if summary.principals.is_empty() { "none used yet" }
                     ul.plain { @for principal in &summary.principals { li { code { (principal) } } } }
@@ -145,6 +147,7 @@ pub(super) fn subject(detail: &Detail, hours_measured: &[HourJson], cases: &[Cas
                 }
             }
         }
+        @if let Some(group) = &detail.group { (parties::group(group)) }
         (totals(&summary.total, &detail.model_operations, &detail.rules))
         (against(&detail.rules))
         @if !hours_measured.is_empty() {
@@ -158,6 +161,7 @@ pub(super) fn subject(detail: &Detail, hours_measured: &[HourJson], cases: &[Cas
             h2 { "Runs" }
             @if detail.attempts.is_empty() { p.empty { "None has held an accelerator yet." } } @else { (runs_table(&detail.attempts)) }
         }
+        @if let (Some(party), Some(behind)) = (&detail.party, &detail.behind) { (parties::behind(party, behind)) }
         @if customer { (identity(&detail.identity)) }
     }
 }
@@ -170,11 +174,12 @@ fn identity(fields: &BTreeMap<&'static str, &'static str>) -> Markup {
             h2 { "Identity" }
             p {
                 "Sealed; opening it is a recorded act. "
-                @if blank == 0 { "Every field is known." } @else { (blank) " of " (fields.len()) " fields are blank and would be in a report." }
+                @if fields.values().any(|state| *state == "erased") { "Its key was destroyed: what was known of it cannot be read by anybody." }
+                @else if blank == 0 { "Every field is known." } @else { (blank) " of " (fields.len()) " fields are blank and would be in a report." }
             }
             ul.fields {
                 @for (field, state) in fields {
-                    li { (field.replace('_', " ")) " " span class={ "tag " @if *state == "blank" { "gap" } @else { "measured" } } { (state) } }
+                    li { (field.replace('_', " ")) " " span class={ "tag " @if *state == "present" { "measured" } @else { "gap" } } { (state) } }
                 }
             }
         }

@@ -252,6 +252,35 @@ impl Site {
         answer(&self.pages, request.body(body.into()).expect("valid")).await
     }
 
+    /// A request with the admin token, and with headers beside it.
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        request = request.header("authorization", format!("Bearer {}", self.token()));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        answer(&self.pages, request.body(body).expect("valid")).await
+    }
+
+    /// The same collector, stopped and started again.
+    pub(crate) async fn restarted(self) -> Self {
+        let (now, config) = (self.now.clone(), self.config.clone());
+        let folder = self.stop().await;
+        let clock = now.clone();
+        let app = App::start(&config, Arc::new(move || UtcMillis(clock.load(Ordering::Relaxed))))
+            .await
+            .expect("starts");
+        let (pages, ingest) = (api::http_routes(app.clone()), ingest::routes(app.clone()));
+        Self { folder, now, app, config, pages, ingest }
+    }
+
     /// Lets go of everything but the folder, so that another collector can start there.
     pub(crate) async fn stop(self) -> tempfile::TempDir {
         let Self { folder, app, pages, ingest, .. } = self;

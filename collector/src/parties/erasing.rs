@@ -1,0 +1,138 @@
+//! Holding and erasing what is known of a party.
+
+use serde::{Deserialize, Serialize};
+use weighbridge_meter::UtcMillis;
+use weighbridge_registry::{KeyError, PartyId};
+use weighbridge_store::ledger::CommitError;
+
+use super::{By, Hold, PartyError, said};
+use crate::{
+    app::{App, record},
+    judge::fact,
+};
+
+/// How far the erasure of a party has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Erasure {
+    /// Who decided it, and why.
+    pub by: By,
+    /// When.
+    pub decided: UtcMillis,
+    /// When its key was destroyed; `None` until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destroyed: Option<UtcMillis>,
+}
+
+/// What is known of a party was not erased.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    /// A person said that it is to be kept.
+    #[error("{party} is held since {} by {}: {}", hold.at, hold.by.actor, hold.by.reason)]
+    Held {
+        /// Which.
+        party: String,
+        /// The order.
+        hold: Hold,
+    },
+    /// Its account is open.
+    #[error("the account of {party} is open: close it first")]
+    Open {
+        /// Which.
+        party: String,
+    },
+    /// Anything else.
+    #[error(transparent)]
+    Party(#[from] PartyError),
+}
+
+impl App {
+    /// The order that stands, if what is known of a party is to be kept.
+    pub fn hold_of(&self, id: &str) -> Option<Hold> {
+        self.parties(|known| known.holds.get(id).filter(|hold| hold.stands).cloned())
+    }
+
+    /// How far its erasure has come, if somebody decided it.
+    pub fn erasure_of(&self, id: &str) -> Option<Erasure> {
+        self.parties(|known| known.erasures.get(id).cloned())
+    }
+
+    /// Sets or lifts an order to keep what is known of a party.
+    pub async fn hold(&self, id: &PartyId, stands: bool, by: By) -> Result<Hold, PartyError> {
+        said(&by)?;
+        let (app, id) = (self.clone(), id.clone());
+        let done = tokio::spawn(async move {
+            let _one_at_a_time = app.writing.lock().await;
+            if !app.customers().contains_key(id.as_str()) {
+                return Err(PartyError::NoParty(id.to_string()));
+            }
+            let hold = Hold { stands, by, at: app.now() };
+            app.record(vec![fact(record::HOLD, id.as_str(), &hold)]).await?;
+            app.parties(|known| known.holds.insert(id.to_string(), hold.clone()));
+            Ok(hold)
+        });
+        done.await.unwrap_or(Err(PartyError::Commit(CommitError::Unwritable)))
+    }
+
+    /// Erases what is known of a party by destroying its key. Again, it only finishes what is not finished.
+    pub async fn erase(&self, id: &PartyId, by: By) -> Result<Erasure, EraseError> {
+        said(&by)?;
+        let (app, id) = (self.clone(), id.clone());
+        let done = tokio::spawn(async move {
+            let _one_at_a_time = app.writing.lock().await;
+            if let Some(erasure) = app.erasure_of(id.as_str()) {
+                return Ok(app.finish_erasure(&id, erasure).await?);
+            }
+            let known = app.customers();
+            let party = known.get(id.as_str()).ok_or_else(|| PartyError::NoParty(id.to_string()))?;
+            if let Some(hold) = app.hold_of(id.as_str()) {
+                return Err(EraseError::Held { party: id.to_string(), hold });
+            }
+            if !party.standing.no_account && party.standing.closed.is_none() {
+                return Err(EraseError::Open { party: id.to_string() });
+            }
+            let erasure = Erasure { by, decided: app.now(), destroyed: None };
+            app.record_erasure(&id, &erasure).await?;
+            Ok(app.finish_erasure(&id, erasure).await?)
+        });
+        done.await.unwrap_or(Err(EraseError::Party(PartyError::Commit(CommitError::Unwritable))))
+    }
+
+    async fn record_erasure(&self, id: &PartyId, erasure: &Erasure) -> Result<(), PartyError> {
+        self.record(vec![fact(record::ERASURE, id.as_str(), erasure)]).await?;
+        self.parties(|known| known.erasures.insert(id.to_string(), erasure.clone()));
+        Ok(())
+    }
+
+    /// Destroys the key also where it was destroyed before: a key store that came back from a backup has it again.
+    async fn finish_erasure(&self, id: &PartyId, erasure: Erasure) -> Result<Erasure, PartyError> {
+        self.keys.destroy(id)?;
+        if erasure.destroyed.is_some() {
+            return Ok(erasure);
+        }
+        let erasure = Erasure { destroyed: Some(self.now()), ..erasure };
+        self.record_erasure(id, &erasure).await?;
+        Ok(erasure)
+    }
+
+    /// Finishes at a start what was decided before it, and destroys again what came back with an older key store.
+    pub(crate) async fn finish_erasures(&self) -> Result<(), PartyError> {
+        for (id, erasure) in self.parties(|known| known.erasures.clone()) {
+            let Ok(id) = id.parse::<PartyId>() else { continue };
+            match self.keys.is_destroyed(&id) {
+                Ok(true) if erasure.destroyed.is_some() => {}
+                Ok(destroyed) => {
+                    if !destroyed && erasure.destroyed.is_some() {
+                        tracing::warn!(party = %id, "a destroyed key is there again: it is destroyed again");
+                    }
+                    self.finish_erasure(&id, erasure).await?;
+                }
+                Err(error @ KeyError::Io { .. }) => return Err(error.into()),
+                Err(_) => {
+                    self.finish_erasure(&id, erasure).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

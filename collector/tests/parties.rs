@@ -1,0 +1,392 @@
+//! Parties over the API: records, who stands behind whom, groups, and the acts on them.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
+
+#[expect(dead_code, reason = "shared with other test files")]
+mod common;
+
+use axum::http::StatusCode;
+use common::{Answer, IDENTITY, Site, at};
+use serde_json::{Value, json};
+use weighbridge_collector::import::Kind;
+use weighbridge_store::UsageStore;
+
+/// A person that nobody may find without opening it.
+fn jane() -> Value {
+    json!({
+        "control_group": "G-7",
+        "standing": { "opened": "2026-01-01T00:00:00Z", "risk": "enhanced" },
+        "party": {
+            "kind": "person",
+            "names": [
+                { "kind": "legal", "full": "Jane Planted Roe", "given": "Jane", "family": "Roe" },
+                { "kind": "transliteration", "full": "Джейн Роу", "script": "Cyrl" },
+            ],
+            "born": "1970-05",
+            "citizenships": ["FR"],
+            "addresses": [{ "kind": "principal", "full": "5 Planted Lane, Oslo", "country": "NO" }],
+            "emails": ["planted@roe.example"],
+            "payments": [{ "means": "Planted Bank, card", "source": "ends in 4242" }],
+            "identifiers": [{ "scheme": "passport", "number": "PLANTED99", "country": "FR", "expires": "2031-01-31" }],
+            "us_person": [{
+                "says": "foreign", "basis": "citizenship", "decides": true,
+                "at": "2026-01-02T00:00:00Z", "by": "desk",
+            }],
+            "verifications": [{
+                "id": "v-1", "method": "documentary", "checker": "Planted Checker",
+                "at": "2026-01-03T00:00:00Z", "outcome": "verified",
+                "evidence": [{ "what": "passport", "sha256": "00".repeat(32) }],
+            }],
+        },
+    })
+}
+
+const SECRETS: [&str; 8] = [
+    "Planted Roe",
+    "Джейн",
+    "Planted Lane",
+    "planted@roe",
+    "Planted Bank",
+    "4242",
+    "PLANTED99",
+    "Planted Checker",
+];
+
+fn entity(group: Option<&str>, no_account: bool) -> Value {
+    json!({
+        "control_group": group,
+        "standing": { "no_account": no_account, "closed": "2026-02-01T00:00:00Z" },
+        "party": { "kind": "entity", "names": [{ "kind": "legal", "full": "Some Entity" }] },
+    })
+}
+
+async fn put(site: &Site, id: &str, record: &Value) -> Answer {
+    site.call("PUT", &format!("/api/v1/parties/{id}"), record, &[]).await
+}
+
+fn by() -> Value {
+    json!({ "actor": "ada", "reason": "to test" })
+}
+
+fn interest(owner: &str, asset: &str, percent: &str) -> Value {
+    json!({ "owner": owner, "asset": asset, "kind": "shareholding", "share": { "exact": percent } })
+}
+
+#[tokio::test]
+async fn a_record_is_kept_shown_masked_and_opened_as_it_came() {
+    let site = Site::empty().await;
+    let made = put(&site, "P-1", &jane()).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
+    let again = put(&site, "P-1", &jane()).await;
+    assert_eq!((again.status, again.header("etag")), (StatusCode::OK, made.header("etag")));
+
+    let shown = site.get("/api/v1/parties/P-1").await;
+    assert_eq!(shown.header("etag"), made.header("etag"));
+    let json = shown.json();
+    assert_eq!((&json["us_person"], &json["standing"]["verified"]), (&json!("foreign"), &json!("verified")));
+    assert_eq!(
+        (&json["identity"]["name"], &json["identity"]["telephone"]),
+        (&json!("present"), &json!("blank"))
+    );
+    assert_eq!(
+        (&json["report_fields"]["A1"], &json["report_fields"]["A2"]),
+        (&json!("whole"), &json!("partly"))
+    );
+    let listed = site.json("/api/v1/parties").await;
+    for text in [shown.body, listed["parties"].to_string()] {
+        for secret in SECRETS {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+    }
+
+    let site = site.restarted().await;
+    let opened = site.call("POST", "/api/v1/parties/P-1/reveal", &by(), &[]).await.json();
+    assert_eq!(opened["party"], jane()["party"]);
+    let looks = site.app.store.records("audit").await.unwrap();
+    assert_eq!((looks.len(), &looks[0].body["actor"], &looks[0].key), (1, &json!("ada"), &"P-1".to_owned()));
+}
+
+#[tokio::test]
+async fn nothing_is_opened_or_written_without_the_token_a_name_and_a_reason() {
+    let site = Site::empty().await;
+    put(&site, "P-1", &jane()).await;
+    for path in ["reveal", "bundle", "hold", "erase"] {
+        let path = format!("/api/v1/parties/P-1/{path}");
+        assert_eq!(site.post(&path, None, by().to_string()).await.status, StatusCode::UNAUTHORIZED, "{path}");
+        for body in [json!({}), json!({ "actor": "ada" }), json!({ "actor": " ", "reason": "x" })] {
+            let refused = site.call("POST", &path, &body, &[]).await;
+            assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{path}: {}", refused.body);
+        }
+    }
+    for kind in ["audit", "hold", "erasure"] {
+        assert!(site.app.store.records(kind).await.unwrap().is_empty(), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_changes_nothing_and_is_not_repeated() {
+    let site = Site::empty().await;
+    let mut card = jane();
+    card["party"]["payments"][0]["source"] = json!("4111 1111 1111 1111");
+    let mut unknown = jane();
+    unknown["party"]["nmae"] = json!("Jane Planted Roe");
+    let mut reseller = jane();
+    reseller["standing"]["reseller"] = json!("R-9");
+    for (record, says) in [
+        (&card, "party P-1: payments[0].source is not free of full card numbers"),
+        (&unknown, "the body is not a record of a party"),
+        (&reseller, "party P-1: reseller R-9 is not known"),
+    ] {
+        let refused = put(&site, "P-1", record).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(refused.body.contains(says), "{}", refused.body);
+        for secret in SECRETS.iter().chain(&["4111"]) {
+            assert!(!refused.body.contains(secret), "{}", refused.body);
+        }
+    }
+    let refused = put(&site, "Jane%20Roe", &jane()).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(!refused.body.contains("Jane"), "{}", refused.body);
+    assert_eq!(site.json("/api/v1/parties").await["parties"], json!([]));
+}
+
+#[tokio::test]
+async fn who_read_an_older_record_does_not_overwrite_a_newer_one() {
+    let site = Site::empty().await;
+    let first = put(&site, "P-1", &jane()).await.header("etag").to_owned();
+    let mut newer = jane();
+    newer["standing"]["remedy"] = json!("restricted");
+    let second = site.call("PUT", "/api/v1/parties/P-1", &newer, &[("if-match", &first)]).await;
+    assert_eq!(second.status, StatusCode::CREATED, "{}", second.body);
+    let refused = site.call("PUT", "/api/v1/parties/P-1", &jane(), &[("if-match", &first)]).await;
+    assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED, "{}", refused.body);
+    assert_eq!(site.json("/api/v1/parties/P-1").await["standing"]["remedy"], "restricted");
+}
+
+#[tokio::test]
+async fn a_file_of_customers_leaves_alone_what_it_has_no_column_for() {
+    let site = Site::empty().await;
+    put(&site, "P-1", &jane()).await;
+    let header = common::CUSTOMERS.lines().next().unwrap();
+    let row = "P-1,person,foreign,G-7,Jane Planted Roe,5 Planted Lane Oslo,,\"Planted Bank, card\",ends in 4242,planted@roe.example,+47 1,";
+    site.import(Kind::Customers, &format!("{header}\n{row}\n")).await;
+    let opened = site.call("POST", "/api/v1/parties/P-1/reveal", &by(), &[]).await.json();
+    let mut expected = jane()["party"].clone();
+    expected["addresses"] = json!([{ "kind": "principal", "full": "5 Planted Lane Oslo" }]);
+    expected["telephones"] = json!(["+47 1"]);
+    assert_eq!(opened["party"], expected);
+    assert_eq!(opened["standing"]["risk"], "enhanced");
+}
+
+#[tokio::test]
+async fn owners_are_worked_out_over_all_paths_and_what_is_not_known_is_said() {
+    let site = Site::empty().await;
+    for (id, no_account) in [("C-1", false), ("H-1", true), ("H-2", true)] {
+        put(&site, id, &entity(None, no_account)).await;
+    }
+    put(&site, "P-1", &jane()).await;
+    let interests = json!([
+        interest("H-1", "C-1", "50"),
+        interest("H-2", "C-1", "30"),
+        interest("P-1", "H-1", "40"),
+        interest("P-1", "H-2", "20"),
+    ]);
+    let dry = site.call("POST", "/api/v1/interests?dry_run=true", &interests, &[]).await.json();
+    assert_eq!((&dry["rows"], &dry["recorded"]), (&json!(4), &json!(4)));
+    assert_eq!(site.json("/api/v1/parties/C-1/behind").await["owners"], json!([]));
+    let told = site.call("POST", "/api/v1/interests", &interests, &[]).await;
+    assert_eq!(told.json()["recorded"], 4, "{}", told.body);
+    let again = site.call("POST", "/api/v1/interests", &interests, &[]).await;
+    assert_eq!(again.json()["recorded"], 0);
+
+    let site = site.restarted().await;
+    let behind = site.json("/api/v1/parties/C-1/behind").await;
+    let owner = |id: &str| {
+        let owners = behind["owners"].as_array().unwrap().iter();
+        owners.clone().find(|owner| owner["party"] == id).unwrap_or_else(|| panic!("{behind}")).clone()
+    };
+    assert_eq!((&owner("P-1")["share"], &owner("P-1")["beneficial"]), (&json!(["26", "26"]), &json!("yes")));
+    assert_eq!(owner("P-1")["us_person"], "foreign");
+    assert_eq!(behind["unknown"], json!(["74", "74"]));
+    assert_eq!(behind["unknown_reaches_line"], true);
+}
+
+#[tokio::test]
+async fn an_interest_that_cannot_be_is_refused_by_name_and_changes_nothing() {
+    let site = Site::empty().await;
+    put(&site, "C-1", &entity(None, false)).await;
+    put(&site, "P-1", &jane()).await;
+    for (told, says) in [
+        (json!([interest("C-1", "P-1", "10")]), "nobody holds a part of a person"),
+        (json!([interest("X-1", "C-1", "10"), interest("P-1", "C-1", "10")]), "party X-1 is not known"),
+        (json!([{ "owner": "P-1", "asset": "C-1", "kind": "love" }]), "the body is not a list of interests"),
+    ] {
+        let refused = site.call("POST", "/api/v1/interests", &told, &[]).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(refused.body.contains(says), "{}", refused.body);
+    }
+    assert_eq!(site.json("/api/v1/parties/C-1/behind").await["interests"], json!([]));
+}
+
+#[tokio::test]
+async fn customers_of_one_owner_are_one_group_with_one_total_and_a_name_goes_on_to_mean_it() {
+    let site = Site::with_an_hour().await;
+    let before = site.json("/api/v1/groups/G-1").await;
+    put(&site, "C-3", &entity(Some("A-1"), false)).await;
+    put(&site, "C-4", &entity(Some("A-1"), false)).await;
+    put(&site, "H-1", &entity(None, true)).await;
+    site.call(
+        "POST",
+        "/api/v1/interests",
+        &json!([interest("H-1", "C-1", "60"), interest("H-1", "C-3", "75")]),
+        &[],
+    )
+    .await;
+    let groups = site.json("/api/v1/groups").await;
+    assert_eq!(groups["subjects"].as_array().unwrap().len(), 1, "{groups}");
+    let merged = site.json("/api/v1/groups/A-1").await;
+    assert_eq!(merged["members"], json!(["C-1", "C-2", "C-3", "C-4"]));
+    assert_eq!(merged["total"], before["total"], "the others used nothing");
+    // Cases and links that name it find the whole.
+    let former = site.json("/api/v1/groups/G-1").await;
+    assert_eq!((&former["total"], &former["members"]), (&merged["total"], &merged["members"]));
+    assert_eq!(site.json("/api/v1/customers/C-1").await["control_group"], "A-1");
+}
+
+#[tokio::test]
+async fn what_a_person_confirmed_joins_customers_and_is_undone_again() {
+    let site = Site::with_an_hour().await;
+    put(&site, "C-3", &entity(None, false)).await;
+    let decide = |decision: &str| json!({ "one": "C-3", "other": "C-1", "decision": decision, "actor": "ada", "reason": "one card" });
+    for (decision, members) in [("confirmed", 3), ("undone", 2), ("confirmed", 3), ("rejected", 2)] {
+        let done = site.call("POST", "/api/v1/links", &decide(decision), &[]).await;
+        assert_eq!(done.status, StatusCode::OK, "{}", done.body);
+        let group = site.json("/api/v1/groups/G-1").await;
+        assert_eq!(group["members"].as_array().unwrap().len(), members, "{decision}: {group}");
+    }
+    assert_eq!(site.app.store.records("group_link").await.unwrap().len(), 4, "each is on record");
+    let site = site.restarted().await;
+    assert_eq!(site.json("/api/v1/links").await[0]["decision"], "rejected");
+    let mut nobody = decide("confirmed");
+    nobody["other"] = json!("X-1");
+    assert_eq!(site.call("POST", "/api/v1/links", &nobody, &[]).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_is_held_or_open_is_not_erased_and_what_is_erased_stays_so() {
+    let site = Site::empty().await;
+    put(&site, "P-1", &jane()).await;
+    let erase = |site: Site| async move {
+        let answer = site.call("POST", "/api/v1/parties/P-1/erase", &by(), &[]).await;
+        (site, answer)
+    };
+    let (site, open) = erase(site).await;
+    assert_eq!(open.status, StatusCode::CONFLICT);
+    assert!(open.body.contains("the account of P-1 is open"), "{}", open.body);
+    let mut closed = jane();
+    closed["standing"]["closed"] = json!("2026-02-01T00:00:00Z");
+    put(&site, "P-1", &closed).await;
+    site.call("POST", "/api/v1/parties/P-1/hold", &by(), &[]).await;
+    let site = site.restarted().await;
+    let (site, held) = erase(site).await;
+    assert_eq!(held.status, StatusCode::CONFLICT);
+    assert!(held.body.contains("P-1 is held since 2026-03-02T08:00:00Z by ada"), "{}", held.body);
+    let lifted = site.call("DELETE", "/api/v1/parties/P-1/hold", &by(), &[]).await;
+    assert_eq!(lifted.status, StatusCode::OK, "{}", lifted.body);
+    let (site, done) = erase(site).await;
+    assert_eq!(done.json()["destroyed"], at(0).to_string(), "{}", done.body);
+
+    let site = site.restarted().await;
+    let gone = site.call("POST", "/api/v1/parties/P-1/reveal", &by(), &[]).await;
+    assert_eq!(gone.status, StatusCode::GONE, "{}", gone.body);
+    let shown = site.json("/api/v1/parties/P-1").await;
+    assert_eq!(
+        (&shown["identity"]["name"], &shown["report_fields"]["A1"]),
+        (&json!("erased"), &json!("blank"))
+    );
+    assert_eq!(shown["us_person"], "foreign", "what names nobody stays");
+    let refused = put(&site, "P-1", &jane()).await;
+    assert_eq!(refused.status, StatusCode::GONE, "its id is not used again: {}", refused.body);
+    let page = site.get("/customers/P-1").await;
+    assert_eq!(page.status, StatusCode::OK);
+    assert!(page.body.contains("erased"));
+}
+
+#[tokio::test]
+async fn a_key_store_that_came_back_from_a_backup_forgets_again_at_the_start() {
+    let site = Site::empty().await;
+    let mut closed = jane();
+    closed["standing"]["closed"] = json!("2026-02-01T00:00:00Z");
+    put(&site, "P-1", &closed).await;
+    let keys = site.config.key_store.clone();
+    let files: Vec<_> = std::fs::read_dir(&keys)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            path.extension().is_some_and(|end| end == "json") && path.file_stem().unwrap().len() == 64
+        })
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    assert_eq!(files.len(), 1, "the key of P-1");
+    site.call("POST", "/api/v1/parties/P-1/erase", &by(), &[]).await;
+    for (path, key) in &files {
+        std::fs::write(path, key).unwrap();
+    }
+    let site = site.restarted().await;
+    let gone = site.call("POST", "/api/v1/parties/P-1/reveal", &by(), &[]).await;
+    assert_eq!(gone.status, StatusCode::GONE, "{}", gone.body);
+    assert_ne!(std::fs::read(&files[0].0).unwrap(), files[0].1);
+}
+
+#[tokio::test]
+async fn a_bundle_holds_everything_about_one_party_and_nothing_about_others() {
+    let site = Site::with_an_hour().await;
+    put(&site, "P-1", &jane()).await;
+    put(&site, "H-1", &entity(None, true)).await;
+    site.call(
+        "POST",
+        "/api/v1/interests",
+        &json!([interest("P-1", "H-1", "60"), interest("H-1", "C-1", "75")]),
+        &[],
+    )
+    .await;
+    site.import(
+        Kind::Principals,
+        "principal,customer,valid_from,valid_to\nlease:site/p,P-1,2026-03-01T00:00:00Z,\n",
+    )
+    .await;
+    site.call("POST", "/api/v1/parties/P-1/hold", &by(), &[]).await;
+    let bundle = site.call("POST", "/api/v1/parties/P-1/bundle", &by(), &[]).await;
+    let json = bundle.json();
+    assert_eq!(json["party"], jane()["party"]);
+    assert_eq!(
+        (json["interests"].as_array().unwrap().len(), &json["interests"][0]["asset"]),
+        (1, &json!("H-1"))
+    );
+    assert_eq!(json["principals"][0]["principal"], "lease:site/p");
+    let acts: Vec<_> = json["acts"].as_array().unwrap().iter().map(|act| act[1]["kind"].clone()).collect();
+    assert_eq!(acts, ["hold", "audit"]);
+    for value in IDENTITY {
+        assert!(!bundle.body.contains(value), "{value}");
+    }
+}
+
+#[tokio::test]
+async fn parties_are_listed_page_by_page() {
+    let site = Site::empty().await;
+    for id in ["A", "B", "C", "D", "E"] {
+        put(&site, id, &entity(None, false)).await;
+    }
+    let mut listed = Vec::new();
+    let mut path = "/api/v1/parties?limit=2".to_owned();
+    loop {
+        let page = site.json(&path).await;
+        listed.extend(
+            page["parties"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()),
+        );
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/api/v1/parties?limit=2&after={next}");
+    }
+    assert_eq!(listed, ["A", "B", "C", "D", "E"]);
+    assert_eq!(site.get("/api/v1/parties?limit=0").await.status, StatusCode::UNPROCESSABLE_ENTITY);
+}
