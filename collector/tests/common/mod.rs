@@ -287,9 +287,11 @@ impl Site {
         drop((pages, ingest));
         let store = app.store.clone();
         let mut durable = app.ledger.durable();
+        let tree = app.tree.closed();
         drop(app);
         // The writer announces until it has closed its journal.
         while durable.changed().await.is_ok() {}
+        tree.await;
         store.close().await;
         folder
     }
