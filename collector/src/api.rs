@@ -100,6 +100,7 @@ pub fn routes(app: App) -> Router {
         .route("/api/v1/parties/{id}/bundle", post(parties::bundle))
         .route("/api/v1/parties/{id}/hold", post(parties::set_hold).delete(parties::lift_hold))
         .route("/api/v1/parties/{id}/erase", post(parties::erase))
+        .route("/api/v1/key-mirrors", post(parties::mirror))
         .route("/api/v1/links", get(parties::links).post(parties::link))
         .route("/api/v1/prune", post(prune))
         .route("/-/healthy", get(status::healthy))

@@ -52,6 +52,8 @@ pub mod record {
     pub const HOLD: &str = "hold";
     /// How far the erasure of a party has come.
     pub const ERASURE: &str = "erasure";
+    /// A mirror of the key store was brought up to date.
+    pub const KEY_MIRROR: &str = "key_mirror";
     /// A finding.
     pub const FINDING: &str = "finding";
     /// A step of a case.

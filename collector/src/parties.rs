@@ -24,7 +24,7 @@ use weighbridge_registry::{
 };
 use weighbridge_store::{RecordRow, StoreError, UsageStore, ledger::CommitError};
 
-pub use erasing::{EraseError, Erasure};
+pub use erasing::{EraseError, Erasure, Mirror};
 
 use crate::{
     app::{App, StartError, record, unreadable},
@@ -105,6 +105,7 @@ pub(crate) struct Parties {
     links: BTreeMap<String, Link>,
     holds: BTreeMap<String, Hold>,
     erasures: BTreeMap<String, Erasure>,
+    mirrors: BTreeMap<String, Mirror>,
     /// As of an hour, until something changes.
     grouped: Option<(UtcMillis, Arc<(Groups, Behind)>)>,
 }
@@ -139,6 +140,9 @@ impl Parties {
         }
         for row in store.records(record::ERASURE).await? {
             parties.erasures.insert(row.key.clone(), read(record::ERASURE, row)?);
+        }
+        for row in store.records(record::KEY_MIRROR).await? {
+            parties.mirrors.insert(row.key.clone(), read(record::KEY_MIRROR, row)?);
         }
         Ok(parties)
     }

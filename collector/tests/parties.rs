@@ -1,7 +1,5 @@
 //! Parties over the API: records, who stands behind whom, groups, and the acts on them.
 
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
-
 #[expect(dead_code, reason = "shared with other test files")]
 mod common;
 

@@ -48,7 +48,7 @@ pub(crate) struct PartyJson {
     /// How far each field that a report asks for can be filled.
     pub(crate) report_fields: BTreeMap<&'static str, Filled>,
     pub(crate) hold: Option<Hold>,
-    pub(crate) erasure: Option<Erasure>,
+    pub(crate) erasure: Option<ErasedJson>,
     /// Changes when anything of the record does.
     tag: String,
 }
@@ -57,7 +57,7 @@ impl PartyJson {
     pub(crate) fn of(app: &App, sealed: &SealedCustomer) -> Self {
         let id = sealed.customer.as_str();
         let completeness = sealed.completeness();
-        let erasure = app.erasure_of(id);
+        let erasure = app.erasure_of(id).map(|erasure| ErasedJson::of(app, erasure));
         let state = |known: bool| match (known, &erasure) {
             (true, Some(_)) => "erased",
             (true, None) => "present",
@@ -86,6 +86,30 @@ impl PartyJson {
             erasure,
             tag: tag(sealed),
         }
+    }
+}
+
+/// How far an erasure has come.
+#[derive(Debug, Serialize)]
+pub(crate) struct ErasedJson {
+    #[serde(flatten)]
+    pub(crate) erasure: Erasure,
+    /// Copies of the key store that may still have the key, until they are brought up to date.
+    pub(crate) still_in: Vec<MirrorJson>,
+}
+
+/// A copy of the key store.
+#[derive(Debug, Serialize)]
+pub(crate) struct MirrorJson {
+    pub(crate) to: String,
+    pub(crate) began: UtcMillis,
+}
+
+impl ErasedJson {
+    fn of(app: &App, erasure: Erasure) -> Self {
+        let mirrors = app.mirrors_of(&erasure);
+        let still_in = mirrors.into_iter().map(|(to, mirror)| MirrorJson { to, began: mirror.began });
+        Self { still_in: still_in.collect(), erasure }
     }
 }
 
@@ -402,9 +426,27 @@ pub(super) async fn erase(
     Path(id): Path<String>,
     _admin: Admin,
     asked: Result<Bytes, BytesRejection>,
-) -> Result<Json<Erasure>, Problem> {
+) -> Result<Json<ErasedJson>, Problem> {
     let by: By = body(asked, BY)?;
-    Ok(Json(app.erase(&party_id(&id)?, by).await?))
+    let erasure = app.erase(&party_id(&id)?, by).await?;
+    Ok(Json(ErasedJson::of(&app, erasure)))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MirrorAsked {
+    to: String,
+}
+
+/// Records that the key store is about to be mirrored.
+pub(super) async fn mirror(
+    State(app): State<App>,
+    _admin: Admin,
+    asked: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, Problem> {
+    let MirrorAsked { to } = body(asked, "{\"to\": folder} in JSON")?;
+    app.mirror_keys(&to).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 impl From<PartyError> for Problem {

@@ -106,6 +106,23 @@ impl Backup {
         }
         let Some(to) = self.to else { return Err(Failure::usage("--to DIR is missing")) };
         if self.keys {
+            // Before it is done: a copy that nobody knows of could not be told to forget.
+            if Places::of(config).ledger.is_dir() {
+                let folder = std::path::absolute(&to).unwrap_or_else(|_| to.clone()).display().to_string();
+                match access(config).await? {
+                    Access::Here(app) => {
+                        app.mirror_keys(&folder).await.map_err(|error| Failure::missing(&error))?;
+                        // Its files are not to change while they are copied.
+                        let tree = app.tree.closed();
+                        drop(app);
+                        tree.await;
+                    }
+                    Access::Running(remote) => {
+                        let body = serde_json::json!({ "to": folder }).to_string().into_bytes();
+                        remote.post("/api/v1/key-mirrors", &[], "application/json", body).await?;
+                    }
+                }
+            }
             let mirrored =
                 tokio::task::block_in_place(|| keys::mirror(&config.key_store, &to)).map_err(of_backup)?;
             say(format_args!(

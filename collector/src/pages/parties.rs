@@ -28,8 +28,11 @@ pub(super) fn standing(party: &PartyJson, sells_to: &[String]) -> Markup {
         @if let Some(hold) = &party.hold { dt { "Held" } dd { "since " (when(hold.at)) " by " (hold.by.actor) ": " (hold.by.reason) } }
         @if let Some(erasure) = &party.erasure {
             dt { "Identity" } dd {
-                span.tag.gap { "erased" } " by decision of " (erasure.by.actor) ", " (when(erasure.decided)) ": " (erasure.by.reason)
-                @if erasure.destroyed.is_none() { " " span.tag.certain { "the key is not destroyed yet" } }
+                span.tag.gap { "erased" } " by decision of " (erasure.erasure.by.actor) ", " (when(erasure.erasure.decided)) ": " (erasure.erasure.by.reason)
+                @for mirror in &erasure.still_in {
+                    br; span.tag.possible { "its key may still be in " (mirror.to) } ", a copy of the key store of " (when(mirror.began)) ": bring it up to date"
+                }
+                @if erasure.erasure.destroyed.is_none() { " " span.tag.certain { "the key is not destroyed yet" } }
             }
         }
     }

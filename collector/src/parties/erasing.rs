@@ -24,6 +24,14 @@ pub struct Erasure {
     pub destroyed: Option<UtcMillis>,
 }
 
+/// A copy of the key store, in which what is destroyed here is only at its next run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// When it was last brought up to date: keys that were destroyed before are not in it.
+    pub began: UtcMillis,
+}
+
 /// What is known of a party was not erased.
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
@@ -55,6 +63,24 @@ impl App {
     /// How far its erasure has come, if somebody decided it.
     pub fn erasure_of(&self, id: &str) -> Option<Erasure> {
         self.parties(|known| known.erasures.get(id).cloned())
+    }
+
+    /// Records that the key store is mirrored into a folder, before that is done.
+    pub async fn mirror_keys(&self, to: &str) -> Result<(), PartyError> {
+        let _one_at_a_time = self.writing.lock().await;
+        let mirror = Mirror { began: self.now() };
+        self.record(vec![fact(record::KEY_MIRROR, to, &mirror)]).await?;
+        self.parties(|known| known.mirrors.insert(to.to_owned(), mirror));
+        Ok(())
+    }
+
+    /// Copies of the key store that may still have a key that was destroyed, until they are brought up to date.
+    pub fn mirrors_of(&self, erasure: &Erasure) -> Vec<(String, Mirror)> {
+        let may_have = |mirror: &Mirror| erasure.destroyed.is_none_or(|destroyed| mirror.began <= destroyed);
+        self.parties(|known| {
+            let mirrors = known.mirrors.iter().filter(|(_, mirror)| may_have(mirror));
+            mirrors.map(|(to, mirror)| (to.clone(), mirror.clone())).collect()
+        })
     }
 
     /// Sets or lifts an order to keep what is known of a party.
