@@ -41,6 +41,7 @@ mod leases;
 pub(crate) mod packs;
 pub(crate) mod parties;
 pub(crate) mod problem;
+pub(crate) mod statements;
 pub(crate) mod status;
 pub(crate) mod subjects;
 pub(crate) mod unattributed;
@@ -73,6 +74,9 @@ pub fn routes(app: App) -> Router {
     let import = post(import).layer(DefaultBodyLimit::max(IMPORT_BYTES));
     let leases = get(leases::leases).post(leases::lease).layer(DefaultBodyLimit::max(leases::LEASE_BYTES));
     let party = get(parties::party).put(parties::put_party).layer(DefaultBodyLimit::max(PARTY_BYTES));
+    let statements = get(statements::statements)
+        .post(statements::put_statements)
+        .layer(DefaultBodyLimit::max(IMPORT_BYTES));
     let interests = post(parties::put_interests).layer(DefaultBodyLimit::max(IMPORT_BYTES));
     Router::new()
         .route("/api/v1/status", get(status::status))
@@ -100,6 +104,7 @@ pub fn routes(app: App) -> Router {
         .route("/api/v1/parties/{id}/bundle", post(parties::bundle))
         .route("/api/v1/parties/{id}/hold", post(parties::set_hold).delete(parties::lift_hold))
         .route("/api/v1/parties/{id}/erase", post(parties::erase))
+        .route("/api/v1/statements/{kind}/{id}/reveal", post(statements::reveal))
         .route("/api/v1/key-mirrors", post(parties::mirror))
         .route("/api/v1/links", get(parties::links).post(parties::link))
         .route("/api/v1/prune", post(prune))
@@ -112,6 +117,7 @@ pub fn routes(app: App) -> Router {
         .route("/api/v1/leases", leases)
         .route("/api/v1/parties/{id}", party)
         .route("/api/v1/interests", interests)
+        .route("/api/v1/statements/{kind}", statements)
         .with_state(app)
 }
 

@@ -52,6 +52,8 @@ pub mod record {
     pub const HOLD: &str = "hold";
     /// How far the erasure of a party has come.
     pub const ERASURE: &str = "erasure";
+    /// A reservation, a declaration, or another statement.
+    pub const STATEMENT: &str = "statement";
     /// A mirror of the key store was brought up to date.
     pub const KEY_MIRROR: &str = "key_mirror";
     /// A finding.

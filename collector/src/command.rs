@@ -58,7 +58,8 @@ enum Command {
     /// Records customers, principals, leases or agents from a CSV file, or jobs from what Slurm's sacct prints: all
     /// rows or none.
     Import {
-        /// customers, principals, leases, agents or slurm.
+        /// customers, principals, leases, agents, slurm, reservations, declarations, topologies, classifications,
+        /// compromises, special-measures, exemptions, programs, attestations, reseller-programs or reseller-failures.
         kind: import::Kind,
         /// The file.
         file: PathBuf,

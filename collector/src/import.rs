@@ -11,7 +11,8 @@ use serde::Serialize;
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
     CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, Party, SHOWN_FAULTS, SealedCustomer,
-    SlurmRow, parse_agents, parse_customers, parse_leases, parse_principals, parse_slurm, party::Basis,
+    SlurmRow, parse_agents, parse_customers, parse_leases, parse_principals, parse_slurm, parse_statements,
+    party::Basis, statement,
 };
 use weighbridge_store::{
     Fact, State, closed,
@@ -22,6 +23,7 @@ use weighbridge_store::{
 use crate::{
     app::{App, record},
     judge::fact,
+    parties::{How, PartyError},
     random,
 };
 
@@ -36,6 +38,8 @@ pub enum Kind {
     Leases,
     /// `agent,host,site,fabric,public_key,valid_from,valid_to,trust`, the last of which may be left out
     Agents,
+    /// Statements of one kind.
+    Statements(statement::Kind),
     /// What `sacct -D --json` prints, or `sacct -D -P -X` with times in seconds
     Slurm,
 }
@@ -49,6 +53,7 @@ impl Kind {
             Self::Leases => "leases",
             Self::Agents => "agents",
             Self::Slurm => "slurm",
+            Self::Statements(kind) => kind.plural(),
         }
     }
 }
@@ -60,7 +65,14 @@ impl FromStr for Kind {
         [Self::Customers, Self::Principals, Self::Leases, Self::Agents, Self::Slurm]
             .into_iter()
             .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is not customers, principals, leases, agents or slurm"))
+            .or_else(|| statement::Kind::from_plural(text).map(Self::Statements))
+            .ok_or_else(|| {
+                let statements: Vec<&str> = statement::Kind::ALL.iter().map(|kind| kind.plural()).collect();
+                format!(
+                    "{text:?} is not customers, principals, leases, agents, slurm, {}",
+                    statements.join(", ")
+                )
+            })
     }
 }
 
@@ -95,6 +107,20 @@ pub enum ImportError {
     /// The ledger.
     #[error("the ledger took nothing")]
     Commit(#[from] CommitError),
+    /// What it says of parties.
+    #[error(transparent)]
+    Parties(PartyError),
+}
+
+impl From<PartyError> for ImportError {
+    fn from(error: PartyError) -> Self {
+        match error {
+            PartyError::Bad(errors) => Self::Contradiction(errors),
+            PartyError::Keys(error) => Self::Keys(error),
+            PartyError::Commit(error) => Self::Commit(error),
+            error => Self::Parties(error),
+        }
+    }
 }
 
 impl App {
@@ -182,6 +208,10 @@ impl App {
                     .shared
                     .with(|state| facts.filter(|fact| !state.mappings.contains(fact)).collect::<Vec<_>>());
                 (rows.len(), new.into_iter().map(Fact::Mapping).collect())
+            }
+            Kind::Statements(kind) => {
+                let told = parse_statements(kind, file, text)?;
+                return self.statements_told(told, How::Record).await.map_err(ImportError::from);
             }
             Kind::Customers => {
                 let rows = parse_customers(file, text)?;

@@ -8,6 +8,7 @@
 //! decided and is not recorded as done.
 
 mod erasing;
+mod statements;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,6 +26,7 @@ use weighbridge_registry::{
 use weighbridge_store::{RecordRow, StoreError, UsageStore, ledger::CommitError};
 
 pub use erasing::{EraseError, Erasure, Mirror};
+pub use statements::Kept;
 
 use crate::{
     app::{App, StartError, record, unreadable},
@@ -72,6 +74,9 @@ pub enum PartyError {
     /// There is none.
     #[error("there is no party {0:?}")]
     NoParty(String),
+    /// There is none.
+    #[error("there is no {0:?}")]
+    NoStatement(String),
     /// Who acts and why must be said.
     #[error("{0} must not be blank: every act on an identity is recorded with both")]
     Blank(&'static str),
@@ -106,6 +111,7 @@ pub(crate) struct Parties {
     holds: BTreeMap<String, Hold>,
     erasures: BTreeMap<String, Erasure>,
     mirrors: BTreeMap<String, Mirror>,
+    statements: BTreeMap<String, Kept>,
     /// As of an hour, until something changes.
     grouped: Option<(UtcMillis, Arc<(Groups, Behind)>)>,
 }
@@ -143,6 +149,9 @@ impl Parties {
         }
         for row in store.records(record::KEY_MIRROR).await? {
             parties.mirrors.insert(row.key.clone(), read(record::KEY_MIRROR, row)?);
+        }
+        for row in store.records(record::STATEMENT).await? {
+            parties.statements.insert(row.key.clone(), Kept::read(row)?);
         }
         Ok(parties)
     }

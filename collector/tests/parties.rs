@@ -388,3 +388,77 @@ async fn parties_are_listed_page_by_page() {
     assert_eq!(listed, ["A", "B", "C", "D", "E"]);
     assert_eq!(site.get("/api/v1/parties?limit=0").await.status, StatusCode::UNPROCESSABLE_ENTITY);
 }
+
+#[tokio::test]
+async fn statements_are_kept_as_they_are_told_and_what_a_customer_declares_under_its_key() {
+    let site = Site::empty().await;
+    put(&site, "P-1", &jane()).await;
+    let reservation = json!({
+        "id": "R-1", "customer": "P-1", "model": "H200", "count": 1024,
+        "from": "2026-03-01T00:00:00Z", "to": "2026-09-01T00:00:00Z", "value": "25000000 USD",
+    });
+    let path = "/api/v1/statements/reservations";
+    let dry = site.call("POST", &format!("{path}?dry_run=true"), &reservation, &[]).await.json();
+    assert_eq!(dry["recorded"], 1);
+    assert_eq!(site.json(path).await["statements"], json!([]));
+    assert_eq!(site.call("POST", path, &reservation, &[]).await.json()["recorded"], 1);
+    assert_eq!(site.call("POST", path, &json!([reservation]), &[]).await.json()["recorded"], 0);
+
+    let declaration = json!({
+        "id": "D-1", "customer": "P-1", "purpose": "Planted purpose", "biological_sequence_data": true,
+        "expected_operations_tera": "100000000000000", "signed_by": "Planted Signer", "signed_on": "2026-02-28",
+    });
+    let told = site.call("POST", "/api/v1/statements/declarations", &declaration, &[]).await;
+    assert_eq!(told.json()["recorded"], 1, "{}", told.body);
+    let again = site.call("POST", "/api/v1/statements/declarations", &declaration, &[]).await;
+    assert_eq!(again.json()["recorded"], 0);
+
+    let site = site.restarted().await;
+    let mut expected = reservation.clone();
+    expected["count"] = json!("1024");
+    assert_eq!(site.json(path).await["statements"], json!([expected]));
+    let shown = site.json("/api/v1/statements/declarations").await;
+    assert_eq!(shown["statements"], json!([{ "id": "D-1", "customer": "P-1", "sealed": true }]));
+    let recorded = site.app.store.records("statement").await.unwrap();
+    for row in &recorded {
+        assert!(!row.body.to_string().contains("Planted"), "{}", row.body);
+    }
+    let opened = site.call("POST", "/api/v1/statements/declarations/D-1/reveal", &by(), &[]).await.json();
+    assert_eq!(
+        (&opened["purpose"], &opened["biological_sequence_data"]),
+        (&json!("Planted purpose"), &json!("yes"))
+    );
+    assert_eq!(site.app.store.records("audit").await.unwrap().len(), 1);
+    let bundle = site.call("POST", "/api/v1/parties/P-1/bundle", &by(), &[]).await.json();
+    let says: Vec<_> =
+        bundle["statements"].as_array().unwrap().iter().map(|one| one["says"]["id"].clone()).collect();
+    assert_eq!(says, ["D-1", "R-1"]);
+}
+
+#[tokio::test]
+async fn a_statement_that_does_not_hold_together_changes_nothing_and_every_fault_is_named() {
+    let site = Site::empty().await;
+    put(&site, "P-1", &jane()).await;
+    let told = json!([
+        { "id": "T-1", "host": "gpu-1", "datacenter": "dc", "fabric": "ib", "gbit_per_s": 400, "from": "2026-03-01T00:00:00Z" },
+        { "id": "T-2", "host": "gpu 2", "fabric": "ib", "gbit_per_s": 0, "from": "2026-03-01T00:00:00Z", "color": "red" },
+    ]);
+    let refused = site.call("POST", "/api/v1/statements/topologies", &told, &[]).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let errors: Vec<String> = refused.json()["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one.as_str().unwrap().to_owned())
+        .collect();
+    let places: Vec<&str> = errors.iter().map(|error| error.split(':').next().unwrap()).collect();
+    assert_eq!(places, ["[1].color", "[1].host", "[1].datacenter", "[1].gbit_per_s"], "{errors:?}");
+    assert_eq!(site.json("/api/v1/statements/topologies").await["statements"], json!([]));
+
+    let nobody = json!({ "id": "S-1", "customer": "X-1", "sign": "new_country", "at": "2026-03-01T00:00:00Z", "source": "siem" });
+    let refused = site.call("POST", "/api/v1/statements/compromises", &nobody, &[]).await;
+    assert!(refused.body.contains("compromise S-1: party X-1 is not known"), "{}", refused.body);
+    let unknown = site.get("/api/v1/statements/novels").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    assert!(unknown.body.contains("special-measures"), "{}", unknown.body);
+}

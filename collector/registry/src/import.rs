@@ -14,6 +14,7 @@ mod customers;
 mod leases;
 mod principals;
 mod slurm;
+mod statements;
 
 use std::fmt;
 
@@ -25,6 +26,7 @@ pub use customers::{CustomerRow, parse_customers};
 pub use leases::{BadSelector, LEASE_COLUMNS, LeaseRow, LeaseSelector, lease_rows, parse_leases};
 pub use principals::{PrincipalMapping, parse_principals};
 pub use slurm::{SlurmRow, parse_slurm};
+pub use statements::parse_statements;
 
 /// Faults kept for showing; beyond them only the number grows.
 pub const SHOWN_FAULTS: usize = 100;

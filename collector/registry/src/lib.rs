@@ -20,6 +20,7 @@ pub mod keys;
 pub mod ownership;
 pub mod party;
 pub mod sealed;
+pub mod statement;
 
 pub use customer::{BadId, ControlGroupId, CustomerId, CustomerKind, UsPerson};
 pub use group::{Decision, Group, Groups, Link};
@@ -27,9 +28,10 @@ pub use identity::{Access, BadAccess, Completeness, Filled, Identity, IdentityFi
 pub use import::{
     AgentRow, BadSelector, CustomerRow, Fault, ImportErrors, LEASE_COLUMNS, LeaseRow, LeaseSelector,
     PrincipalMapping, PublicKey, SHOWN_FAULTS, SlurmRow, lease_rows, parse_agents, parse_customers,
-    parse_leases, parse_principals, parse_slurm,
+    parse_leases, parse_principals, parse_slurm, parse_statements,
 };
 pub use interest::{Interest, InterestKind};
 pub use keys::{KeyError, KeyStore, OperatorKey, RandomSource};
 pub use party::{Party, PartyId, Standing};
 pub use sealed::{BadSealedField, SealedCustomer, SealedField};
+pub use statement::Statement;

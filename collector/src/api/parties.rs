@@ -171,7 +171,10 @@ fn tagged(status: StatusCode, tag: &str, body: impl IntoResponse) -> Response {
 }
 
 /// Reads a body, and says where it is wrong but not what stands there: it may name somebody.
-fn body<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>, expected: &str) -> Result<T, Problem> {
+pub(super) fn body<T: DeserializeOwned>(
+    body: Result<Bytes, BytesRejection>,
+    expected: &str,
+) -> Result<T, Problem> {
     let body = body.map_err(|error| Problem::new(error.status(), "body not readable", error.body_text()))?;
     serde_json::from_slice(&body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
@@ -202,7 +205,7 @@ pub(super) async fn put_party(
     Ok(tagged(status, &tag, Json(imported)))
 }
 
-const BY: &str = "{\"actor\": ..., \"reason\": ...} in JSON";
+pub(super) const BY: &str = "{\"actor\": ..., \"reason\": ...} in JSON";
 
 /// Opens everything that is known of a party.
 pub(super) async fn reveal(
@@ -242,11 +245,17 @@ pub(super) async fn bundle(
     let mappings = app
         .shared
         .with(|state| state.mappings.iter().filter(|one| one.customer == id).cloned().collect::<Vec<_>>());
+    let statements = app.statements_about(&sealed.customer);
+    let statements = statements.iter().map(|kept| app.opened(kept));
+    let statements: Vec<_> = statements
+        .map(|opened| opened.map(|one| serde_json::json!({ "statement": one.kind().as_str(), "says": one })))
+        .collect::<Result<_, _>>()?;
     let acts = app.history_of(&id).await?;
     Ok(Json(serde_json::json!({
         "as_of": app.now(),
         "id": sealed.customer, "control_group": sealed.control_group, "standing": sealed.standing,
-        "party": party, "interests": interests, "links": links, "principals": mappings, "acts": acts,
+        "party": party, "interests": interests, "links": links, "principals": mappings,
+        "statements": statements, "acts": acts,
         "hold": app.hold_of(&id), "erasure": app.erasure_of(&id),
     })))
 }
@@ -380,7 +389,7 @@ pub(super) struct DryRun {
 }
 
 impl DryRun {
-    fn how(&self) -> How {
+    pub(super) fn how(&self) -> How {
         if self.dry_run { How::DryRun } else { How::Record }
     }
 }
@@ -453,6 +462,7 @@ impl From<PartyError> for Problem {
     fn from(error: PartyError) -> Self {
         match error {
             PartyError::NoParty(id) => Self::not_found("party", &id),
+            PartyError::NoStatement(_) => Self::new(StatusCode::NOT_FOUND, "not found", error),
             PartyError::Blank(_) => Self::unusable(error),
             PartyError::Bad(errors) => {
                 Self::unusable("nothing is recorded, because some of it cannot be kept").with_errors(errors)

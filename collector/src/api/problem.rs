@@ -135,6 +135,7 @@ impl From<ImportError> for Problem {
                     .with_errors(errors)
             }
             ImportError::Keys(_) => Self::failed(&error),
+            ImportError::Parties(error) => error.into(),
             ImportError::Commit(error) => error.into(),
         }
     }
