@@ -271,8 +271,14 @@ impl Site {
 
     /// The same collector, stopped and started again.
     pub(crate) async fn restarted(self) -> Self {
+        self.restarted_after(|| ()).await
+    }
+
+    /// The same with something done in between.
+    pub(crate) async fn restarted_after(self, between: impl FnOnce()) -> Self {
         let (now, config) = (self.now.clone(), self.config.clone());
         let folder = self.stop().await;
+        between();
         let clock = now.clone();
         let app = App::start(&config, Arc::new(move || UtcMillis(clock.load(Ordering::Relaxed))))
             .await
