@@ -46,6 +46,7 @@ pub(crate) mod status;
 pub(crate) mod subjects;
 pub(crate) mod unattributed;
 pub(crate) mod usage;
+mod verifications;
 pub(crate) mod work;
 
 use problem::{Admin, Problem};
@@ -105,6 +106,8 @@ pub fn routes(app: App) -> Router {
         .route("/api/v1/parties/{id}/hold", post(parties::set_hold).delete(parties::lift_hold))
         .route("/api/v1/parties/{id}/erase", post(parties::erase))
         .route("/api/v1/statements/{kind}/{id}/reveal", post(statements::reveal))
+        .route("/api/v1/verifications/{provider}", post(verifications::told))
+        .route("/api/v1/certification", get(parties::certification))
         .route("/api/v1/key-mirrors", post(parties::mirror))
         .route("/api/v1/links", get(parties::links).post(parties::link))
         .route("/api/v1/prune", post(prune))

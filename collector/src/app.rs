@@ -24,7 +24,7 @@ use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 
 use crate::{
     alarm::Alarm,
-    config::Config,
+    config::{Config, Secret},
     enrol::Enrolment,
     ingest::{delays::Delays, opener::Opener, quota::Quotas, status::LastSaid},
     integrity::IntegrityFinding,
@@ -171,6 +171,8 @@ pub struct Inner {
     pub estimator: Estimator,
     /// Packs, and whether totals are compared with each.
     pub packs: Vec<(RulePack, bool)>,
+    /// Who may tell what came of a verification.
+    pub(crate) providers: BTreeMap<String, Secret>,
     /// Opens identities.
     pub keys: KeyStore,
     /// What connections of agents are accepted with.
@@ -256,6 +258,7 @@ impl App {
             shared,
             estimator,
             packs: config.packs.clone(),
+            providers: config.verification.clone(),
             keys,
             clock,
             metrics: Metrics::default(),

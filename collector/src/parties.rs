@@ -7,6 +7,7 @@
 //! Erasing is three steps: the decision is recorded, the key is destroyed, that is recorded. A start finishes what was
 //! decided and is not recorded as done.
 
+mod certification;
 mod erasing;
 mod statements;
 
@@ -21,10 +22,11 @@ use weighbridge_registry::{
     ControlGroupId, Group, Groups, Interest, KeyError, Link, Party, PartyId, SealedCustomer, Standing,
     interest::{BadInterest, Behind},
     ownership::{Owners, Share},
-    party::BadParty,
+    party::{BadParty, Verification},
 };
 use weighbridge_store::{RecordRow, StoreError, UsageStore, ledger::CommitError};
 
+pub use certification::{Certification, Counted, InForce};
 pub use erasing::{EraseError, Erasure, Mirror};
 pub use statements::Kept;
 
@@ -260,6 +262,23 @@ impl App {
             let imported = app.put(vec![(id.clone(), told)], How::Record, expected).await?;
             let tag = app.customers().get(id.as_str()).map(tag).unwrap_or_default();
             Ok((imported, tag))
+        });
+        done.await.unwrap_or(Err(PartyError::Commit(CommitError::Unwritable)))
+    }
+
+    /// Records what came of a verification of a party; one with the id of an earlier one replaces it.
+    pub async fn verification(&self, id: &PartyId, told: Verification) -> Result<Imported, PartyError> {
+        let (app, id) = (self.clone(), id.clone());
+        let done = tokio::spawn(async move {
+            let _one_at_a_time = app.writing.lock().await;
+            let known = app.customers();
+            let sealed = known.get(id.as_str()).ok_or_else(|| PartyError::NoParty(id.to_string()))?;
+            let mut party = app.keys.open_party(sealed)?;
+            party.verifications.retain(|before| before.id != told.id);
+            party.verifications.push(told);
+            party.verifications.sort_by_key(|one| one.at);
+            let (control_group, standing) = (sealed.control_group.clone(), sealed.standing.clone());
+            app.put(vec![(id, Told { control_group, standing, party })], How::Record, None).await
         });
         done.await.unwrap_or(Err(PartyError::Commit(CommitError::Unwritable)))
     }

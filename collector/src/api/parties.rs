@@ -25,7 +25,7 @@ use super::problem::{Admin, Problem};
 use crate::{
     app::App,
     import::Imported,
-    parties::{By, EraseError, Erasure, Hold, How, OWNER_LINE, PartyError, Told, tag},
+    parties::{By, Certification, EraseError, Erasure, Hold, How, OWNER_LINE, PartyError, Told, tag},
 };
 
 /// Parties in one answer, unless fewer are asked for.
@@ -405,6 +405,16 @@ pub(super) async fn put_interests(
     let told: Vec<Interest> =
         body(told, "a list of interests, each {\"owner\", \"asset\", \"kind\", \"share\", ...}")?;
     Ok(Json(app.put_interests(told, asked.how()).await?))
+}
+
+/// The figures of a certification. It opens every identity to count it, which takes a while where there are many.
+pub(super) async fn certification(
+    State(app): State<App>,
+    _admin: Admin,
+) -> Result<Json<Certification>, Problem> {
+    let counted = tokio::task::spawn_blocking(move || app.certification()).await;
+    let counted = counted.map_err(|error| Problem::failed(&error))?;
+    Ok(Json(counted?))
 }
 
 /// Sets an order to keep what is known of a party.

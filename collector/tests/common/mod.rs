@@ -269,6 +269,15 @@ impl Site {
         answer(&self.pages, request.body(body).expect("valid")).await
     }
 
+    /// A request with just these headers.
+    pub(crate) async fn sent(&self, path: &str, body: String, headers: &[(&str, &str)]) -> Answer {
+        let mut request = Request::post(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(&self.pages, request.body(Body::from(body)).expect("valid")).await
+    }
+
     /// The same collector, stopped and started again.
     pub(crate) async fn restarted(self) -> Self {
         self.restarted_after(|| ()).await
