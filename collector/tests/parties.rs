@@ -467,7 +467,7 @@ async fn a_statement_that_does_not_hold_together_changes_nothing_and_every_fault
 async fn says(site: &Site, provider: &str, secret: &str, seconds: i64, body: &Value) -> Answer {
     use hmac::{Hmac, KeyInit, Mac};
     let (at, body) = (site.app.now().0 / 1000 + seconds, body.to_string());
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
     mac.update(format!("{at}.{body}").as_bytes());
     let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let header = format!("t={at},v1={hex}");
