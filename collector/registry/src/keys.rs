@@ -11,19 +11,29 @@
 //! Deliberately absent: changing the operator's key, and a list of the customers that have keys: file names are
 //! hashes.
 
+mod drafts;
+mod files;
+#[cfg(test)]
+mod interrupted;
+mod operator;
+mod prepare;
 mod secret;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
-    io::{self, Read, Write},
+    fs, io,
     path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+pub use operator::OperatorKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use weighbridge_journal::fail;
 use weighbridge_meter::UtcMillis;
 use zeroize::Zeroizing;
 
@@ -34,6 +44,8 @@ use crate::{
     sealed::{self, DoesNotOpen, Key},
 };
 
+use self::files::{hex, io_error, make_folder, sync_folder, wipe};
+
 /// Fills its argument with random bytes fit for keys, for example from the system's generator.
 pub type RandomSource<'a> = &'a mut dyn FnMut(&mut [u8]);
 
@@ -42,6 +54,12 @@ pub type RandomSource<'a> = &'a mut dyn FnMut(&mut [u8]);
 pub struct KeyStore {
     folder: PathBuf,
     operator: OperatorKey,
+    /// Held while what a customer's file says is changed: of two changes the later counts.
+    changing: Mutex<()>,
+    /// Keys whose names may not be durable yet.
+    unsynced: AtomicUsize,
+    /// Whether drafts were looked for where programs of before made them.
+    swept: AtomicBool,
 }
 
 /// Why a key or a value could not be used.
@@ -135,12 +153,17 @@ impl KeyStore {
     /// [`KeyError::Io`] where the folder can be neither found nor made.
     pub fn at(folder: impl Into<PathBuf>, operator: OperatorKey) -> Result<Self, KeyError> {
         let folder = folder.into();
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&folder).map_err(io_error("make folder", &folder))?;
-        Ok(Self { folder, operator })
+        make_folder(&folder)?;
+        make_folder(&folder.join(drafts::FOLDER))?;
+        // What a process before linked and could not sync counts from here on.
+        sync_folder(&folder)?;
+        Ok(Self {
+            folder,
+            operator,
+            changing: Mutex::default(),
+            unsynced: AtomicUsize::new(0),
+            swept: AtomicBool::new(false),
+        })
     }
 
     /// Seals what is known of a party. Its key is made if there is none yet. Of `standing` what follows from the record
@@ -268,22 +291,12 @@ impl KeyStore {
     /// [`KeyError::Io`]; the key may then still be there, and the call has to be repeated.
     pub fn destroy(&self, subject: &CustomerId) -> Result<(), KeyError> {
         let path = self.path(subject);
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         // Drafts too: a crash while the key was made can have left one, with the key in it.
-        for entry in fs::read_dir(&self.folder).map_err(io_error("list folder", &self.folder))? {
-            let entry = entry.map_err(io_error("list folder", &self.folder))?;
-            let name = entry.file_name();
-            let is_draft = name
-                .to_str()
-                .is_some_and(|name| name.starts_with(&file_stem(subject)) && name.ends_with(DRAFT));
-            if is_draft {
-                wipe(&entry.path())?;
-                fail::around("keys.remove_draft", || fs::remove_file(entry.path()))
-                    .map_err(io_error("remove", &entry.path()))?;
-            }
-        }
-        let mark = self.draft(subject, "destroyed", &KeyFile::Destroyed {})?;
+        self.destroy_drafts(subject)?;
+        let mark = self.draft(subject, drafts::MARK, &KeyFile::Destroyed {}, files::Sync::Now)?;
         wipe(&path)?;
-        fail::around("keys.replace", || fs::rename(&mark, &path)).map_err(io_error("replace", &path))?;
+        mark.replace(&path)?;
         sync_folder(&self.folder)
     }
 
@@ -311,28 +324,39 @@ impl KeyStore {
     fn key_or_new(&self, subject: &CustomerId, random: RandomSource<'_>) -> Result<Key, KeyError> {
         let path = self.path(subject);
         if let Some(key) = self.key(subject, &path)? {
+            self.settle_names()?;
             return Ok(key);
         }
+        let (key, file) = self.new_key(subject, random);
+        let draft = self.draft(subject, &draft_name(random), &file, files::Sync::Now)?;
+        let linked = self.linked(|| draft.link(&path));
+        draft.remove()?;
+        if linked? {
+            return Ok(key);
+        }
+        self.key(subject, &path)?.ok_or_else(|| KeyError::KeyMissing { subject: subject.clone(), path })
+    }
+
+    /// A fresh key, and what its file says.
+    fn new_key(&self, subject: &CustomerId, random: RandomSource<'_>) -> (Key, KeyFile) {
         let mut key = Key::new([0; 32]);
         random(&mut *key);
         let wrapped = sealed::seal(&self.operator.key, &sealed::place_of_key(subject), &*key, random);
-        let mut name = [0; 16];
-        random(&mut name);
-        let draft =
-            self.draft(subject, &hex(&name), &KeyFile::Key { operator: self.operator.id(), wrapped })?;
-        // A link, not a rename: it fails where another process was first, instead of losing that one's key.
-        let linked = fail::around("keys.link", || fs::hard_link(&draft, &path));
-        fs::remove_file(&draft).map_err(io_error("remove", &draft))?;
-        match linked {
-            Ok(()) => {
-                sync_folder(&self.folder)?;
-                Ok(key)
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self
-                .key(subject, &path)?
-                .ok_or_else(|| KeyError::KeyMissing { subject: subject.clone(), path }),
-            Err(error) => Err(io_error("make", &path)(error)),
-        }
+        (key, KeyFile::Key { operator: self.operator.id(), wrapped })
+    }
+
+    /// Gives keys their names, durably. Until that is done, and for good where it fails, nothing is sealed with a
+    /// key that was only found without syncing the folder first: its name could be gone after a crash.
+    fn linked<T>(&self, link: impl FnOnce() -> Result<T, KeyError>) -> Result<T, KeyError> {
+        self.unsynced.fetch_add(1, Ordering::SeqCst);
+        let linked = link()?;
+        sync_folder(&self.folder)?;
+        self.unsynced.fetch_sub(1, Ordering::SeqCst);
+        Ok(linked)
+    }
+
+    fn settle_names(&self) -> Result<(), KeyError> {
+        if self.unsynced.load(Ordering::SeqCst) == 0 { Ok(()) } else { sync_folder(&self.folder) }
     }
 
     /// `None` where there is neither a key nor the mark of a destroyed one.
@@ -356,14 +380,6 @@ impl KeyStore {
         let key = <[u8; 32]>::try_from(key.as_slice()).map(Key::new);
         key.map(Some).map_err(|_| damaged("the key in it is not of 32 bytes".into()))
     }
-
-    /// A file with this content, durable, under a name that no reader looks at.
-    fn draft(&self, subject: &CustomerId, name: &str, content: &KeyFile) -> Result<PathBuf, KeyError> {
-        let path = self.folder.join(format!("{}.{name}{DRAFT}", file_stem(subject)));
-        let text = serde_json::to_vec(content).map_err(|error| io_error("write", &path)(error.into()))?;
-        write_private(&path, &text)?;
-        Ok(path)
-    }
 }
 
 /// What a file of the folder holds.
@@ -381,144 +397,12 @@ enum KeyFile {
     Destroyed {},
 }
 
-const DRAFT: &str = ".draft";
+fn draft_name(random: RandomSource<'_>) -> String {
+    let mut name = [0; 16];
+    random(&mut name);
+    hex(&name)
+}
 
 fn file_stem(subject: &CustomerId) -> String {
     hex(&Sha256::digest(subject.as_str()))
-}
-
-/// The operator's key, which locks those of the customers. Wiped when dropped; `Debug` shows only its id.
-pub struct OperatorKey {
-    key: Key,
-}
-
-impl OperatorKey {
-    /// A key of 32 fresh random bytes.
-    pub fn generate(random: [u8; 32]) -> Self {
-        Self { key: Key::new(random) }
-    }
-
-    /// Reads a file of 32 bytes in standard base64, 44 characters and a line end.
-    ///
-    /// # Errors
-    /// [`KeyError::OperatorKey`] where the content is something else, or where others than owner and group may
-    /// read the file, or others than the owner may write it; [`KeyError::Io`] where it cannot be read.
-    pub fn from_file(path: &Path) -> Result<Self, KeyError> {
-        let problem = |problem: String| KeyError::OperatorKey { path: path.into(), problem };
-        let file = fs::File::open(path).map_err(io_error("read operator key", path))?;
-        let metadata = file.metadata().map_err(io_error("read operator key", path))?;
-        if !metadata.is_file() {
-            return Err(problem("not a file, expected one of 32 bytes in base64".into()));
-        }
-        #[cfg(unix)]
-        {
-            let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777;
-            // A group may read: services get secrets that way.
-            if mode & 0o027 != 0 {
-                return Err(problem(format!("its mode is {mode:04o}, expected 0600, 0400 or 0440")));
-            }
-        }
-        // Room for any sane file at once: a buffer that grows leaves copies behind.
-        let mut text = Zeroizing::new(Vec::with_capacity(1024));
-        file.take(1024).read_to_end(&mut text).map_err(io_error("read operator key", path))?;
-        let mut bytes = Zeroizing::new([0; 64]);
-        match STANDARD.decode_slice(text.trim_ascii(), &mut *bytes) {
-            Ok(32) => {}
-            Ok(length) => return Err(problem(format!("it holds {length} bytes, expected 32 in base64"))),
-            Err(_) => return Err(problem("it is not base64 of 32 bytes, 44 characters".into())),
-        }
-        let mut key = Key::new([0; 32]);
-        key.copy_from_slice(&bytes[..32]);
-        Ok(Self { key })
-    }
-
-    /// Writes the key to a new file that only its owner may read.
-    ///
-    /// # Errors
-    /// [`KeyError::Io`], also where the file is already there: what is locked with the key in it would be lost.
-    pub fn save_new(&self, path: &Path) -> Result<(), KeyError> {
-        // Room for all of it at once: a string that grows leaves copies behind.
-        let mut text = Zeroizing::new(String::with_capacity(64));
-        STANDARD.encode_string(self.key.as_slice(), &mut text);
-        text.push('\n');
-        // Whole or not there: half a key after a crash would need a person. What a crash left is nobody's key.
-        let half = path.with_extension("new");
-        match fs::remove_file(&half) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("remove", &half)(error));
-            }
-            _ => {}
-        }
-        write_private(&half, text.as_bytes())?;
-        // A link, not a rename: it fails where there is a key already.
-        let linked = fail::around("operator_key.link", || fs::hard_link(&half, path));
-        fs::remove_file(&half).map_err(io_error("remove", &half))?;
-        linked.map_err(io_error("make", path))?;
-        sync_folder(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
-    }
-
-    /// A digest of a text that only who has the key can make: equal where kind and text are, and nothing else.
-    pub fn digest(&self, kind: &str, text: &str) -> String {
-        // HMAC, RFC 2104; the key is shorter than a block.
-        let mut pads = [Zeroizing::new([0x36_u8; 64]), Zeroizing::new([0x5c_u8; 64])];
-        for pad in &mut pads {
-            pad.iter_mut().zip(self.key.as_slice()).for_each(|(pad, key)| *pad ^= key);
-        }
-        let [inner, outer] = pads;
-        let domain = Sha256::new().chain_update(*inner).chain_update("weighbridge-hint-v1\0");
-        let message = domain.chain_update(kind).chain_update("\0").chain_update(text).finalize();
-        hex(&Sha256::new().chain_update(*outer).chain_update(message).finalize()[..16])
-    }
-
-    /// Tells keys apart without showing them: 16 hexadecimal digits of a hash.
-    pub fn id(&self) -> String {
-        let digest = Sha256::new()
-            .chain_update("weighbridge-operator-key-v1\0")
-            .chain_update(self.key.as_slice())
-            .finalize();
-        hex(&digest[..8])
-    }
-}
-
-impl fmt::Debug for OperatorKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OperatorKey({})", self.id())
-    }
-}
-
-fn write_private(path: &Path, content: &[u8]) -> Result<(), KeyError> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path).map_err(io_error("make", path))?;
-    fail::around("keys.write", || file.write_all(content).and_then(|()| file.sync_all()))
-        .map_err(io_error("write", path))
-}
-
-/// Overwrites a file where it lies, if it is there.
-fn wipe(path: &Path) -> Result<(), KeyError> {
-    let mut file = match fs::OpenOptions::new().write(true).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io_error("overwrite", path)(error)),
-    };
-    let length = file.metadata().map_err(io_error("overwrite", path))?.len();
-    io::copy(&mut io::repeat(0).take(length), &mut file)
-        .and_then(|_| file.sync_all())
-        .map_err(io_error("overwrite", path))
-}
-
-/// A name is durable only once its folder is.
-fn sync_folder(folder: &Path) -> Result<(), KeyError> {
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("sync folder", folder))
-}
-
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeyError {
-    let path = path.to_path_buf();
-    move |source| KeyError::Io { doing, path, source }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -11,6 +11,7 @@
 //! sanction lists, verification of what a customer claims, changing the operator's key, hiding the length of
 //! what is sealed, and any clock or source of randomness: both are arguments.
 
+pub mod blind;
 pub mod customer;
 pub mod group;
 pub mod identity;
@@ -19,9 +20,11 @@ pub mod interest;
 pub mod keys;
 pub mod ownership;
 pub mod party;
+pub mod retention;
 pub mod sealed;
 pub mod statement;
 
+pub use blind::{Blind, What};
 pub use customer::{BadId, ControlGroupId, CustomerId, CustomerKind, UsPerson};
 pub use group::{Decision, Group, Groups, Link};
 pub use identity::{Access, BadAccess, Completeness, Filled, Identity, IdentityField, ReportField};
@@ -33,5 +36,6 @@ pub use import::{
 pub use interest::{Interest, InterestKind};
 pub use keys::{KeyError, KeyStore, OperatorKey, RandomSource};
 pub use party::{Party, PartyId, Standing};
+pub use retention::Hold;
 pub use sealed::{BadSealedField, SealedCustomer, SealedField};
 pub use statement::Statement;

@@ -55,7 +55,11 @@ impl Kit {
 
     fn files(&self) -> Vec<std::path::PathBuf> {
         let keys = self.folder.path().join("keys");
-        let mut files: Vec<_> = fs::read_dir(keys).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut files = Vec::new();
+        for folder in [keys.clone(), keys.join("drafts")] {
+            files.extend(fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        files.retain(|path| path.is_file());
         files.sort();
         files
     }
@@ -214,9 +218,12 @@ fn destroying_a_key_also_removes_what_a_crash_left_of_it() {
     let mut kit = Kit::new();
     kit.seal("A-1", IdentityField::Name, "Jane").unwrap();
     let key = kit.files().remove(0);
-    // As after a crash between making the draft and removing it: both names lead to one file.
+    // As after a crash between making the draft and removing it: both names lead to one file. Programs of before made
+    // drafts beside the keys.
     let draft = key.with_extension("00ff.draft");
-    fs::hard_link(&key, &draft).unwrap();
+    for draft in [draft.clone(), key.with_file_name("drafts").join(draft.file_name().unwrap())] {
+        fs::hard_link(&key, &draft).unwrap();
+    }
     let elsewhere = kit.folder.path().join("elsewhere");
     fs::hard_link(&key, &elsewhere).unwrap();
     kit.store.destroy(&id("A-1")).unwrap();
