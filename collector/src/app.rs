@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool},
 };
 
 use sha2::{Digest, Sha256};
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
 use weighbridge_journal::fail;
 use weighbridge_meter::{AgentId, Estimator, UtcMillis, estimate::METHOD};
-use weighbridge_registry::{KeyError, KeyStore, OperatorKey};
+use weighbridge_registry::{KeyError, KeyStore, OperatorKey, blind::Blind};
 use weighbridge_store::{
     Fact, Ledger, Place, RecordRow, SqliteStore, StoreError, UsageStore,
     entry::AgentFact,
@@ -205,6 +205,10 @@ pub struct Inner {
     pub(crate) noting: Arc<Mutex<()>>,
     agents: RwLock<HashMap<KeyId, (AgentFact, VerifyingKey)>>,
     pub(crate) registry: RwLock<Parties>,
+    /// Who has which name, number or address; in memory only.
+    pub(crate) index: RwLock<Blind>,
+    /// Whether it is whole.
+    pub(crate) indexed: AtomicBool,
     casebook: Mutex<Casebook>,
     /// One at a time: an import decides on what is there, a judge raises each finding once.
     pub(crate) writing: tokio::sync::Mutex<()>,
@@ -250,6 +254,8 @@ impl App {
         let app = Self(Arc::new(Inner {
             casebook: Mutex::new(casebook(&store).await?),
             registry: RwLock::new(Parties::read(&*store).await?),
+            index: RwLock::new(Blind::new(&mut random::fill)),
+            indexed: AtomicBool::new(false),
             agents: RwLock::default(),
             enrolment: Enrolment::read(&store).await?,
             trust,
@@ -281,6 +287,7 @@ impl App {
         app.learn_agents();
         app.settle_history(renewal).await?;
         app.finish_erasures().await.map_err(Box::new)?;
+        app.build_index();
         app.announce().await?;
         Ok(app)
     }

@@ -265,7 +265,7 @@ impl App {
     /// Seals customers that are new or say something new. What is there is opened to compare and shown to nobody.
     fn seal_changed(&self, rows: &[CustomerRow]) -> Result<Vec<SealedCustomer>, KeyError> {
         let known = self.customers();
-        let mut sealed = Vec::new();
+        let mut new = Vec::new();
         for row in rows {
             let before = known.get(row.customer.as_str());
             let opened = before.map(|before| self.keys.open_party(before)).transpose()?;
@@ -278,10 +278,14 @@ impl App {
                 continue;
             }
             let standing = before.map(|before| before.standing.clone()).unwrap_or_default();
-            let (id, group) = (&row.customer, row.control_group.clone());
-            sealed.push(self.keys.seal_party(id, group, standing, &party, &mut random::fill)?);
+            new.push((row.customer.clone(), row.control_group.clone(), standing, party));
         }
-        Ok(sealed)
+        let ids: Vec<_> = new.iter().map(|(id, ..)| id.clone()).collect();
+        self.keys.prepare(&ids, &mut random::fill)?;
+        let sealed = new.into_iter().map(|(id, group, standing, party)| {
+            self.keys.seal_party(&id, group, standing, &party, &mut random::fill)
+        });
+        sealed.collect()
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod certification;
 mod erasing;
+mod index;
 mod statements;
 
 use std::{
@@ -28,6 +29,7 @@ use weighbridge_store::{RecordRow, StoreError, UsageStore, ledger::CommitError};
 
 pub use certification::{Certification, Counted, InForce};
 pub use erasing::{EraseError, Erasure, Mirror};
+pub use index::{Proposal, Proposals};
 pub use statements::Kept;
 
 use crate::{
@@ -93,6 +95,9 @@ pub enum PartyError {
         /// The tag that it has.
         now: String,
     },
+    /// The index is still being made.
+    #[error("the index of identities is being made: try again in a moment")]
+    NotIndexed,
     /// The keys.
     #[error("the keys of parties")]
     Keys(#[from] KeyError),
@@ -216,7 +221,9 @@ impl App {
 
     /// Takes parties as recorded.
     pub fn learn_customers(&self, parties: impl IntoIterator<Item = SealedCustomer>) {
-        self.parties(|known| known.learn(parties));
+        let parties: Vec<SealedCustomer> = parties.into_iter().collect();
+        self.parties(|known| known.learn(parties.iter().cloned()));
+        self.index_parties(&parties);
     }
 
     /// Which customers are one, and who stands behind whom, now. What cannot be, is not: an interest is checked before
@@ -313,7 +320,7 @@ impl App {
                 return Err(PartyError::Changed { expected, now });
             }
         }
-        let mut sealed = Vec::new();
+        let mut new = Vec::new();
         for (id, Told { control_group, standing, party }) in told {
             if let Some(before) = known.get(id.as_str()) {
                 let standing = Standing {
@@ -326,10 +333,23 @@ impl App {
                     continue;
                 }
             }
-            sealed.push(self.keys.seal_party(&id, control_group, standing, &party, &mut random::fill)?);
+            new.push((id, control_group, standing, party));
         }
-        let recorded = sealed.len();
-        if how == How::Record && recorded > 0 {
+        let recorded = new.len();
+        let ids: Vec<PartyId> = new.iter().map(|(id, ..)| id.clone()).collect();
+        if how == How::DryRun {
+            for id in ids {
+                if self.keys.is_destroyed(&id)? {
+                    return Err(KeyError::KeyDestroyed { subject: id }.into());
+                }
+            }
+        } else if recorded > 0 {
+            self.keys.prepare(&ids, &mut random::fill)?;
+            let mut sealed = Vec::with_capacity(recorded);
+            for (id, group, standing, party) in &new {
+                let (group, standing) = (group.clone(), standing.clone());
+                sealed.push(self.keys.seal_party(id, group, standing, party, &mut random::fill)?);
+            }
             let facts =
                 sealed.iter().map(|party| fact(record::CUSTOMER, party.customer.as_str(), party)).collect();
             self.record(facts).await?;

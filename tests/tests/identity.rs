@@ -42,7 +42,7 @@ const HEADER: &str = "customer,kind,us_person,control_group,name,address,locatio
 
 fn record() -> Value {
     json!({
-        "standing": { "closed": "2026-02-01T00:00:00Z" },
+        "standing": { "closed": "2020-02-01T00:00:00Z" },
         "party": {
             "kind": "person",
             "names": [

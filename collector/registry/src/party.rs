@@ -227,6 +227,34 @@ pub enum Scheme {
     Other,
 }
 
+impl Scheme {
+    /// Every one of them.
+    pub const ALL: [Self; 8] = [
+        Self::Passport,
+        Self::NationalId,
+        Self::DrivingLicence,
+        Self::ResidencePermit,
+        Self::Tax,
+        Self::Registration,
+        Self::Lei,
+        Self::Other,
+    ];
+
+    /// Its name in files and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passport => "passport",
+            Self::NationalId => "national_id",
+            Self::DrivingLicence => "driving_licence",
+            Self::ResidencePermit => "residence_permit",
+            Self::Tax => "tax",
+            Self::Registration => "registration",
+            Self::Lei => "lei",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// A number that somebody else gave a party.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize)]
 #[serde(deny_unknown_fields)]

@@ -17,6 +17,7 @@ use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
     CustomerKind, Decision, Filled, Group, IdentityField, Interest, KeyError, Link, PartyId, SealedCustomer,
     Standing, UsPerson,
+    blind::What,
     identity::ReportField,
     ownership::{self, Share},
 };
@@ -25,7 +26,9 @@ use super::problem::{Admin, Problem};
 use crate::{
     app::App,
     import::Imported,
-    parties::{By, Certification, EraseError, Erasure, Hold, How, OWNER_LINE, PartyError, Told, tag},
+    parties::{
+        By, Certification, EraseError, Erasure, Hold, How, OWNER_LINE, PartyError, Proposals, Told, tag,
+    },
 };
 
 /// Parties in one answer, unless fewer are asked for.
@@ -407,6 +410,47 @@ pub(super) async fn put_interests(
     Ok(Json(app.put_interests(told, asked.how()).await?))
 }
 
+/// What somebody is looked for by.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sought {
+    /// `name`, `email`, `telephone`, `domain`, `number`, `payment_source`, `address`, `access`, or a scheme of
+    /// identifiers.
+    by_its: String,
+    text: String,
+    actor: String,
+    reason: String,
+}
+
+/// Who has a name, a number or an address.
+pub(super) async fn find(
+    State(app): State<App>,
+    _admin: Admin,
+    asked: Result<Bytes, BytesRejection>,
+) -> Result<Json<serde_json::Value>, Problem> {
+    let Sought { by_its, text, actor, reason } =
+        body(asked, "{\"by_its\", \"text\", \"actor\", \"reason\"} in JSON")?;
+    let what = What::from_name(&by_its).ok_or_else(|| {
+        let by_its: String = by_its.chars().take(40).collect();
+        Problem::unusable(format!("by_its: {by_its:?} is not {}", What::EXPECTED))
+    })?;
+    let found = app.find(what, &text, &By { actor, reason }).await?;
+    Ok(Json(serde_json::json!({ "parties": found })))
+}
+
+/// Signs that parties belong together, for a person to decide about.
+pub(super) async fn proposals(State(app): State<App>) -> Result<Json<Proposals>, Problem> {
+    Ok(Json(app.proposals()?))
+}
+
+/// Parties that are due for erasure.
+pub(super) async fn due(State(app): State<App>) -> Json<serde_json::Value> {
+    let due = app.all_due();
+    let due: Vec<_> =
+        due.iter().map(|(due, party)| serde_json::json!({ "party": party, "due": due })).collect();
+    Json(serde_json::json!({ "as_of": app.now(), "kept_for": app.kept_for(), "due": due }))
+}
+
 /// The figures of a certification. It opens every identity to count it, which takes a while where there are many.
 pub(super) async fn certification(
     State(app): State<App>,
@@ -473,6 +517,7 @@ impl From<PartyError> for Problem {
         match error {
             PartyError::NoParty(id) => Self::not_found("party", &id),
             PartyError::NoStatement(_) => Self::new(StatusCode::NOT_FOUND, "not found", error),
+            PartyError::NotIndexed => Self::unavailable(&error),
             PartyError::Blank(_) => Self::unusable(error),
             PartyError::Bad(errors) => {
                 Self::unusable("nothing is recorded, because some of it cannot be kept").with_errors(errors)
@@ -491,7 +536,9 @@ impl From<PartyError> for Problem {
 impl From<EraseError> for Problem {
     fn from(error: EraseError) -> Self {
         match error {
-            EraseError::Held { .. } | EraseError::Open { .. } => Self::unusable(error).contradicting(),
+            EraseError::Held { .. } | EraseError::Open { .. } | EraseError::NotDue { .. } => {
+                Self::unusable(error).contradicting()
+            }
             EraseError::Party(error) => error.into(),
         }
     }

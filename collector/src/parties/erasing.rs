@@ -1,8 +1,14 @@
 //! Holding and erasing what is known of a party.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
+use weighbridge_casework::pack::Retention;
 use weighbridge_meter::UtcMillis;
-use weighbridge_registry::{KeyError, PartyId};
+use weighbridge_registry::{
+    KeyError, PartyId,
+    retention::{self, Behind},
+};
 use weighbridge_store::ledger::CommitError;
 
 use super::{By, Hold, PartyError, said};
@@ -43,11 +49,27 @@ pub enum EraseError {
         /// The order.
         hold: Hold,
     },
-    /// Its account is open.
-    #[error("the account of {party} is open: close it first")]
+    /// Its account is open, or that of a customer it stands behind; or it stands behind nobody that was told.
+    #[error(
+        "{party} is not to be erased: its account, or that of a customer it stands behind, is open, or none was told"
+    )]
     Open {
         /// Which.
         party: String,
+    },
+    /// It is to be kept for longer.
+    #[error(
+        "{party} is to be kept until {due}: {years} years after its account was closed or last used ({citation})"
+    )]
+    NotDue {
+        /// Which.
+        party: String,
+        /// Until when.
+        due: UtcMillis,
+        /// How long.
+        years: u16,
+        /// Who says so.
+        citation: String,
     },
     /// Anything else.
     #[error(transparent)]
@@ -58,6 +80,75 @@ impl App {
     /// The order that stands, if what is known of a party is to be kept.
     pub fn hold_of(&self, id: &str) -> Option<Hold> {
         self.parties(|known| known.holds.get(id).filter(|hold| hold.stands).cloned())
+    }
+
+    /// The order that keeps a party, or a customer that it stands behind.
+    fn hold_over(&self, id: &PartyId) -> Option<(PartyId, Hold)> {
+        let all = self.stood_behind(id).into_iter().chain([id.clone()]);
+        all.filter_map(|party| Some((party.clone(), self.hold_of(party.as_str())?))).next()
+    }
+
+    /// How long the packs in use ask to keep identities: the longest.
+    pub fn kept_for(&self) -> Option<Retention> {
+        let used = self.packs.iter().filter(|(_, used)| *used);
+        used.filter_map(|(pack, _)| pack.retention.clone()).max_by_key(|retention| retention.years)
+    }
+
+    /// Customers that a party stands behind, directly or through others, now or once.
+    fn stood_behind(&self, id: &PartyId) -> BTreeSet<PartyId> {
+        self.parties(|known| {
+            let mut held: BTreeMap<&PartyId, Vec<&PartyId>> = BTreeMap::new();
+            for interest in known.interests.values() {
+                held.entry(&interest.owner).or_default().push(&interest.asset);
+            }
+            let mut found = BTreeSet::new();
+            let mut next = vec![id];
+            while let Some(owner) = next.pop() {
+                for asset in held.get(owner).into_iter().flatten() {
+                    if *asset != id && found.insert((*asset).clone()) {
+                        next.push(asset);
+                    }
+                }
+            }
+            found.retain(|party| {
+                known.known.get(party.as_str()).is_some_and(|party| !party.standing.no_account)
+            });
+            found
+        })
+    }
+
+    /// When a party is due for erasure, if it is kept for so many years; `None` while it is not to be erased.
+    pub fn due(&self, id: &PartyId, years: u16) -> Option<UtcMillis> {
+        let known = self.customers();
+        let party = known.get(id.as_str())?;
+        let behind = self.stood_behind(id);
+        let behind: Vec<Behind<'_>> = behind
+            .iter()
+            .filter_map(|id| known.get(id.as_str()))
+            .map(|party| Behind { customer: &party.customer, standing: &party.standing })
+            .collect();
+        let held = behind.iter().map(|one| one.customer).chain([id]);
+        let holds: Vec<retention::Hold> = held
+            .filter_map(|party| {
+                let Hold { by, at, .. } = self.hold_of(party.as_str())?;
+                let (party, lifted_at) = (party.clone(), None);
+                Some(retention::Hold { party, reason: by.reason, set_at: at, set_by: by.actor, lifted_at })
+            })
+            .collect();
+        retention::due(id, &party.standing, &behind, &holds, years, self.now())
+    }
+
+    /// Parties that are due for erasure, the earliest first. Nobody is where no pack in use says for how long to keep.
+    pub fn all_due(&self) -> Vec<(UtcMillis, PartyId)> {
+        let Some(Retention { years, .. }) = self.kept_for() else { return Vec::new() };
+        let now = self.now();
+        let known = self.customers();
+        let left = known.values().filter(|party| self.erasure_of(party.customer.as_str()).is_none());
+        let dated =
+            left.filter_map(|party| Some((self.due(&party.customer, years)?, party.customer.clone())));
+        let mut due: Vec<_> = dated.filter(|(due, _)| *due <= now).collect();
+        due.sort();
+        due
     }
 
     /// How far its erasure has come, if somebody decided it.
@@ -111,11 +202,17 @@ impl App {
             }
             let known = app.customers();
             let party = known.get(id.as_str()).ok_or_else(|| PartyError::NoParty(id.to_string()))?;
-            if let Some(hold) = app.hold_of(id.as_str()) {
-                return Err(EraseError::Held { party: id.to_string(), hold });
+            if let Some((held, hold)) = app.hold_over(&id) {
+                return Err(EraseError::Held { party: held.to_string(), hold });
             }
-            if !party.standing.no_account && party.standing.closed.is_none() {
-                return Err(EraseError::Open { party: id.to_string() });
+            let kept = app.kept_for();
+            let years = kept.as_ref().map_or(0, |retention| retention.years);
+            match (app.due(&party.customer, years), kept) {
+                (None, _) => return Err(EraseError::Open { party: id.to_string() }),
+                (Some(due), Some(Retention { citation, .. })) if due > app.now() => {
+                    return Err(EraseError::NotDue { party: id.to_string(), due, years, citation });
+                }
+                (Some(_), _) => {}
             }
             let erasure = Erasure { by, decided: app.now(), destroyed: None };
             app.record_erasure(&id, &erasure).await?;
@@ -133,6 +230,7 @@ impl App {
     /// Destroys the key also where it was destroyed before: a key store that came back from a backup has it again.
     async fn finish_erasure(&self, id: &PartyId, erasure: Erasure) -> Result<Erasure, PartyError> {
         self.keys.destroy(id)?;
+        self.forget(id);
         if erasure.destroyed.is_some() {
             return Ok(erasure);
         }
