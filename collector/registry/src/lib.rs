@@ -23,9 +23,11 @@ pub mod sealed;
 pub use customer::{BadId, ControlGroupId, CustomerId, CustomerKind, UsPerson};
 pub use identity::{Access, BadAccess, Completeness, Filled, Identity, IdentityField, ReportField};
 pub use import::{
-    AgentRow, BadSelector, CustomerRow, Fault, ImportErrors, LEASE_COLUMNS, LeaseRow, LeaseSelector,
-    PrincipalMapping, PublicKey, SHOWN_FAULTS, SlurmRow, lease_rows, parse_agents, parse_customers,
-    parse_leases, parse_principals, parse_slurm,
+    AgentRow, BadRecord, BadSelector, CustomerRow, Fault, ImportErrors, LEASE_COLUMNS, LeaseRow,
+    LeaseSelector, Mapping, PartyRecord, PrincipalMapping, PublicKey, SHOWN_FAULTS, SlurmRow, Told,
+    lease_rows, parse_agents, parse_customers, parse_interests, parse_leases, parse_parties,
+    parse_principals, parse_record, parse_records, parse_slurm, party_paths, write_interests, write_parties,
+    write_records,
 };
 pub use interest::{Interest, InterestKind};
 pub use keys::{KeyError, KeyStore, OperatorKey, RandomSource};
