@@ -9,6 +9,7 @@
 //! with no rows, is refused too: it comes from an export that failed far more often than from a site with
 //! nothing to say.
 
+mod accesses;
 mod agents;
 mod customers;
 mod interests;
@@ -23,6 +24,7 @@ use std::{borrow::Cow, fmt};
 use serde::Serialize;
 use weighbridge_meter::UtcMillis;
 
+pub use accesses::{MOST_PAIRS, read_accesses};
 pub use agents::{AgentRow, PublicKey, parse_agents};
 pub use customers::{CustomerRow, parse_customers};
 pub use interests::{parse_interests, write_interests};

@@ -11,6 +11,7 @@
 //! sanction lists, verification of what a customer claims, changing the operator's key, hiding the length of
 //! what is sealed, and any clock or source of randomness: both are arguments.
 
+pub mod accesses;
 pub mod customer;
 pub mod identity;
 pub mod import;
@@ -20,14 +21,15 @@ pub mod ownership;
 pub mod party;
 pub mod sealed;
 
+pub use accesses::{AccessEntry, AccessKind, AccessLog};
 pub use customer::{BadId, ControlGroupId, CustomerId, CustomerKind, UsPerson};
 pub use identity::{Access, BadAccess, Completeness, Filled, Identity, IdentityField, ReportField};
 pub use import::{
     AgentRow, BadRecord, BadSelector, CustomerRow, Fault, ImportErrors, LEASE_COLUMNS, LeaseRow,
     LeaseSelector, Mapping, PartyRecord, PrincipalMapping, PublicKey, SHOWN_FAULTS, SlurmRow, Told,
     lease_rows, parse_agents, parse_customers, parse_interests, parse_leases, parse_parties,
-    parse_principals, parse_record, parse_records, parse_slurm, party_paths, write_interests, write_parties,
-    write_records,
+    parse_principals, parse_record, parse_records, parse_slurm, party_paths, read_accesses, write_interests,
+    write_parties, write_records,
 };
 pub use interest::{Interest, InterestKind};
 pub use keys::{KeyError, KeyStore, OperatorKey, RandomSource};
