@@ -19,6 +19,7 @@ pub mod interest;
 pub mod keys;
 pub mod ownership;
 pub mod party;
+pub mod places;
 pub mod sealed;
 
 pub use accesses::{AccessEntry, AccessKind, AccessLog};
