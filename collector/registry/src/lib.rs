@@ -11,6 +11,7 @@
 //! sanction lists, verification of what a customer claims, changing the operator's key, hiding the length of
 //! what is sealed, and any clock or source of randomness: both are arguments.
 
+pub mod accesses;
 pub mod blind;
 pub mod customer;
 pub mod group;
@@ -20,18 +21,22 @@ pub mod interest;
 pub mod keys;
 pub mod ownership;
 pub mod party;
+pub mod places;
 pub mod retention;
 pub mod sealed;
 pub mod statement;
 
+pub use accesses::{AccessEntry, AccessKind, AccessLog};
 pub use blind::{Blind, What};
 pub use customer::{BadId, ControlGroupId, CustomerId, CustomerKind, UsPerson};
 pub use group::{Decision, Group, Groups, Link};
 pub use identity::{Access, BadAccess, Completeness, Filled, Identity, IdentityField, ReportField};
 pub use import::{
-    AgentRow, BadSelector, CustomerRow, Fault, ImportErrors, LEASE_COLUMNS, LeaseRow, LeaseSelector,
-    PrincipalMapping, PublicKey, SHOWN_FAULTS, SlurmRow, lease_rows, parse_agents, parse_customers,
-    parse_leases, parse_principals, parse_slurm, parse_statements,
+    AgentRow, BadRecord, BadSelector, CustomerRow, Fault, ImportErrors, LEASE_COLUMNS, LeaseRow,
+    LeaseSelector, Mapping, PartyRecord, PrincipalMapping, PublicKey, SHOWN_FAULTS, SlurmRow, Told,
+    lease_rows, parse_agents, parse_customers, parse_interests, parse_leases, parse_parties,
+    parse_principals, parse_record, parse_records, parse_slurm, parse_statements, party_paths, read_accesses,
+    write_interests, write_parties, write_records,
 };
 pub use interest::{Interest, InterestKind};
 pub use keys::{KeyError, KeyStore, OperatorKey, RandomSource};
