@@ -27,6 +27,7 @@ use crate::{
     enrol,
     import::{Imported, Kind},
     pages,
+    parties::How,
     prune::Pruned,
     tree,
 };
@@ -132,6 +133,9 @@ pub fn routes(app: App) -> Router {
 struct ImportAsked {
     /// How to name the file in messages.
     file: Option<String>,
+    /// Whether it is only checked.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 async fn import(
@@ -143,10 +147,11 @@ async fn import(
 ) -> Result<Json<Imported>, Problem> {
     let kind: Kind =
         kind.parse().map_err(|problem| Problem::new(StatusCode::NOT_FOUND, "not found", problem))?;
-    let Query(ImportAsked { file }) = asked?;
+    let Query(ImportAsked { file, dry_run }) = asked?;
     let file = file.unwrap_or_else(|| format!("{}.csv", kind.as_str()));
     let body = body.map_err(|error| Problem::new(error.status(), "body not readable", error.body_text()))?;
-    Ok(Json(app.import(kind, &file, &body).await?))
+    let how = if dry_run { How::DryRun } else { How::Record };
+    Ok(Json(app.import_how(kind, &file, &body, how).await?))
 }
 
 #[derive(Debug, Deserialize)]

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
 use weighbridge_journal::fail;
 use weighbridge_meter::{AgentId, Estimator, UtcMillis, estimate::METHOD};
-use weighbridge_registry::{KeyError, KeyStore, OperatorKey, blind::Blind};
+use weighbridge_registry::{KeyError, KeyStore, OperatorKey, blind::Blind, places::Places as NetworkPlaces};
 use weighbridge_store::{
     Fact, Ledger, Place, RecordRow, SqliteStore, StoreError, UsageStore,
     entry::AgentFact,
@@ -54,6 +54,8 @@ pub mod record {
     pub const ERASURE: &str = "erasure";
     /// A reservation, a declaration, or another statement.
     pub const STATEMENT: &str = "statement";
+    /// A piece of a log of uses of the service, sealed.
+    pub const ACCESSES: &str = "accesses";
     /// A mirror of the key store was brought up to date.
     pub const KEY_MIRROR: &str = "key_mirror";
     /// A finding.
@@ -173,6 +175,8 @@ pub struct Inner {
     pub packs: Vec<(RulePack, bool)>,
     /// Who may tell what came of a verification.
     pub(crate) providers: BTreeMap<String, Secret>,
+    /// Where on the network addresses are.
+    pub(crate) places_known: Arc<NetworkPlaces>,
     /// Opens identities.
     pub keys: KeyStore,
     /// What connections of agents are accepted with.
@@ -265,6 +269,7 @@ impl App {
             estimator,
             packs: config.packs.clone(),
             providers: config.verification.clone(),
+            places_known: config.databases.clone(),
             keys,
             clock,
             metrics: Metrics::default(),

@@ -187,7 +187,7 @@ impl App {
                 if reason.trim().is_empty() {
                     return Err(CasefileError::Blank("the reason"));
                 }
-                let opened = self.keys.open_party(customer)?.identity();
+                let opened = self.identity_of(customer)?;
                 let look = serde_json::json!({
                     "act": "identity_opened", "customer": customer.customer, "case": case.id(),
                     "actor": actor, "reason": reason,

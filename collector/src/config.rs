@@ -1,6 +1,6 @@
 //! Configuration: file, then environment, then flags; all checked before any port opens.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use figment::{
     Figment,
@@ -8,6 +8,7 @@ use figment::{
 };
 use serde::Deserialize;
 use weighbridge_casework::RulePack;
+use weighbridge_registry::places::{Database, Places};
 use weighbridge_tlog::note::{KeyType, VerifierKey};
 use zeroize::Zeroizing;
 
@@ -37,6 +38,7 @@ struct Raw {
     tree: RawTree,
     /// Who may tell over HTTP what came of a verification; nobody by default.
     verification: Vec<RawVerification>,
+    places: RawPlaces,
     log: RawLog,
 }
 
@@ -153,6 +155,14 @@ struct RawVerification {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+struct RawPlaces {
+    /// Databases of places on the network, files in MaxMind's format, in the order in which they are asked; none by
+    /// default. They are read at the start. At most 16.
+    databases: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct RawLog {
     /// `error`, `warn`, `info` or `debug`. Default `info`.
     level: Option<String>,
@@ -193,6 +203,8 @@ pub struct Config {
     pub tree: TreeConfig,
     /// Who may tell what came of a verification, with the secret that it signs with.
     pub verification: BTreeMap<String, Secret>,
+    /// Where on the network addresses are.
+    pub databases: Arc<Places>,
     /// How much is logged.
     pub log: tracing::Level,
 }
@@ -289,6 +301,7 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
         packs: packs(&raw.rules)?,
         packs_folder: raw.rules.folder,
         verification: verification(raw.verification)?,
+        databases: Arc::new(databases(raw.places)?),
         log: level(raw.log.level.as_deref().unwrap_or("info"))?,
     })
 }
@@ -322,6 +335,29 @@ fn verification(raw: Vec<RawVerification>) -> Result<BTreeMap<String, Secret>, C
         providers.insert(provider, Secret(Zeroizing::new(secret.to_vec())));
     }
     Ok(providers)
+}
+
+fn databases(raw: RawPlaces) -> Result<Places, ConfigError> {
+    let key = "places.databases";
+    let mut places = Places::default();
+    for path in raw.databases {
+        let file = path.display().to_string();
+        let name = path.file_name().map_or_else(|| file.clone(), |name| name.to_string_lossy().into_owned());
+        let bytes = std::fs::read(&path).map_err(|error| ConfigError::Value {
+            key,
+            value: format!("{file} ({error})"),
+            expected: "a file that can be read",
+        })?;
+        let database = Database::open(&name, bytes).map_err(|error| ConfigError::Value {
+            key,
+            value: format!("{file} ({})", error.problem),
+            expected: "a database in MaxMind's format",
+        })?;
+        if !places.add(database) {
+            return Err(ConfigError::Value { key, value: file, expected: "among at most 16 databases" });
+        }
+    }
+    Ok(places)
 }
 
 fn ingest(raw: &RawIngest) -> Result<(Limits, Quota), ConfigError> {

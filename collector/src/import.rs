@@ -10,9 +10,9 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::Serialize;
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, Party, SHOWN_FAULTS, SealedCustomer,
-    SlurmRow, parse_agents, parse_customers, parse_leases, parse_principals, parse_slurm, parse_statements,
-    party::Basis, statement,
+    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, Party, PartyId, PartyRecord, SHOWN_FAULTS,
+    SlurmRow, parse_agents, parse_customers, parse_interests, parse_leases, parse_parties, parse_principals,
+    parse_records, parse_slurm, parse_statements, party::Basis, read_accesses, statement,
 };
 use weighbridge_store::{
     Fact, State, closed,
@@ -23,8 +23,7 @@ use weighbridge_store::{
 use crate::{
     app::{App, record},
     judge::fact,
-    parties::{How, PartyError},
-    random,
+    parties::{How, PartyError, Told},
 };
 
 /// What a file holds.
@@ -38,6 +37,12 @@ pub enum Kind {
     Leases,
     /// `agent,host,site,fabric,public_key,valid_from,valid_to,trust`, the last of which may be left out
     Agents,
+    /// Parties: lines of JSON, or CSV with columns called as the paths of fields
+    Parties,
+    /// `owner,asset,kind,share,from,to,substantial_control`
+    Interests,
+    /// `customer,address,at[,what]`, or the same as lines of JSON
+    Accesses,
     /// Statements of one kind.
     Statements(statement::Kind),
     /// What `sacct -D --json` prints, or `sacct -D -P -X` with times in seconds
@@ -53,6 +58,9 @@ impl Kind {
             Self::Leases => "leases",
             Self::Agents => "agents",
             Self::Slurm => "slurm",
+            Self::Parties => "parties",
+            Self::Interests => "interests",
+            Self::Accesses => "accesses",
             Self::Statements(kind) => kind.plural(),
         }
     }
@@ -62,17 +70,22 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Customers, Self::Principals, Self::Leases, Self::Agents, Self::Slurm]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-            .or_else(|| statement::Kind::from_plural(text).map(Self::Statements))
-            .ok_or_else(|| {
-                let statements: Vec<&str> = statement::Kind::ALL.iter().map(|kind| kind.plural()).collect();
-                format!(
-                    "{text:?} is not customers, principals, leases, agents, slurm, {}",
-                    statements.join(", ")
-                )
-            })
+        let plain = [
+            Self::Customers,
+            Self::Parties,
+            Self::Interests,
+            Self::Accesses,
+            Self::Principals,
+            Self::Leases,
+            Self::Agents,
+            Self::Slurm,
+        ];
+        let statements = statement::Kind::ALL.iter().map(|kind| Self::Statements(*kind));
+        let all: Vec<Self> = plain.into_iter().chain(statements).collect();
+        all.iter().copied().find(|kind| kind.as_str() == text).ok_or_else(|| {
+            let names: Vec<&str> = all.iter().map(|kind| kind.as_str()).collect();
+            format!("{text:?} is not one of {}", names.join(", "))
+        })
     }
 }
 
@@ -126,8 +139,19 @@ impl From<PartyError> for ImportError {
 impl App {
     /// Imports one file. Once begun it goes to its end, even if whoever asked for it goes away.
     pub async fn import(&self, kind: Kind, file: &str, text: &[u8]) -> Result<Imported, ImportError> {
+        self.import_how(kind, file, text, How::Record).await
+    }
+
+    /// Imports one file, or checks it as if.
+    pub async fn import_how(
+        &self,
+        kind: Kind,
+        file: &str,
+        text: &[u8],
+        how: How,
+    ) -> Result<Imported, ImportError> {
         let (app, file, text) = (self.clone(), file.to_owned(), text.to_owned());
-        let imported = tokio::spawn(async move { app.import_whole(kind, &file, &text).await });
+        let imported = tokio::spawn(async move { app.import_whole(kind, &file, &text, how).await });
         imported.await.unwrap_or(Err(ImportError::Commit(CommitError::Unwritable)))
     }
 
@@ -153,7 +177,13 @@ impl App {
         Ok((facts.len(), new.into_iter().map(Fact::Lease).collect()))
     }
 
-    async fn import_whole(&self, kind: Kind, file: &str, text: &[u8]) -> Result<Imported, ImportError> {
+    async fn import_whole(
+        &self,
+        kind: Kind,
+        file: &str,
+        text: &[u8],
+        how: How,
+    ) -> Result<Imported, ImportError> {
         let _one_at_a_time = self.writing.lock().await;
         let mut left_out = 0;
         let (rows, facts) = match kind {
@@ -211,23 +241,47 @@ impl App {
             }
             Kind::Statements(kind) => {
                 let told = parse_statements(kind, file, text)?;
-                return self.statements_told(told, How::Record).await.map_err(ImportError::from);
+                return self.statements_told(told, how).await.map_err(ImportError::from);
+            }
+            Kind::Parties => {
+                let records = if text.trim_ascii_start().starts_with(b"{") {
+                    parse_records(file, text)?
+                } else {
+                    let told = weighbridge_registry::Told { at: self.now(), by: "a file of parties" };
+                    parse_parties(file, text, None, told)?
+                };
+                let told = records.into_iter().map(|PartyRecord { id, control_group, standing, party }| {
+                    (id, Told { control_group, standing, party })
+                });
+                return self.put(told.collect(), how, None).await.map_err(ImportError::from);
+            }
+            Kind::Interests => {
+                let told = parse_interests(file, text)?;
+                return self.interests(told, how).await.map_err(ImportError::from);
+            }
+            Kind::Accesses => {
+                let told = read_accesses(file, text)?;
+                return self.accesses_told(told, how).await.map_err(ImportError::from);
             }
             Kind::Customers => {
                 let rows = parse_customers(file, text)?;
-                let sealed = self.seal_changed(&rows)?;
+                let new = self.changed(&rows)?;
+                let recorded = new.len();
+                if how == How::DryRun {
+                    return Ok(Imported { rows: rows.len(), recorded, left_out });
+                }
+                let sealed = self.sealed(new)?;
                 let facts = sealed
                     .iter()
                     .map(|customer| fact(record::CUSTOMER, customer.customer.as_str(), customer))
                     .collect();
                 self.record(facts).await?;
-                let recorded = sealed.len();
                 self.learn_customers(sealed);
                 return Ok(Imported { rows: rows.len(), recorded, left_out });
             }
         };
         let recorded = facts.len();
-        if recorded > 0 {
+        if recorded > 0 && how == How::Record {
             self.record(facts).await?;
         }
         self.learn_agents();
@@ -262,8 +316,8 @@ impl App {
         }
     }
 
-    /// Seals customers that are new or say something new. What is there is opened to compare and shown to nobody.
-    fn seal_changed(&self, rows: &[CustomerRow]) -> Result<Vec<SealedCustomer>, KeyError> {
+    /// Customers that are new or say something new. What is there is opened to compare and shown to nobody.
+    fn changed(&self, rows: &[CustomerRow]) -> Result<Vec<(PartyId, Told)>, KeyError> {
         let known = self.customers();
         let mut new = Vec::new();
         for row in rows {
@@ -278,14 +332,10 @@ impl App {
                 continue;
             }
             let standing = before.map(|before| before.standing.clone()).unwrap_or_default();
-            new.push((row.customer.clone(), row.control_group.clone(), standing, party));
+            let control_group = row.control_group.clone();
+            new.push((row.customer.clone(), Told { control_group, standing, party }));
         }
-        let ids: Vec<_> = new.iter().map(|(id, ..)| id.clone()).collect();
-        self.keys.prepare(&ids, &mut random::fill)?;
-        let sealed = new.into_iter().map(|(id, group, standing, party)| {
-            self.keys.seal_party(&id, group, standing, &party, &mut random::fill)
-        });
-        sealed.collect()
+        Ok(new)
     }
 }
 

@@ -7,6 +7,7 @@
 //! Erasing is three steps: the decision is recorded, the key is destroyed, that is recorded. A start finishes what was
 //! decided and is not recorded as done.
 
+mod accesses;
 mod certification;
 mod erasing;
 mod index;
@@ -20,7 +21,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    ControlGroupId, Group, Groups, Interest, KeyError, Link, Party, PartyId, SealedCustomer, Standing,
+    ControlGroupId, Group, Groups, IdentityField, Interest, KeyError, Link, Party, PartyId, SealedCustomer,
+    SealedField, Standing,
     interest::{BadInterest, Behind},
     ownership::{Owners, Share},
     party::{BadParty, Verification},
@@ -119,6 +121,8 @@ pub(crate) struct Parties {
     erasures: BTreeMap<String, Erasure>,
     mirrors: BTreeMap<String, Mirror>,
     statements: BTreeMap<String, Kept>,
+    /// Logs of uses of the service, piece by piece as they came.
+    logs: BTreeMap<String, Vec<SealedField>>,
     /// As of an hour, until something changes.
     grouped: Option<(UtcMillis, Arc<(Groups, Behind)>)>,
 }
@@ -156,6 +160,9 @@ impl Parties {
         }
         for row in store.records(record::KEY_MIRROR).await? {
             parties.mirrors.insert(row.key.clone(), read(record::KEY_MIRROR, row)?);
+        }
+        for row in store.records(record::ACCESSES).await? {
+            parties.logs.entry(row.key.clone()).or_default().push(read(record::ACCESSES, row)?);
         }
         for row in store.records(record::STATEMENT).await? {
             parties.statements.insert(row.key.clone(), Kept::read(row)?);
@@ -290,7 +297,7 @@ impl App {
         done.await.unwrap_or(Err(PartyError::Commit(CommitError::Unwritable)))
     }
 
-    async fn put(
+    pub(crate) async fn put(
         &self,
         told: Vec<(PartyId, Told)>,
         how: How,
@@ -333,29 +340,37 @@ impl App {
                     continue;
                 }
             }
-            new.push((id, control_group, standing, party));
+            new.push((id, Told { control_group, standing, party }));
         }
         let recorded = new.len();
-        let ids: Vec<PartyId> = new.iter().map(|(id, ..)| id.clone()).collect();
         if how == How::DryRun {
-            for id in ids {
+            for (id, _) in new {
                 if self.keys.is_destroyed(&id)? {
                     return Err(KeyError::KeyDestroyed { subject: id }.into());
                 }
             }
         } else if recorded > 0 {
-            self.keys.prepare(&ids, &mut random::fill)?;
-            let mut sealed = Vec::with_capacity(recorded);
-            for (id, group, standing, party) in &new {
-                let (group, standing) = (group.clone(), standing.clone());
-                sealed.push(self.keys.seal_party(id, group, standing, party, &mut random::fill)?);
-            }
+            let sealed = self.sealed(new)?;
             let facts =
                 sealed.iter().map(|party| fact(record::CUSTOMER, party.customer.as_str(), party)).collect();
             self.record(facts).await?;
             self.learn_customers(sealed);
         }
         Ok(Imported { rows, recorded, left_out: 0 })
+    }
+
+    /// Seals records, with few syncs for the keys that are made.
+    pub(crate) fn sealed(&self, told: Vec<(PartyId, Told)>) -> Result<Vec<SealedCustomer>, KeyError> {
+        let ids: Vec<PartyId> = told.iter().map(|(id, _)| id.clone()).collect();
+        self.keys.prepare(&ids, &mut random::fill)?;
+        let sealed = told.into_iter().map(|(id, Told { control_group, standing, party })| {
+            let mut sealed = self.keys.seal_party(&id, control_group, standing, &party, &mut random::fill)?;
+            if self.has_log(&id) {
+                sealed.known.insert(IdentityField::Access);
+            }
+            Ok(sealed)
+        });
+        sealed.collect()
     }
 
     /// Records interests that are new or say something new: all of them, or none.
@@ -368,7 +383,7 @@ impl App {
         done.await.unwrap_or(Err(PartyError::Commit(CommitError::Unwritable)))
     }
 
-    async fn interests(&self, told: Vec<Interest>, how: How) -> Result<Imported, PartyError> {
+    pub(crate) async fn interests(&self, told: Vec<Interest>, how: How) -> Result<Imported, PartyError> {
         let known = self.customers();
         let rows = told.len();
         let mut bad = Vec::new();

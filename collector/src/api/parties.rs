@@ -253,12 +253,14 @@ pub(super) async fn bundle(
     let statements: Vec<_> = statements
         .map(|opened| opened.map(|one| serde_json::json!({ "statement": one.kind().as_str(), "says": one })))
         .collect::<Result<_, _>>()?;
+    let log = app.access_log(&sealed.customer).map_err(PartyError::from)?;
+    let accesses: Vec<_> = log.entries().collect();
     let acts = app.history_of(&id).await?;
     Ok(Json(serde_json::json!({
         "as_of": app.now(),
         "id": sealed.customer, "control_group": sealed.control_group, "standing": sealed.standing,
         "party": party, "interests": interests, "links": links, "principals": mappings,
-        "statements": statements, "acts": acts,
+        "statements": statements, "accesses": accesses, "acts": acts,
         "hold": app.hold_of(&id), "erasure": app.erasure_of(&id),
     })))
 }

@@ -94,7 +94,13 @@ impl App {
 
     fn put_into(&self, index: &mut Blind, sealed: &SealedCustomer) {
         match self.keys.open_party(sealed) {
-            Ok(party) => index.replace(&sealed.customer, &party),
+            Ok(party) => {
+                // A log that does not open is as good as none here; whoever opens it is told.
+                let log = self.access_log(&sealed.customer).unwrap_or_default();
+                let addresses: std::collections::BTreeSet<_> =
+                    log.entries().map(|entry| entry.address).collect();
+                index.replace_with(&sealed.customer, &party, addresses);
+            }
             // Erased, or the key is not there: then nobody finds it.
             Err(_) => index.remove(&sealed.customer),
         }
