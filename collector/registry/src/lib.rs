@@ -12,6 +12,7 @@
 //! what is sealed, and any clock or source of randomness: both are arguments.
 
 pub mod customer;
+pub mod format;
 pub mod identity;
 pub mod import;
 pub mod interest;
