@@ -1,19 +1,20 @@
 //! Who stands behind a principal: customers, their identity under lock, and the files that say so.
 //!
-//! Start with [`import`], which reads the four files an operator hands over, all of a file or none of it,
-//! and [`keys::KeyStore`], which seals what identifies a person before it is stored anywhere.
-//! What goes into the ledger is a [`SealedCustomer`]; it can be opened for as long as the customer's data key
+//! Start with [`Party`], what is known of somebody; [`import`] and [`mod@format`], the files that it comes from and goes
+//! to; and [`keys::KeyStore`], which seals it before it is stored anywhere.
+//! What goes into the ledger is a [`SealedCustomer`]; it can be opened for as long as the party's data key
 //! exists, and by nobody afterwards.
 //!
-//! [`ownership`] works out who stands behind whom; nothing feeds it yet, and a control group is only a name here.
+//! What parties hold of each other is an [`Interest`]; [`ownership`] works out who stands behind whom, and [`group`]
+//! which customers are one.
 //!
-//! Deliberately absent: matching against
-//! sanction lists, verification of what a customer claims, changing the operator's key, hiding the length of
-//! what is sealed, and any clock or source of randomness: both are arguments.
+//! Deliberately absent: matching against sanction lists, verifying what a customer claims, hiding the length of what is
+//! sealed, and any clock or source of randomness: both are arguments.
 
 pub mod accesses;
 pub mod blind;
 pub mod customer;
+pub mod format;
 pub mod group;
 pub mod identity;
 pub mod import;
