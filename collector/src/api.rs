@@ -108,6 +108,7 @@ pub fn routes(app: App) -> Router {
         .route("/api/v1/parties/{id}/erase", post(parties::erase))
         .route("/api/v1/statements/{kind}/{id}/reveal", post(statements::reveal))
         .route("/api/v1/verifications/{provider}", post(verifications::told))
+        .route("/api/v1/export/{format}", post(parties::export))
         .route("/api/v1/find", post(parties::find))
         .route("/api/v1/proposals", get(parties::proposals))
         .route("/api/v1/retention", get(parties::due))

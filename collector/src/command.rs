@@ -60,7 +60,7 @@ enum Command {
     /// Records a file: customers, parties, interests, accesses, principals, leases, agents, what Slurm's sacct prints,
     /// or statements of one kind. All rows or none.
     Import {
-        /// customers, parties, interests, accesses, principals, leases, agents, slurm, reservations, declarations,
+        /// customers, parties, interests, ftm, bods, verified-claims, accesses, principals, leases, agents, slurm, reservations, declarations,
         /// topologies, classifications, compromises, special-measures, exemptions, programs, attestations,
         /// reseller-programs or reseller-failures.
         kind: import::Kind,

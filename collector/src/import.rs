@@ -23,7 +23,7 @@ use weighbridge_store::{
 use crate::{
     app::{App, record},
     judge::fact,
-    parties::{How, PartyError, Told},
+    parties::{Format, How, PartyError, Told},
 };
 
 /// What a file holds.
@@ -43,6 +43,8 @@ pub enum Kind {
     Interests,
     /// `customer,address,at[,what]`, or the same as lines of JSON
     Accesses,
+    /// Parties and interests in a format that others use too
+    Format(Format),
     /// Statements of one kind.
     Statements(statement::Kind),
     /// What `sacct -D --json` prints, or `sacct -D -P -X` with times in seconds
@@ -61,6 +63,7 @@ impl Kind {
             Self::Parties => "parties",
             Self::Interests => "interests",
             Self::Accesses => "accesses",
+            Self::Format(format) => format.as_str(),
             Self::Statements(kind) => kind.plural(),
         }
     }
@@ -81,7 +84,8 @@ impl FromStr for Kind {
             Self::Slurm,
         ];
         let statements = statement::Kind::ALL.iter().map(|kind| Self::Statements(*kind));
-        let all: Vec<Self> = plain.into_iter().chain(statements).collect();
+        let formats = Format::ALL.map(Self::Format);
+        let all: Vec<Self> = plain.into_iter().chain(formats).chain(statements).collect();
         all.iter().copied().find(|kind| kind.as_str() == text).ok_or_else(|| {
             let names: Vec<&str> = all.iter().map(|kind| kind.as_str()).collect();
             format!("{text:?} is not one of {}", names.join(", "))
@@ -255,6 +259,7 @@ impl App {
                 });
                 return self.put(told.collect(), how, None).await.map_err(ImportError::from);
             }
+            Kind::Format(format) => return self.exchanged(format, file, text, how).await,
             Kind::Interests => {
                 let told = parse_interests(file, text)?;
                 return self.interests(told, how).await.map_err(ImportError::from);

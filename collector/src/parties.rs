@@ -10,6 +10,7 @@
 mod accesses;
 mod certification;
 mod erasing;
+mod exchange;
 mod index;
 mod statements;
 
@@ -21,8 +22,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    ControlGroupId, Group, Groups, IdentityField, Interest, KeyError, Link, Party, PartyId, SealedCustomer,
-    SealedField, Standing,
+    ControlGroupId, CustomerKind, Group, Groups, IdentityField, Interest, InterestKind, KeyError, Link,
+    Party, PartyId, SealedCustomer, SealedField, Standing,
     interest::{BadInterest, Behind},
     ownership::{Owners, Share},
     party::{BadParty, Verification},
@@ -31,6 +32,7 @@ use weighbridge_store::{RecordRow, StoreError, UsageStore, ledger::CommitError};
 
 pub use certification::{Certification, Counted, InForce};
 pub use erasing::{EraseError, Erasure, Mirror};
+pub use exchange::{Export, Format};
 pub use index::{Proposal, Proposals};
 pub use statements::Kept;
 
@@ -404,12 +406,9 @@ impl App {
         let new: Vec<Interest> =
             told.into_iter().filter(|interest| all.get(&interest.key()) != Some(interest)).collect();
         all.extend(new.iter().map(|interest| (interest.key(), interest.clone())));
-        // Every moment at which one begins or ends is one at which something could be that cannot.
         let kinds = known.values().map(|party| (party.customer.clone(), party.kind)).collect();
-        let always = all.values().map(|interest| Interest { from: None, to: None, ..interest.clone() });
-        let always: Vec<Interest> = always.filter(|_| !new.is_empty()).collect();
-        if let Err(error) = weighbridge_registry::interest::graph(&always, &kinds, self.now()) {
-            bad.push(error.to_string());
+        if let Err(PartyError::Bad(errors)) = self.possible(&new, &kinds) {
+            bad.extend(errors);
         }
         if !bad.is_empty() {
             return Err(PartyError::Bad(bad));
@@ -424,6 +423,28 @@ impl App {
             });
         }
         Ok(Imported { rows, recorded, left_out: 0 })
+    }
+
+    /// Whether interests can be, at whatever time.
+    fn possible(
+        &self,
+        interests: &[Interest],
+        kinds: &BTreeMap<PartyId, CustomerKind>,
+    ) -> Result<(), PartyError> {
+        let of_persons = interests.iter().filter(|interest| {
+            interest.kind == InterestKind::Shareholding
+                && kinds.get(&interest.asset) == Some(&CustomerKind::Person)
+        });
+        let bad: Vec<String> =
+            of_persons.map(|interest| BadInterest { interest: interest.key() }.to_string()).collect();
+        if bad.is_empty() { Ok(()) } else { Err(PartyError::Bad(bad)) }
+    }
+
+    /// What is kept of a party as it was handed over.
+    fn as_told(&self, sealed: &SealedCustomer) -> Result<Told, KeyError> {
+        let party = self.keys.open_party(sealed)?;
+        let (control_group, standing) = (sealed.control_group.clone(), sealed.standing.clone());
+        Ok(Told { control_group, standing, party })
     }
 
     /// Records what a person decided about two parties.

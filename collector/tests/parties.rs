@@ -802,3 +802,53 @@ async fn uses_of_the_service_move_when_a_customer_was_last_seen_and_fill_the_rep
     put(&site, "P-1", &again).await;
     assert_eq!(site.json("/api/v1/parties/P-1").await["identity"]["access"], "present");
 }
+
+#[tokio::test]
+async fn what_is_written_out_in_a_format_says_the_same_when_it_is_read_elsewhere() {
+    let site = Site::empty().await;
+    put(&site, "P-1", &jane()).await;
+    put(&site, "C-1", &entity(None, false)).await;
+    site.call("POST", "/api/v1/interests", &json!([interest("P-1", "C-1", "30")]), &[]).await;
+    let written = async |format: &str| {
+        let answer = site.call("POST", &format!("/api/v1/export/{format}"), &by(), &[]).await;
+        assert_eq!(answer.status, StatusCode::OK, "{format}: {}", answer.body);
+        answer.body
+    };
+    for (format, parties) in [("ndjson", 2), ("csv", 2), ("ftm", 3), ("bods", 3), ("verified-claims", 1)] {
+        let text = written(format).await;
+        assert!(text.contains("Roe"), "{format}: {text}");
+        let other = Site::empty().await;
+        let bearer = format!("Bearer {}", other.token());
+        let kind = if ["ndjson", "csv"].contains(&format) { "parties" } else { format };
+        let path = format!("/api/v1/import/{kind}");
+        let dry =
+            other.sent(&format!("{path}?dry_run=true"), text.clone(), &[("authorization", &bearer)]).await;
+        assert_eq!(dry.json()["recorded"], parties, "{format}: {}", dry.body);
+        assert_eq!(other.json("/api/v1/parties").await["parties"], json!([]), "{format}");
+        let taken = other.sent(&path, text.clone(), &[("authorization", &bearer)]).await;
+        assert_eq!(taken.json()["recorded"], parties, "{format}: {}", taken.body);
+        let again = other.sent(&path, text, &[("authorization", &bearer)]).await;
+        assert_eq!(
+            again.json()["recorded"],
+            0,
+            "{format}: what is known already adds nothing: {}",
+            again.body
+        );
+        let opened = other.call("POST", "/api/v1/parties/P-1/reveal", &by(), &[]).await.json();
+        // Claims have days and years, and no months.
+        let born = if format == "verified-claims" { "1970" } else { "1970-05" };
+        assert_eq!(opened["party"]["born"], born, "{format}: {opened}");
+        if ["ftm", "bods"].contains(&format) {
+            let behind = other.json("/api/v1/parties/C-1/behind").await;
+            assert_eq!(behind["owners"][0]["share"], json!(["30", "30"]), "{format}: {behind}");
+        }
+    }
+    assert!(written("interests").await.contains("P-1,C-1,shareholding,30"));
+    let looks = site.app.store.records("audit").await.unwrap();
+    assert_eq!(looks.len(), 10, "each of both parties, five times; interests open nobody");
+    let refused = site.call("POST", "/api/v1/export/pdf", &by(), &[]).await;
+    assert_eq!(refused.status, StatusCode::NOT_FOUND);
+    let anonymous =
+        site.call("POST", "/api/v1/export/csv", &json!({ "actor": "", "reason": "x" }), &[]).await;
+    assert_eq!(anonymous.status, StatusCode::UNPROCESSABLE_ENTITY);
+}

@@ -27,7 +27,8 @@ use crate::{
     app::App,
     import::Imported,
     parties::{
-        By, Certification, EraseError, Erasure, Hold, How, OWNER_LINE, PartyError, Proposals, Told, tag,
+        By, Certification, EraseError, Erasure, Export, Hold, How, OWNER_LINE, PartyError, Proposals, Told,
+        tag,
     },
 };
 
@@ -438,6 +439,33 @@ pub(super) async fn find(
     })?;
     let found = app.find(what, &text, &By { actor, reason }).await?;
     Ok(Json(serde_json::json!({ "parties": found })))
+}
+
+/// Of whom, by whom and why.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExportAsked {
+    /// All, where nobody is named.
+    parties: Option<Vec<PartyId>>,
+    actor: String,
+    reason: String,
+}
+
+/// Parties in the formats that others use.
+pub(super) async fn export(
+    State(app): State<App>,
+    Path(format): Path<String>,
+    _admin: Admin,
+    asked: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let export: Export = format
+        .parse()
+        .map_err(|problem: String| Problem::new(StatusCode::NOT_FOUND, "not found", problem))?;
+    let ExportAsked { parties, actor, reason } =
+        body(asked, "{\"parties\": [ids, or left out for all], \"actor\", \"reason\"} in JSON")?;
+    let text = app.export(export, parties, &By { actor, reason }).await?;
+    let headers = [(header::CONTENT_TYPE, export.content_type())];
+    Ok((headers, text.as_bytes().to_vec()).into_response())
 }
 
 /// Signs that parties belong together, for a person to decide about.
