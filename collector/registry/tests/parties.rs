@@ -437,9 +437,9 @@ fn every_fault_of_lines_of_json_is_named_by_its_place_without_its_value() {
         parties.ndjson:16: party.accesses[0]: the value (withheld) does not fit, expected an IP address, @ and an RFC 3339 time, for example 192.0.2.7@2026-01-31T08:00:00Z
         parties.ndjson:17: party.names[0].full: the value (withheld) does not fit, expected text of at most 4,096 bytes, without blanks around it
         parties.ndjson:19: id: the same party as on line 18, expected each once
-        parties.ndjson:20: [0]: the value (withheld) does not fit, expected a string
+        parties.ndjson:20: no JSON at its byte 1, expected one object in one line
         parties.ndjson:21: no JSON at its byte 35, expected one object in one line
-        parties.ndjson:22: standing.open_discrepancies: the value (withheld) does not fit, expected what its field is for"#]]
+        parties.ndjson:22: standing.open_discrepancies: the value (withheld) does not fit, expected u32"#]]
     .assert_eq(&errors);
     let none = parse_records("parties.ndjson", b"\n").unwrap_err().to_string();
     expect![[r#"
