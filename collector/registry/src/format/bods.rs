@@ -54,8 +54,9 @@ use serde_json::{Map, Value, json};
 use weighbridge_meter::UtcMillis;
 
 use super::{
-    COUNTRY_EXPECTED, DAY_EXPECTED, Errors, Read, Reading, begins, below, beyond, country, date, day, ends,
-    id_of, in_days, is_code, join, moment, party_id, plain_names, share, three_letters, with_full,
+    COUNTRY_EXPECTED, DAY_EXPECTED, Errors, Read, Reading, TEXT_EXPECTED, begins, below, beyond, country,
+    date, day, ends, id_of, in_days, is_code, join, moment, party_id, plain_names, share, three_letters,
+    with_full, word,
 };
 use crate::{
     CustomerKind, Interest, InterestKind,
@@ -562,7 +563,7 @@ fn read_entity(reading: &mut Reading, details: &Map<String, Value>) -> Party {
                 let name = super::cleaned(name, " ");
                 party.names.extend(name.map(|name| Name::of(NameKind::Alias, name)));
             }
-            _ => reading.fault(place, "text"),
+            _ => reading.fault(place, TEXT_EXPECTED),
         }
     }
     if let Some(of) = reading.object(details, AT, "jurisdiction") {
@@ -590,10 +591,7 @@ fn read_alike(reading: &mut Reading, details: &Map<String, Value>, party: &mut P
                 continue;
             }
         };
-        let full = match address.get("address") {
-            Some(Value::String(text)) => super::cleaned(text, ", "),
-            _ => reading.text(address, &place, "address"),
-        };
+        let full = reading.lines(address, &place, "address", ", ");
         let postcode = reading.text(address, &place, "postCode");
         let country = reading
             .object(address, &place, "country")
@@ -642,7 +640,7 @@ fn read_relationship(reading: &mut Reading, read: &mut Read, statement: &Stateme
         Some(Value::String(id)) => party_id(reading, &join(AT, key), id),
         Some(Value::Object(unspecified)) => {
             let reason = reading.text(unspecified, &join(AT, key), "reason").unwrap_or_default();
-            reading.leave_out(&format!("{key}: {reason}"));
+            reading.leave_out(&format!("{key}: {}", word(&reason)));
             None
         }
         _ => {
