@@ -40,6 +40,10 @@ pub const MOST_ITEMS: usize = 1_000_000;
 /// The most values in one list.
 const MOST_VALUES: usize = 10_000;
 
+/// The most bytes of one text: what a record takes.
+const LONGEST_TEXT: usize = 4096;
+const TEXT_EXPECTED: &str = "text of at most 4,096 bytes";
+
 /// The most bytes of one entity or statement.
 const LONGEST_ITEM: usize = 4 * 1024 * 1024;
 
@@ -155,7 +159,7 @@ impl Reading {
         }
     }
 
-    /// Counts something that has no place. Its name comes from the file: what does not look like one is not repeated.
+    /// Counts something that has no place.
     fn leave_out(&mut self, name: &str) {
         let plain = |character: char| character.is_ascii_alphanumeric() || " ._:()-".contains(character);
         let is_name = (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(plain);
@@ -234,14 +238,30 @@ impl Reading {
 
     /// A text in an object; `None` where there is none, and where it is none, which is a fault.
     fn text(&mut self, object: &Map<String, Value>, place: &str, key: &str) -> Option<String> {
-        match object.get(key)? {
-            Value::Null => None,
-            Value::String(text) => cleaned(text, " "),
+        self.lines(object, place, key, " ")
+    }
+
+    /// As [`Reading::text`], with something between the lines of what has several.
+    fn lines(
+        &mut self,
+        object: &Map<String, Value>,
+        place: &str,
+        key: &str,
+        between: &str,
+    ) -> Option<String> {
+        let text = match object.get(key)? {
+            Value::Null => return None,
+            Value::String(text) => cleaned(text, between),
             _ => {
-                self.fault(join(place, key), "text");
-                None
+                self.fault(join(place, key), TEXT_EXPECTED);
+                return None;
             }
+        };
+        let fits = text.as_ref().is_none_or(|text| text.len() <= LONGEST_TEXT);
+        if !fits {
+            self.fault(join(place, key), TEXT_EXPECTED);
         }
+        text.filter(|_| fits)
     }
 
     /// As [`Reading::text`], of that which is read from it.
@@ -323,6 +343,12 @@ impl Reading {
             }
         }
     }
+}
+
+/// A word of the file that is part of a name under which something is left out; none that could be of a person.
+fn word(text: &str) -> &str {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if (1..=40).contains(&text.len()) && text.bytes().all(plain) { text } else { OTHERS }
 }
 
 fn lines_before(bytes: &[u8]) -> u64 {
@@ -598,6 +624,26 @@ mod tests {
         assert_eq!(span("9999-12-31").as_deref(), Some("9999-12-30 9999-12-30"));
         assert_eq!(span("9999").as_deref(), Some("9999-01-01 9999-12-30"));
         assert_eq!(span("2016-02-03T10:00:00").as_deref(), Some("2016-02-03 2016-02-03"));
+    }
+
+    #[test]
+    fn no_depth_and_no_length_of_a_file_is_followed_to_its_end() {
+        let objects = |text: &str| {
+            let mut reading = Reading::default();
+            let objects = reading.objects(text.as_bytes());
+            (objects.len(), reading.shown.into_iter().map(|fault| fault.expected).collect::<Vec<_>>())
+        };
+        assert_eq!(objects(&"[".repeat(1_000_000)), (0, vec!["an array of JSON objects"]));
+        assert_eq!(objects(&"{\"a\":".repeat(100_000)), (0, vec!["a JSON object"]));
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(objects(&deep), (0, vec!["a JSON object"]));
+        assert_eq!(
+            objects(&format!("{{\"a\":\"{}\"}}", "x".repeat(LONGEST_ITEM))).1,
+            ["an object of at most 4 MiB"]
+        );
+        assert_eq!(objects("").1, ["at least one JSON object"]);
+        assert_eq!(objects("{}\r\n\r\n{}").0, 2);
+        assert_eq!(objects(" \n{\n}\n").0, 1);
     }
 
     #[test]

@@ -25,7 +25,7 @@
 //! Of one record the latest statement counts, and of two of one moment the later in the file. A *closed* party is left
 //! out; the interests of a closed relationship end when that was stated, unless before. A relationship with or of
 //! somebody unspecified is left out under its reason. Whether an interest is direct has no place in a record: one that
-//! is *indirect* is left out where its components are told, for these say the same, and else taken as it is. Who is a
+//! is *indirect* is left out where the file tells its components, for these say the same, and else taken as it is. Who is a
 //! beneficial owner is worked out here, and not taken from others, whose definition may differ.
 //!
 //! Interests by their type; what is left out is counted under it:
@@ -48,14 +48,15 @@
 //! | nominee | left out | acts as it is told |
 //! | unknownInterest, unpublishedInterest | left out | nothing is told |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 use weighbridge_meter::UtcMillis;
 
 use super::{
-    COUNTRY_EXPECTED, DAY_EXPECTED, Errors, Read, Reading, begins, below, beyond, country, date, day, ends,
-    id_of, in_days, is_code, join, moment, party_id, plain_names, share, three_letters, with_full,
+    COUNTRY_EXPECTED, DAY_EXPECTED, Errors, Read, Reading, TEXT_EXPECTED, begins, below, beyond, country,
+    date, day, ends, id_of, in_days, is_code, join, moment, party_id, plain_names, share, three_letters,
+    with_full, word,
 };
 use crate::{
     CustomerKind, Interest, InterestKind,
@@ -347,6 +348,13 @@ pub fn held(party: &Party) -> Party {
             continue;
         }
         number.country = None;
+        if number.scheme != Scheme::Lei
+            && let Some((_, scheme)) =
+                SCHEMES.iter().find(|(words, _)| Some(*words) == number.issuer.as_deref())
+        {
+            // Said as an issuer, it is read as what the number is.
+            (number.scheme, number.issuer) = (*scheme, None);
+        }
         if number.issuer.is_some() && number.scheme != Scheme::Lei {
             number.scheme = Scheme::Other;
         }
@@ -384,6 +392,9 @@ enum Record {
 pub fn read(file_name: &str, bytes: &[u8]) -> Result<Read, Errors> {
     let mut reading = Reading::default();
     let (order, mut latest) = statements(&mut reading, bytes);
+    let is_told = |one: &Statement| one.kind == Record::Relationship && !one.closed;
+    let relationships: BTreeSet<String> =
+        latest.iter().filter(|(_, one)| is_told(one)).map(|(record, _)| record.clone()).collect();
     let mut read = Read::default();
     for record in order {
         let Some(statement) = latest.remove(&record) else { continue };
@@ -401,7 +412,7 @@ pub fn read(file_name: &str, bytes: &[u8]) -> Result<Read, Errors> {
                     read.parties.push((id, party));
                 }
             }
-            Record::Relationship => read_relationship(&mut reading, &mut read, &statement),
+            Record::Relationship => read_relationship(&mut reading, &mut read, &relationships, &statement),
         }
     }
     if reading.total > 0 {
@@ -562,7 +573,7 @@ fn read_entity(reading: &mut Reading, details: &Map<String, Value>) -> Party {
                 let name = super::cleaned(name, " ");
                 party.names.extend(name.map(|name| Name::of(NameKind::Alias, name)));
             }
-            _ => reading.fault(place, "text"),
+            _ => reading.fault(place, TEXT_EXPECTED),
         }
     }
     if let Some(of) = reading.object(details, AT, "jurisdiction") {
@@ -590,10 +601,7 @@ fn read_alike(reading: &mut Reading, details: &Map<String, Value>, party: &mut P
                 continue;
             }
         };
-        let full = match address.get("address") {
-            Some(Value::String(text)) => super::cleaned(text, ", "),
-            _ => reading.text(address, &place, "address"),
-        };
+        let full = reading.lines(address, &place, "address", ", ");
         let postcode = reading.text(address, &place, "postCode");
         let country = reading
             .object(address, &place, "country")
@@ -636,13 +644,18 @@ fn read_scheme(number: String, code: Option<String>, name: Option<String>) -> Id
     }
 }
 
-fn read_relationship(reading: &mut Reading, read: &mut Read, statement: &Statement) {
+fn read_relationship(
+    reading: &mut Reading,
+    read: &mut Read,
+    relationships: &BTreeSet<String>,
+    statement: &Statement,
+) {
     let details = &statement.details;
     let mut side = |key: &str| match details.get(key) {
         Some(Value::String(id)) => party_id(reading, &join(AT, key), id),
         Some(Value::Object(unspecified)) => {
             let reason = reading.text(unspecified, &join(AT, key), "reason").unwrap_or_default();
-            reading.leave_out(&format!("{key}: {reason}"));
+            reading.leave_out(&format!("{key}: {}", word(&reason)));
             None
         }
         _ => {
@@ -652,7 +665,9 @@ fn read_relationship(reading: &mut Reading, read: &mut Read, statement: &Stateme
     };
     let (asset, owner) = (side("subject"), side("interestedParty"));
     let by_components = match details.get("componentRecords") {
-        Some(Value::Array(records)) => !records.is_empty(),
+        Some(Value::Array(records)) => {
+            records.iter().filter_map(Value::as_str).any(|record| relationships.contains(record))
+        }
         _ => false,
     };
     let interests = reading.objects_in(details, AT, "interests");

@@ -34,9 +34,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::{
-    COUNTRY_EXPECTED, DAY_EXPECTED, Errors, Read, Reading, add, begins, below, beyond, cleaned, composed,
-    country, date, day, ends, host, hosts, id_of, in_days, is_code, once, party_id, plain_names, share,
-    with_full,
+    COUNTRY_EXPECTED, DAY_EXPECTED, Errors, LONGEST_TEXT, MOST_BYTES, MOST_ITEMS, Read, Reading,
+    TEXT_EXPECTED, add, begins, below, beyond, cleaned, composed, country, date, day, ends, host, hosts,
+    id_of, in_days, is_code, once, party_id, plain_names, share, with_full, word,
 };
 use crate::{
     CustomerKind, Interest, InterestKind,
@@ -313,11 +313,13 @@ pub fn read(file_name: &str, bytes: &[u8]) -> Result<Read, Errors> {
                 addresses.insert(&entity.id, read_address(&mut reading, entity));
             }
             "Identification" | "Passport" => {
-                let holders = reading.values(entity, "holder");
-                if let Some(identifier) = read_identifier(&mut reading, entity) {
-                    for holder in holders {
-                        identifiers.entry(holder).or_default().push(identifier.clone());
-                    }
+                let holder = reading.one(entity, "holder");
+                if holder.is_none() {
+                    reading.fault("properties.holder", "the id of an entity");
+                }
+                let identifier = read_identifier(&mut reading, entity);
+                if let (Some(holder), Some(identifier)) = (holder, identifier) {
+                    identifiers.entry(holder).or_default().push(identifier);
                 }
             }
             _ => {}
@@ -329,6 +331,8 @@ pub fn read(file_name: &str, bytes: &[u8]) -> Result<Read, Errors> {
         .map(|entity| entity.id.as_str())
         .collect();
     let mut read = Read::default();
+    // Many can share an address, and each gets a copy.
+    let mut shared = 0;
     for entity in &entities {
         reading.line = entity.line;
         let mut interests = |reading: &mut Reading, owner, asset| {
@@ -341,14 +345,14 @@ pub fn read(file_name: &str, bytes: &[u8]) -> Result<Read, Errors> {
             "UnknownLink" => interests(&mut reading, "subject", "object"),
             "Person" | "Company" | "Organization" | "PublicBody" | "LegalEntity" => {
                 let numbers = identifiers.remove(&entity.id).unwrap_or_default();
-                let party = read_party(&mut reading, entity, &addresses, numbers);
+                let party = read_party(&mut reading, entity, &addresses, &mut shared, numbers);
                 let id = party_id(&mut reading, "id", &entity.id);
                 if let Some(id) = id.filter(|_| reading.keepable(&party)) {
                     read.parties.push((id, party));
                 }
             }
             "Address" | "Identification" | "Passport" => {}
-            other => reading.leave_out(other),
+            other => reading.leave_out(word(other)),
         }
     }
     let told = identifiers.values().map(Vec::len).sum::<usize>();
@@ -392,14 +396,19 @@ fn entities(reading: &mut Reading, bytes: &[u8]) -> Vec<Entity> {
 impl Reading {
     /// The values of a property, without those that are blank or stand twice.
     fn values(&mut self, entity: &Entity, property: &str) -> Vec<String> {
+        let between = if matches!(property, "address" | "full" | "street") { ", " } else { " " };
         let mut values = Vec::new();
+        let mut known = BTreeSet::new();
         for (place, value) in self.array(&entity.properties, "properties", property) {
-            match value {
-                Value::String(text) => {
-                    let lines = if matches!(property, "address" | "full") { ", " } else { " " };
-                    cleaned(text, lines).into_iter().for_each(|text| add(&mut values, text));
+            let text = value.as_str().map(|text| cleaned(text, between));
+            match text {
+                Some(None) => {}
+                Some(Some(text)) if text.len() <= LONGEST_TEXT => {
+                    if known.insert(text.clone()) {
+                        values.push(text);
+                    }
                 }
-                _ => self.fault(place, "text"),
+                _ => self.fault(place, TEXT_EXPECTED),
             }
         }
         values
@@ -471,6 +480,7 @@ fn read_party(
     reading: &mut Reading,
     entity: &Entity,
     addresses: &BTreeMap<&str, Option<Address>>,
+    shared: &mut usize,
     mut identifiers: Vec<Identifier>,
 ) -> Party {
     let person = entity.schema == "Person";
@@ -509,7 +519,15 @@ fn read_party(
     party.jurisdiction = reading.one_country(entity, "jurisdiction");
     for id in reading.values(entity, "addressEntity") {
         match addresses.get(id.as_str()) {
-            Some(address) => party.addresses.extend(address.clone()),
+            Some(address) => {
+                let bytes = address.as_ref().map_or(0, |address| address.full.len());
+                *shared = shared.saturating_add(bytes);
+                if *shared > MOST_BYTES {
+                    reading.fault("properties.addressEntity", "addresses that are 256 MiB in all at most");
+                    break;
+                }
+                party.addresses.extend(address.clone());
+            }
             None => reading.leave_out("addressEntity: of another file"),
         }
     }
@@ -623,8 +641,9 @@ fn read_interests(
         side.extend(ids.iter().filter_map(|id| party_id(reading, &place, id)));
     }
     let [owners, assets] = sides;
-    if owners.len().saturating_mul(assets.len()) > super::MOST_VALUES {
-        return reading.fault("properties", "an interest of fewer than 10,000 pairs");
+    let pairs = owners.len().saturating_mul(assets.len());
+    if read.interests.len().saturating_add(pairs) > MOST_ITEMS {
+        return reading.fault("properties", "among a million pairs of owner and asset at most");
     }
     for owner in &owners {
         for asset in &assets {

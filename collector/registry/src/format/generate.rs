@@ -118,7 +118,7 @@ fn identifier() -> impl Strategy<Value = Identifier> {
         Scheme::Lei,
         Scheme::Other,
     ];
-    let issuer = prop_oneof![3 => maybe(), 1 => Just(Some("GB-COH".to_owned()))];
+    let issuer = prop_oneof![3 => maybe(), 1 => Just(Some("GB-COH".to_owned())), 1 => Just(Some("Passport".to_owned()))];
     let country = option::of(prop_oneof![country(), Just("GB".parse().expect("a country"))]);
     (select(schemes.to_vec()), text(), "[0-9A-Z]{18}", issuer, country, option::of(date())).prop_map(
         |(scheme, number, start, issuer, country, expires)| {

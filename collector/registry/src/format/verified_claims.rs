@@ -48,7 +48,7 @@ use weighbridge_meter::UtcMillis;
 
 use super::{
     COUNTRY_EXPECTED, Errors, FIRST_DAY, LAST_DAY, Reading, add, composed, country, date, host, hosts, id_of,
-    is_code, join, merge, moment, party_id, three_letters, with_full,
+    is_code, join, merge, moment, party_id, three_letters, with_full, word,
 };
 use crate::{
     CustomerKind,
@@ -361,7 +361,7 @@ fn count_others(reading: &mut Reading, claims: &Map<String, Value>) {
     for claim in claims.keys() {
         let untagged = claim.split('#').next().unwrap_or_default();
         if !(CLAIMS.contains(&claim.as_str()) || NAMES.contains(&untagged)) {
-            reading.leave_out(&format!("claims: {untagged}"));
+            reading.leave_out(&format!("claims: {}", word(untagged)));
         }
     }
 }
@@ -442,17 +442,11 @@ fn nationality(text: &str) -> Option<Country> {
 }
 
 fn read_address(reading: &mut Reading, address: &Map<String, Value>, place: &str) -> Option<Address> {
-    let full = match address.get("formatted") {
-        Some(Value::String(text)) => super::cleaned(text, ", "),
-        _ => reading.text(address, place, "formatted"),
-    };
+    let full = reading.lines(address, place, "formatted", ", ");
     let code = reading.parsed(address, place, "country_code", COUNTRY_EXPECTED, nationality);
     // The name of a country, which some write as a code.
     let name = reading.text(address, place, "country").and_then(|name| country(&name));
-    let street = match address.get("street_address") {
-        Some(Value::String(text)) => super::cleaned(text, ", "),
-        _ => reading.text(address, place, "street_address"),
-    };
+    let street = reading.lines(address, place, "street_address", ", ");
     let address = Address {
         kind: AddressKind::Principal,
         full: String::new(),
@@ -515,7 +509,7 @@ fn read_verification(
                 continue;
             }
             other => {
-                reading.leave_out(&format!("evidence: {other}"));
+                reading.leave_out(&format!("evidence: {}", word(other)));
                 continue;
             }
         };
@@ -603,8 +597,11 @@ fn read_attachments(reading: &mut Reading, evidence: &Map<String, Value>, place:
                 _ => reading.leave_out("attachments: digest by another algorithm"),
             }
         } else if attachment.contains_key("content") {
-            let content = reading.parsed(attachment, &place, "content", "base64", decoded);
-            hashes.extend(content.map(|content| Sha256::digest(content).to_vec()));
+            let content = attachment.get("content").and_then(Value::as_str).and_then(decoded);
+            match content {
+                Some(content) => hashes.push(Sha256::digest(content).to_vec()),
+                None => reading.fault(join(&place, "content"), "base64"),
+            }
         }
     }
     hashes.iter().map(|hash| hexadecimal(hash)).collect()

@@ -214,3 +214,37 @@ fn every_fault_is_named_by_line_and_place_and_no_value_is_repeated() {
         f.json:5: statementDate: expected what every statement has here"#]].assert_eq(&told);
     assert!(!told.contains("Secret"));
 }
+
+#[test]
+fn an_indirect_interest_counts_where_the_file_does_not_tell_its_components() {
+    let indirect = |components: &str| {
+        let text = relationship(r#"{"type":"shareholding","directOrIndirect":"indirect"}"#);
+        let text = text.replace(r#""subject""#, &format!(r#""componentRecords":["{components}"],"subject""#));
+        let part =
+            relationship(r#"{"type":"votingRights"}"#).replace(r#""recordId":"r""#, r#""recordId":"part""#);
+        shown(&format!("{text}\n{part}"))
+    };
+    expect![[r#"
+        {"owner":"a","asset":"b","kind":"voting_rights"}
+        {"interest: indirect with components": 1}"#]]
+    .assert_eq(&indirect("part"));
+    expect![[r#"
+        {"owner":"a","asset":"b","kind":"shareholding"}
+        {"owner":"a","asset":"b","kind":"voting_rights"}
+        {}"#]]
+    .assert_eq(&indirect("elsewhere"));
+}
+
+#[test]
+fn rights_to_what_is_left_are_a_part_of_it_and_not_counted_beside_shares() {
+    let surplus = r#"{"type":"rightsToSurplusAssetsOnDissolution","share":{"exact":30}}"#;
+    expect![[r#"
+        {"owner":"a","asset":"b","kind":"shareholding","share":{"exact":"30"}}
+        {}"#]]
+    .assert_eq(&shown(&relationship(surplus)));
+    let both = format!(r#"{surplus},{{"type":"shareholding","share":{{"exact":30}}}}"#);
+    expect![[r#"
+        {"owner":"a","asset":"b","kind":"shareholding","share":{"exact":"30"}}
+        {"interest: rightsToSurplusAssetsOnDissolution": 1}"#]]
+    .assert_eq(&shown(&relationship(&both)));
+}

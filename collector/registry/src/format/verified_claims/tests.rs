@@ -115,7 +115,7 @@ fn every_fault_is_named_by_line_and_place_and_no_value_is_repeated() {
         f.json is not read, for 9 faults (values are withheld):
         f.json:1: sub: expected an account number, not a name: 1 to 64 printable ASCII characters without blanks
         f.json:1: verified_claims.claims.birthdate: expected a date as 1970-05-12 or 1970
-        f.json:1: verified_claims.claims.name: expected text
+        f.json:1: verified_claims.claims.name: expected text of at most 4,096 bytes
         f.json:1: verified_claims.claims.nationalities[0]: expected a country's two or three letters by ISO 3166-1
         f.json:1: verified_claims.verification.evidence[0]: expected a JSON object
         f.json:1: verified_claims.verification.evidence[1].attachments[0].digest.value: expected the 32 bytes of a SHA-256, in base64
