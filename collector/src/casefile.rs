@@ -37,6 +37,16 @@ pub enum Identity {
 /// A report cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CasefileError {
+    /// What it is about is nothing any more: a control group that fell apart. Zero would not be true.
+    #[error(
+        "case {case} is about {subject}, which is nothing any more: look at the customers that it was made of"
+    )]
+    Gone {
+        /// Which case.
+        case: String,
+        /// About what.
+        subject: String,
+    },
     /// No such case.
     #[error("there is no case {0:?}")]
     NoCase(String),
@@ -129,7 +139,9 @@ impl App {
         hours: &[HourlySum],
     ) -> Result<Report, CasefileError> {
         let pack = self.pack_of(case)?;
-        let owned = view.subject(&finding.subject).unwrap_or_default();
+        let gone =
+            || CasefileError::Gone { case: case.id().to_owned(), subject: finding.subject.to_string() };
+        let owned = view.subject(&finding.subject).ok_or_else(gone)?;
         let cap = pack.rule(&finding.rule).and_then(|rule| rule.projection.as_ref()).map(|p| p.cap_days);
         let input = ReportInput {
             pack,

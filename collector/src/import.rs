@@ -23,7 +23,7 @@ use weighbridge_store::{
 use crate::{
     app::{App, record},
     judge::fact,
-    parties::{Format, How, PartyError, Told},
+    parties::{BY_FILE, Format, How, PartyError, Told},
 };
 
 /// What a file holds.
@@ -232,6 +232,22 @@ impl App {
                 if !unknown.is_empty() {
                     return Err(ImportError::Contradiction(unknown));
                 }
+                // What it used would be missing in its group.
+                let without: Vec<String> = rows
+                    .iter()
+                    .filter(|row| {
+                        customers.get(row.customer.as_str()).is_some_and(|party| party.standing.no_account)
+                    })
+                    .map(|row| {
+                        let (principal, customer) = (&row.principal, &row.customer);
+                        format!(
+                            "{file}: {principal}: {customer} has no account: record that it has one first"
+                        )
+                    })
+                    .collect();
+                if !without.is_empty() {
+                    return Err(ImportError::Contradiction(without));
+                }
                 let facts = rows.iter().map(|row| MappingFact {
                     principal: row.principal.clone(),
                     customer: row.customer.to_string(),
@@ -251,7 +267,7 @@ impl App {
                 let records = if text.trim_ascii_start().starts_with(b"{") {
                     parse_records(file, text)?
                 } else {
-                    let told = weighbridge_registry::Told { at: self.now(), by: "a file of parties" };
+                    let told = weighbridge_registry::Told { at: self.now(), by: BY_FILE[1] };
                     parse_parties(file, text, None, told)?
                 };
                 let told = records.into_iter().map(|PartyRecord { id, control_group, standing, party }| {
@@ -271,6 +287,11 @@ impl App {
             Kind::Customers => {
                 let rows = parse_customers(file, text)?;
                 let new = self.changed(&rows)?;
+                let bad: Vec<String> = new.iter().flat_map(|(id, told)| self.cannot_be(id, told)).collect();
+                if !bad.is_empty() {
+                    let named = bad.into_iter().map(|problem| format!("{file}: {problem}"));
+                    return Err(ImportError::Contradiction(named.collect()));
+                }
                 let recorded = new.len();
                 if how == How::DryRun {
                     return Ok(Imported { rows: rows.len(), recorded, left_out });
@@ -331,7 +352,11 @@ impl App {
             let mut party = opened.clone().unwrap_or_else(|| Party::unknown(row.kind));
             party.kind = row.kind;
             party.take(&row.identity);
-            party.us_person.decide(row.us_person, Basis::Told, "a file of customers", self.now());
+            // The same word again decides nothing, least of all over what spoke against it since.
+            let last = party.us_person.0.iter().rev().find(|basis| basis.by == BY_FILE[0]);
+            if last.is_none_or(|last| last.says != row.us_person) {
+                party.us_person.decide(row.us_person, Basis::Told, BY_FILE[0], self.now());
+            }
             let same = before.is_some_and(|before| before.control_group == row.control_group);
             if same && opened.as_ref() == Some(&party) {
                 continue;

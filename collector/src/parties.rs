@@ -26,7 +26,7 @@ use weighbridge_registry::{
     Party, PartyId, SealedCustomer, SealedField, Standing,
     interest::{BadInterest, Behind},
     ownership::{Owners, Share},
-    party::{BadParty, Verification},
+    party::{BadParty, StatusBasis, Verification},
 };
 use weighbridge_store::{RecordRow, StoreError, UsageStore, ledger::CommitError};
 
@@ -56,6 +56,50 @@ pub struct Told {
     /// Who it is.
     pub party: Party,
 }
+
+/// Who decides by a file, as such a decision says.
+pub(crate) const BY_FILE: [&str; 2] = ["a file of customers", "a file of parties"];
+
+impl Told {
+    /// Keeps what others than who hands it over have found: when it was last used, what logs raised, what providers of
+    /// verifications told; and of a file's decision on a status, when it was first told.
+    fn keep(&mut self, standing: &Standing, before: &Party) {
+        self.standing.last_access = self.standing.last_access.max(standing.last_access);
+        let raised = before.discrepancies.iter().filter(|one| one.id.starts_with("place:"));
+        for one in raised {
+            if self.party.discrepancies.iter().all(|known| known.id != one.id) {
+                self.party.discrepancies.push(one.clone());
+            }
+        }
+        let told = before.verifications.iter().filter(|one| one.id.starts_with(TOLD));
+        for one in told {
+            if self.party.verifications.iter().all(|known| known.id != one.id) {
+                self.party.verifications.push(one.clone());
+            }
+        }
+        let bases = &mut self.party.us_person.0;
+        let mut by_file = false;
+        for basis in bases.iter_mut().filter(|basis| BY_FILE.contains(&basis.by.as_str())) {
+            by_file = true;
+            let same = |known: &&StatusBasis| {
+                (known.says, known.basis, &known.by) == (basis.says, basis.basis, &basis.by)
+            };
+            if let Some(known) = before.us_person.0.iter().find(same) {
+                basis.at = known.at;
+            }
+        }
+        // What spoke against it since is not undone by the same file again.
+        let against = before.us_person.0.iter().filter(|basis| by_file && !basis.decides);
+        for basis in against {
+            if !bases.contains(basis) {
+                bases.push(basis.clone());
+            }
+        }
+    }
+}
+
+/// What the id of a verification begins with that a provider told.
+pub(crate) const TOLD: &str = "told:";
 
 /// Whether something is done, or only checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,8 +167,8 @@ pub(crate) struct Parties {
     erasures: BTreeMap<String, Erasure>,
     mirrors: BTreeMap<String, Mirror>,
     statements: BTreeMap<String, Kept>,
-    /// Logs of uses of the service, piece by piece as they came.
-    logs: BTreeMap<String, Vec<SealedField>>,
+    /// Logs of uses of the service, under lock.
+    logs: BTreeMap<String, SealedField>,
     /// As of an hour, until something changes.
     grouped: Option<(UtcMillis, Arc<(Groups, Behind)>)>,
 }
@@ -161,10 +205,12 @@ impl Parties {
             parties.erasures.insert(row.key.clone(), read(record::ERASURE, row)?);
         }
         for row in store.records(record::KEY_MIRROR).await? {
-            parties.mirrors.insert(row.key.clone(), read(record::KEY_MIRROR, row)?);
+            let before = parties.mirrors.remove(&row.key);
+            let key = row.key.clone();
+            parties.mirrors.insert(key, Mirror::after(before, read(record::KEY_MIRROR, row)?));
         }
         for row in store.records(record::ACCESSES).await? {
-            parties.logs.entry(row.key.clone()).or_default().push(read(record::ACCESSES, row)?);
+            parties.logs.insert(row.key.clone(), read(record::ACCESSES, row)?);
         }
         for row in store.records(record::STATEMENT).await? {
             parties.statements.insert(row.key.clone(), Kept::read(row)?);
@@ -179,16 +225,19 @@ impl Parties {
     }
 
     /// Groups as of the hour of `now`: interests begin and end, and a view is not older.
-    fn groups(&mut self, now: UtcMillis) -> Result<Arc<(Groups, Behind)>, BadInterest> {
+    fn groups(&mut self, now: UtcMillis) -> Arc<(Groups, Behind)> {
         let hour = now.hour();
         if let Some((at, groups)) = &self.grouped
             && *at == hour
         {
-            return Ok(groups.clone());
+            return groups.clone();
         }
-        let groups = Arc::new(Groups::of(&self.known, &self.interests, &self.links, now)?);
+        let groups = Arc::new(Groups::of(&self.known, &self.interests, &self.links, now));
+        if !groups.1.impossible.is_empty() {
+            tracing::error!(interests = groups.1.impossible.len(), "interests that cannot be are left out");
+        }
         self.grouped = Some((hour, groups.clone()));
-        Ok(groups)
+        groups
     }
 }
 
@@ -239,15 +288,7 @@ impl App {
     /// it is recorded.
     pub fn groups(&self) -> Arc<(Groups, Behind)> {
         let now = self.now();
-        self.parties(|known| {
-            known.groups(now).unwrap_or_else(|error| {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "control groups cannot be worked out"
-                );
-                Arc::default()
-            })
-        })
+        self.parties(|known| known.groups(now))
     }
 
     /// The group that a name means, with its name.
@@ -263,6 +304,32 @@ impl App {
             app.put(told, how, None).await
         });
         done.await.unwrap_or(Err(PartyError::Commit(CommitError::Unwritable)))
+    }
+
+    /// What speaks against keeping a record, in words.
+    pub(crate) fn cannot_be(&self, id: &PartyId, told: &Told) -> Vec<String> {
+        let mut bad = Vec::new();
+        if let Err(BadParty { place, expected }) = told.party.check() {
+            bad.push(format!("party {id}: {place} is not {expected}"));
+        }
+        if told.control_group.as_ref().is_some_and(|group| group.as_str().starts_with('@')) {
+            bad.push(format!("party {id}: control_group begins with @, as those do that are worked out"));
+        }
+        if told.party.kind == CustomerKind::Person {
+            let held = self.parties(|known| {
+                let shares = |one: &&Interest| one.asset == *id && one.kind == InterestKind::Shareholding;
+                known.interests.values().find(shares).map(Interest::key)
+            });
+            if let Some(interest) = held {
+                bad.push(format!("party {id}: kind is person, but interest {interest:?} is told of it"));
+            }
+        }
+        // What an account used counts for its group: who uses something has one.
+        let used = || self.shared.with(|state| state.mappings.iter().any(|one| one.customer == id.as_str()));
+        if told.standing.no_account && used() {
+            bad.push(format!("party {id}: no_account, but principals are mapped to it"));
+        }
+        bad
     }
 
     /// Records one party, if it is still as `expected` says, and returns its tag.
@@ -287,14 +354,27 @@ impl App {
         let (app, id) = (self.clone(), id.clone());
         let done = tokio::spawn(async move {
             let _one_at_a_time = app.writing.lock().await;
-            let known = app.customers();
-            let sealed = known.get(id.as_str()).ok_or_else(|| PartyError::NoParty(id.to_string()))?;
-            let mut party = app.keys.open_party(sealed)?;
-            party.verifications.retain(|before| before.id != told.id);
-            party.verifications.push(told);
-            party.verifications.sort_by_key(|one| one.at);
-            let (control_group, standing) = (sealed.control_group.clone(), sealed.standing.clone());
-            app.put(vec![(id, Told { control_group, standing, party })], How::Record, None).await
+            let sealed = app.customers().get(id.as_str()).cloned();
+            let sealed = sealed.ok_or_else(|| PartyError::NoParty(id.to_string()))?;
+            let mut one = app.as_told(&sealed)?;
+            let earlier = one.party.verifications.iter().find(|before| before.id == told.id);
+            // An older word on it came late, or was overheard and is said again.
+            if earlier.is_some_and(|earlier| earlier.at >= told.at) {
+                return Ok(Imported { rows: 1, recorded: 0, left_out: 0 });
+            }
+            let act = serde_json::json!({
+                "act": "verification_told", "customer": id, "provider": told.checker, "id": told.id,
+                "outcome": told.outcome,
+            });
+            one.party.verifications.retain(|before| before.id != told.id);
+            one.party.verifications.push(told);
+            one.party.verifications.sort_by_key(|one| one.at);
+            let bad = app.cannot_be(&id, &one);
+            if !bad.is_empty() {
+                return Err(PartyError::Bad(bad));
+            }
+            app.record(vec![fact(record::AUDIT, id.as_str(), &act)]).await?;
+            app.put(vec![(id, one)], How::Record, None).await
         });
         done.await.unwrap_or(Err(PartyError::Commit(CommitError::Unwritable)))
     }
@@ -310,9 +390,7 @@ impl App {
         let mut bad = Vec::new();
         let coming: BTreeSet<&str> = told.iter().map(|(id, _)| id.as_str()).collect();
         for (id, one) in &told {
-            if let Err(BadParty { place, expected }) = one.party.check() {
-                bad.push(format!("party {id}: {place} is not {expected}"));
-            }
+            bad.extend(self.cannot_be(id, one));
             if let Some(reseller) = &one.standing.reseller
                 && !known.contains_key(reseller.as_str())
                 && !coming.contains(reseller.as_str())
@@ -330,20 +408,24 @@ impl App {
             }
         }
         let mut new = Vec::new();
-        for (id, Told { control_group, standing, party }) in told {
+        for (id, mut one) in told {
             if let Some(before) = known.get(id.as_str()) {
+                let opened = self.keys.open_party(before)?;
+                one.keep(&before.standing, &opened);
                 let standing = Standing {
                     verified: before.standing.verified,
                     open_discrepancies: before.standing.open_discrepancies,
-                    ..standing.clone()
+                    ..one.standing.clone()
                 };
-                let same = before.control_group == control_group && before.standing == standing;
-                if same && self.keys.open_party(before)? == party {
+                let same = before.control_group == one.control_group && before.standing == standing;
+                if same && opened == one.party {
                     continue;
                 }
             }
-            new.push((id, Told { control_group, standing, party }));
+            new.push((id, one));
         }
+        // So that what is learnt need not be copied first.
+        drop(known);
         let recorded = new.len();
         if how == How::DryRun {
             for (id, _) in new {

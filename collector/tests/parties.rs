@@ -264,7 +264,13 @@ async fn what_a_person_confirmed_joins_customers_and_is_undone_again() {
     }
     assert_eq!(site.app.store.records("group_link").await.unwrap().len(), 4, "each is on record");
     let site = site.restarted().await;
-    assert_eq!(site.json("/api/v1/links").await[0]["decision"], "rejected");
+    assert_eq!(
+        site.get("/api/v1/links").await.status,
+        StatusCode::UNAUTHORIZED,
+        "a reason may name somebody"
+    );
+    let links = site.call("GET", "/api/v1/links", &Value::Null, &[]).await.json();
+    assert_eq!(links[0]["decision"], "rejected");
     let mut nobody = decide("confirmed");
     nobody["other"] = json!("X-1");
     assert_eq!(site.call("POST", "/api/v1/links", &nobody, &[]).await.status, StatusCode::NOT_FOUND);
@@ -485,10 +491,10 @@ async fn a_provider_tells_what_came_of_a_verification_and_nobody_else_does() {
     let mut record = jane();
     record["party"]["verifications"] = json!([]);
     put(&site, "P-1", &record).await;
-    let told = |outcome: &str| {
+    let told = |outcome: &str, minute: u32| {
         json!({ "party": "P-1", "verification": {
-            "id": "vs-1", "method": "documentary", "checker": "idcheck",
-            "at": "2026-03-02T07:00:00Z", "outcome": outcome,
+            "id": "vs-1", "method": "documentary", "checker": "somebody else",
+            "at": format!("2026-03-02T07:0{minute}:00Z"), "outcome": outcome,
         } })
     };
     for (provider, secret, seconds) in [
@@ -497,22 +503,40 @@ async fn a_provider_tells_what_came_of_a_verification_and_nobody_else_does() {
         ("idcheck", secret, -301),
         ("idcheck", secret, 301),
     ] {
-        let refused = says(&site, provider, secret, seconds, &told("verified")).await;
+        let refused = says(&site, provider, secret, seconds, &told("verified", 0)).await;
         assert_eq!(refused.status, StatusCode::UNAUTHORIZED, "{provider} {seconds}: {}", refused.body);
     }
     for header in ["", "t=1", "v1=00", "t=x,v1=zz", "t=1,v1=0"] {
         let headers = [("weighbridge-signature", header)];
         let refused =
-            site.sent("/api/v1/verifications/idcheck", told("verified").to_string(), &headers).await;
+            site.sent("/api/v1/verifications/idcheck", told("verified", 0).to_string(), &headers).await;
         assert_eq!(refused.status, StatusCode::UNAUTHORIZED, "{header}: {}", refused.body);
     }
     assert_eq!(site.json("/api/v1/parties/P-1").await["standing"]["verified"], "unverified");
 
-    for (outcome, recorded) in [("in_progress", 1), ("verified", 1), ("verified", 0), ("failed", 1)] {
-        let taken = says(&site, "idcheck", secret, -299, &told(outcome)).await;
+    for (outcome, minute, recorded, stands) in [
+        ("in_progress", 1, 1, "in_progress"),
+        ("verified", 2, 1, "verified"),
+        ("verified", 2, 0, "verified"),
+        ("failed", 3, 1, "failed"),
+        // What was overheard, or came late, undoes nothing.
+        ("verified", 2, 0, "failed"),
+    ] {
+        let taken = says(&site, "idcheck", secret, -299, &told(outcome, minute)).await;
         assert_eq!(taken.json()["recorded"], recorded, "{outcome}: {}", taken.body);
-        assert_eq!(site.json("/api/v1/parties/P-1").await["standing"]["verified"], outcome);
+        assert_eq!(site.json("/api/v1/parties/P-1").await["standing"]["verified"], stands);
     }
+    let mut late = told("verified", 0);
+    late["verification"]["at"] = json!("9999-01-01T00:00:00Z");
+    let refused = says(&site, "idcheck", secret, 0, &late).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "it would win for ever: {}", refused.body);
+    // It speaks as itself, which is on record, and a record that is put again does not lose it.
+    put(&site, "P-1", &record).await;
+    let opened = site.call("POST", "/api/v1/parties/P-1/reveal", &by(), &[]).await.json();
+    let kept = &opened["party"]["verifications"][0];
+    assert_eq!((&kept["id"], &kept["checker"]), (&json!("told:idcheck:vs-1"), &json!("idcheck")));
+    let acts = site.app.store.records("audit").await.unwrap();
+    assert_eq!(acts.iter().filter(|row| row.body["act"] == "verification_told").count(), 3);
     let nonsense = json!({ "party": "P-1", "verification": { "id": "Planted Roe" } });
     let refused = says(&site, "idcheck", secret, 0, &nonsense).await;
     assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
@@ -851,4 +875,105 @@ async fn what_is_written_out_in_a_format_says_the_same_when_it_is_read_elsewhere
     let anonymous =
         site.call("POST", "/api/v1/export/csv", &json!({ "actor": "", "reason": "x" }), &[]).await;
     assert_eq!(anonymous.status, StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+#[tokio::test]
+async fn what_cannot_be_beside_what_was_told_of_a_party_is_refused_and_takes_no_group_away() {
+    let site = Site::with_an_hour().await;
+    put(&site, "C-3", &entity(None, false)).await;
+    put(&site, "C-4", &entity(None, false)).await;
+    site.call("POST", "/api/v1/interests", &json!([interest("C-3", "C-4", "60")]), &[]).await;
+    let mut person = entity(None, false);
+    person["party"]["kind"] = json!("person");
+    let refused = put(&site, "C-4", &person).await;
+    assert!(refused.body.contains("kind is person, but interest"), "{}", refused.body);
+    let header = common::CUSTOMERS.lines().next().unwrap();
+    let csv = format!("{header}\nC-4,person,us,,Some Body,,,,,,,\n");
+    let refused = site.app.import(Kind::Customers, "customers.csv", csv.as_bytes()).await.unwrap_err();
+    assert!(refused.to_string().contains("customers.csv: party C-4: kind is person"), "{refused}");
+
+    // A file cannot call a group as those are called that are worked out.
+    let refused = put(&site, "C-5", &entity(Some("@C-3"), false)).await;
+    assert!(refused.body.contains("control_group begins with @"), "{}", refused.body);
+
+    // Who uses something has an account: what it used would be missing in its group.
+    let used = "principal,customer,valid_from,valid_to\nlease:site/two,C-4,2026-03-01T00:00:00Z,\n";
+    site.import(Kind::Principals, used).await;
+    let refused = put(&site, "C-4", &entity(None, true)).await;
+    assert!(refused.body.contains("no_account, but principals are mapped"), "{}", refused.body);
+    put(&site, "H-1", &entity(None, true)).await;
+    let owner = "principal,customer,valid_from,valid_to\nlease:site/x,H-1,2026-03-01T00:00:00Z,\n";
+    let refused = site.app.import(Kind::Principals, "p.csv", owner.as_bytes()).await.unwrap_err();
+    assert!(refused.to_string().contains("H-1 has no account"), "{refused}");
+
+    let group = site.json("/api/v1/groups/@C-3").await;
+    assert_eq!(group["members"], json!(["C-3", "C-4"]));
+    assert_ne!(group["total"]["held_ms"], 0);
+    // It gets a name: the one before goes on to mean it.
+    put(&site, "C-3", &entity(Some("N-1"), false)).await;
+    for name in ["N-1", "@C-3", "@C-4"] {
+        let named = site.json(&format!("/api/v1/groups/{name}")).await;
+        let (held, members) = (&group["total"]["held_ms"], &group["members"]);
+        assert_eq!((&named["total"]["held_ms"], &named["members"]), (held, members), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_is_put_again_takes_back_nothing_that_others_found() {
+    let site = Site::empty().await;
+    let mut seen = jane();
+    seen["standing"]["last_access"] = json!("2026-02-01T00:00:00Z");
+    let found =
+        json!([{ "id": "place:differs:FR", "what": "used from FR", "found": "2026-02-01T00:00:00Z" }]);
+    seen["party"]["discrepancies"] = found;
+    put(&site, "P-1", &seen).await;
+    put(&site, "P-1", &jane()).await;
+    let shown = site.json("/api/v1/parties/P-1").await;
+    assert_eq!(shown["standing"]["last_access"], "2026-02-01T00:00:00Z");
+    assert_eq!(shown["standing"]["open_discrepancies"], 1);
+}
+
+#[tokio::test]
+async fn a_file_that_says_the_same_again_decides_nothing_over_what_spoke_against_it_since() {
+    let site = Site::empty().await;
+    let header = common::CUSTOMERS.lines().next().unwrap();
+    let csv = format!("{header}\nC-1,person,us,,Jane Roe,,,,,,,\n");
+    site.import(Kind::Customers, &csv).await;
+    assert_eq!(site.json("/api/v1/parties/C-1").await["us_person"], "us");
+    let mut opened = site.call("POST", "/api/v1/parties/C-1/reveal", &by(), &[]).await.json();
+    opened.as_object_mut().unwrap().remove("id");
+    let against = json!({
+        "says": "foreign", "basis": "citizenship", "decides": false, "at": "2026-03-02T08:30:00Z", "by": "desk",
+    });
+    opened["party"]["us_person"].as_array_mut().unwrap().push(against);
+    let put_back = put(&site, "C-1", &opened).await;
+    assert_eq!(put_back.status, StatusCode::CREATED, "{}", put_back.body);
+    assert_eq!(site.json("/api/v1/parties/C-1").await["us_person"], "undetermined");
+    site.sets(60);
+    site.import(Kind::Customers, &csv).await;
+    assert_eq!(site.json("/api/v1/parties/C-1").await["us_person"], "undetermined");
+    let parties = "id,kind,names.legal.full,us_person\nC-2,person,John Roe,us\n";
+    site.import(Kind::Parties, parties).await;
+    site.sets(120);
+    let again = site.app.import(Kind::Parties, "parties.csv", parties.as_bytes()).await.unwrap();
+    assert_eq!(again.recorded, 0, "the same again at another time changes nothing");
+}
+
+#[tokio::test]
+async fn a_file_of_customers_is_held_to_what_no_record_may_say() {
+    let site = Site::empty().await;
+    let header = common::CUSTOMERS.lines().next().unwrap();
+    let csv = format!("{header}\nC-1,person,us,,Jane Roe,,,card,4111 1111 1111 1111,,,\n");
+    let refused = site.app.import(Kind::Customers, "c.csv", csv.as_bytes()).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("c.csv: party C-1: payments[0].source is not free of full card numbers"),
+        "{refused}"
+    );
+    assert!(!refused.contains("4111"), "{refused}");
+    let lines = format!("{header}\nC-1,person,us,,Jane Roe,\"1 Lane\nOslo\",,,,,,\n");
+    site.import(Kind::Customers, &lines).await;
+    let opened = site.call("POST", "/api/v1/parties/C-1/reveal", &by(), &[]).await.json();
+    assert_eq!(opened["party"]["addresses"][0]["full"], "1 Lane, Oslo");
+    let again = site.app.import(Kind::Customers, "c.csv", lines.as_bytes()).await.unwrap();
+    assert_eq!(again.recorded, 0);
 }

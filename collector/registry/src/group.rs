@@ -13,7 +13,7 @@ use weighbridge_meter::UtcMillis;
 
 use crate::{
     SealedCustomer,
-    interest::{BadInterest, Behind, Interest, graph},
+    interest::{Behind, Interest, graph},
     party::PartyId,
 };
 
@@ -86,8 +86,6 @@ pub enum Because {
         other: PartyId,
         /// Who.
         by: String,
-        /// Why.
-        reason: String,
     },
 }
 
@@ -113,17 +111,14 @@ pub struct Groups {
 
 impl Groups {
     /// As of `moment`.
-    ///
-    /// # Errors
-    /// Names an interest that cannot be.
     pub fn of(
         parties: &BTreeMap<String, SealedCustomer>,
         interests: &BTreeMap<String, Interest>,
         links: &BTreeMap<String, Link>,
         moment: UtcMillis,
-    ) -> Result<(Self, Behind), BadInterest> {
+    ) -> (Self, Behind) {
         let kinds = parties.values().map(|party| (party.customer.clone(), party.kind)).collect();
-        let behind = graph(interests.values(), &kinds, moment)?;
+        let behind = graph(interests.values(), &kinds, moment);
         let mut told: BTreeMap<&str, Vec<&PartyId>> = BTreeMap::new();
         for party in parties.values() {
             if let Some(group) = &party.control_group {
@@ -156,7 +151,13 @@ impl Groups {
             let customers: BTreeSet<PartyId> = members.iter().filter(has_account).cloned().collect();
             let Some(first) = customers.first().filter(|_| customers.len() > 1) else { continue };
             let mut names: BTreeSet<String> = members.iter().filter_map(name_of).collect();
-            let name = names.pop_first().unwrap_or_else(|| format!("@{first}"));
+            let mut name = names.pop_first().unwrap_or_else(|| format!("@{first}"));
+            while groups.groups.contains_key(&name) {
+                // A file named its group like one that was worked out: neither is lost by it.
+                name.push('+');
+            }
+            // What it is called if it loses its name, or was called before it had one.
+            names.extend(customers.iter().map(|customer| format!("@{customer}")));
             groups.also.extend(names.into_iter().map(|other| (other, name.clone())));
             groups.of.extend(members.iter().map(|member| (member.clone(), name.clone())));
             groups.groups.insert(name, Group { customers, members, because: BTreeSet::new() });
@@ -177,10 +178,10 @@ impl Groups {
             }
         }
         for link in confirmed() {
-            let Link { one, other, by, reason, .. } = link.clone();
-            groups.say(Some(&link.one), Some(&link.other), Because::Confirmed { one, other, by, reason });
+            let Link { one, other, by, .. } = link.clone();
+            groups.say(Some(&link.one), Some(&link.other), Because::Confirmed { one, other, by });
         }
-        Ok((groups, behind))
+        (groups, behind)
     }
 
     fn say(&mut self, one: Option<&PartyId>, other: Option<&PartyId>, because: Because) {
@@ -198,8 +199,8 @@ impl Groups {
 
     /// The group that a name means.
     pub fn get(&self, name: &str) -> Option<(&str, &Group)> {
-        let name = self.also.get(name).map_or(name, String::as_str);
-        self.groups.get_key_value(name).map(|(name, group)| (name.as_str(), group))
+        let other = || self.groups.get_key_value(self.also.get(name)?);
+        self.groups.get_key_value(name).or_else(other).map(|(name, group)| (name.as_str(), group))
     }
 
     /// The group of a party, if it is in one.
@@ -259,7 +260,7 @@ mod tests {
                 links.insert(link.key(), link);
             }
         }
-        let (groups, _) = Groups::of(&parties, &interests, &links, UtcMillis(0)).unwrap();
+        let (groups, _) = Groups::of(&parties, &interests, &links, UtcMillis(0));
         let shown = groups.iter().map(|(name, group)| {
             let list = |parties: &BTreeSet<PartyId>| {
                 parties.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
@@ -276,7 +277,8 @@ mod tests {
             format!("{name}: {} of {}; {}", list(&group.customers), list(&group.members), because.join(", "))
         });
         let mut shown: Vec<String> = shown.collect();
-        shown.extend(groups.also.iter().map(|(name, group)| format!("{name} is {group}")));
+        let told = groups.also.iter().filter(|(name, _)| !name.starts_with('@'));
+        shown.extend(told.map(|(name, group)| format!("{name} is {group}")));
         expected.assert_eq(&shown.join("\n"));
     }
 
@@ -308,6 +310,17 @@ mod tests {
         check("a b c", "b=a", expect!["@a: a b of a b; b=a"]);
         check("a b c", "a!b", expect![""]);
         check("a b c", "a>b:60 a!b", expect!["@a: a b of a b; a>b"]);
+    }
+
+    #[test]
+    fn a_file_that_names_a_group_like_one_that_was_worked_out_takes_it_from_nobody() {
+        check(
+            "a b x:@a y:@a",
+            "a>b:60",
+            expect![[r#"
+                @a: a b of a b; a>b
+                @a+: x y of x y; told @a"#]],
+        );
     }
 
     #[test]

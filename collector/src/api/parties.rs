@@ -27,8 +27,8 @@ use crate::{
     app::App,
     import::Imported,
     parties::{
-        By, Certification, EraseError, Erasure, Export, Hold, How, OWNER_LINE, PartyError, Proposals, Told,
-        tag,
+        By, Certification, EraseError, Erasure, Export, Hold, How, Mirror, OWNER_LINE, PartyError, Proposals,
+        Told, tag,
     },
 };
 
@@ -51,7 +51,7 @@ pub(crate) struct PartyJson {
     pub(crate) identity: BTreeMap<&'static str, &'static str>,
     /// How far each field that a report asks for can be filled.
     pub(crate) report_fields: BTreeMap<&'static str, Filled>,
-    pub(crate) hold: Option<Hold>,
+    pub(crate) hold: Option<HoldJson>,
     pub(crate) erasure: Option<ErasedJson>,
     /// Changes when anything of the record does.
     tag: String,
@@ -86,18 +86,26 @@ impl PartyJson {
                     (field.id(), if erasure.is_some() { Filled::Blank } else { completeness.filled(field) })
                 })
                 .collect(),
-            hold: app.hold_of(id),
+            hold: app.hold_of(id).map(|hold| HoldJson { actor: hold.by.actor, at: hold.at }),
             erasure,
             tag: tag(sealed),
         }
     }
 }
 
-/// How far an erasure has come.
+/// An order to keep what is known. Why, which may name somebody, is in the bundle.
+#[derive(Debug, Serialize)]
+pub(crate) struct HoldJson {
+    pub(crate) actor: String,
+    pub(crate) at: UtcMillis,
+}
+
+/// How far an erasure has come. Why, which may name somebody, is in the ledger.
 #[derive(Debug, Serialize)]
 pub(crate) struct ErasedJson {
-    #[serde(flatten)]
-    pub(crate) erasure: Erasure,
+    pub(crate) actor: String,
+    pub(crate) decided: UtcMillis,
+    pub(crate) destroyed: Option<UtcMillis>,
     /// Copies of the key store that may still have the key, until they are brought up to date.
     pub(crate) still_in: Vec<MirrorJson>,
 }
@@ -113,7 +121,8 @@ impl ErasedJson {
     fn of(app: &App, erasure: Erasure) -> Self {
         let mirrors = app.mirrors_of(&erasure);
         let still_in = mirrors.into_iter().map(|(to, mirror)| MirrorJson { to, began: mirror.began });
-        Self { still_in: still_in.collect(), erasure }
+        let Erasure { by, decided, destroyed } = erasure;
+        Self { actor: by.actor, decided, destroyed, still_in: still_in.collect() }
     }
 }
 
@@ -383,7 +392,7 @@ pub(super) async fn link(
     Ok(Json(link))
 }
 
-pub(super) async fn links(State(app): State<App>) -> Json<Vec<Link>> {
+pub(super) async fn links(State(app): State<App>, _admin: Admin) -> Json<Vec<Link>> {
     Json(app.links())
 }
 
@@ -474,11 +483,13 @@ pub(super) async fn proposals(State(app): State<App>) -> Result<Json<Proposals>,
 }
 
 /// Parties that are due for erasure.
-pub(super) async fn due(State(app): State<App>) -> Json<serde_json::Value> {
-    let due = app.all_due();
+pub(super) async fn due(State(app): State<App>) -> Result<Json<serde_json::Value>, Problem> {
+    let asked = app.clone();
+    let due = tokio::task::spawn_blocking(move || asked.all_due()).await;
+    let due = due.map_err(|error| Problem::failed(&error))?;
     let due: Vec<_> =
         due.iter().map(|(due, party)| serde_json::json!({ "party": party, "due": due })).collect();
-    Json(serde_json::json!({ "as_of": app.now(), "kept_for": app.kept_for(), "due": due }))
+    Ok(Json(serde_json::json!({ "as_of": app.now(), "kept_for": app.kept_for(), "due": due })))
 }
 
 /// The figures of a certification. It opens every identity to count it, which takes a while where there are many.
@@ -529,17 +540,19 @@ pub(super) async fn erase(
 #[serde(deny_unknown_fields)]
 pub(super) struct MirrorAsked {
     to: String,
+    /// When it began, once it is done.
+    done: Option<UtcMillis>,
 }
 
-/// Records that the key store is about to be mirrored.
+/// Records that the key store is about to be mirrored, or that it was; tells when that began.
 pub(super) async fn mirror(
     State(app): State<App>,
     _admin: Admin,
     asked: Result<Bytes, BytesRejection>,
-) -> Result<StatusCode, Problem> {
-    let MirrorAsked { to } = body(asked, "{\"to\": folder} in JSON")?;
-    app.mirror_keys(&to).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Json<Mirror>, Problem> {
+    let MirrorAsked { to, done } =
+        body(asked, "{\"to\": folder, \"done\": when it began, if it is} in JSON")?;
+    Ok(Json(app.mirror_keys(&to, done).await?))
 }
 
 impl From<PartyError> for Problem {

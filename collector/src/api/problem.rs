@@ -112,6 +112,7 @@ impl From<CasefileError> for Problem {
     fn from(error: CasefileError) -> Self {
         match error {
             CasefileError::NoCase(id) => Self::not_found("case", &id),
+            CasefileError::Gone { .. } => Self::unusable(error).contradicting(),
             CasefileError::NoPack { .. } => Self::new(StatusCode::CONFLICT, "pack not loaded", error),
             CasefileError::Blank(_) => Self::unusable(error),
             CasefileError::Store(error) => error.into(),

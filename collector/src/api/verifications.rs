@@ -1,8 +1,9 @@
 //! What a provider of verifications tells: which party it looked at, and what came of it.
 //!
 //! A provider shows that it is one by a signature: `weighbridge-signature: t=<seconds>,v1=<hex>`, HMAC-SHA-256 under
-//! its secret over the seconds, a dot and the body. One that is older than [`OLDEST_S`], or from as far ahead, is refused, so that
-//! what was overheard cannot be sent again later; the same within that time changes nothing.
+//! its secret over the seconds, a dot and the body. One that is older than [`OLDEST_S`], or from as far ahead, is
+//! refused; and of one verification only what is said of a later time than what is known changes anything, so that what
+//! was overheard does nothing when it is sent again.
 
 use axum::{
     Json,
@@ -16,7 +17,7 @@ use sha2::Sha256;
 use weighbridge_registry::{PartyId, party::Verification};
 
 use super::{parties::body, problem::Problem};
-use crate::{app::App, import::Imported};
+use crate::{app::App, import::Imported, parties::TOLD};
 
 /// The oldest signature that is taken, in seconds.
 const OLDEST_S: i64 = 300;
@@ -53,10 +54,16 @@ pub(super) async fn told(
     if !(-OLDEST_S..=OLDEST_S).contains(&age) {
         return Err(refused("the signature is more than five minutes from now"));
     }
-    let told: Told = body(
+    let mut told: Told = body(
         Ok(asked),
         "{\"party\": id, \"verification\": {\"id\", \"method\", \"checker\", \"at\", \"outcome\", ...}}",
     )?;
+    if told.verification.at.since(app.now()) > OLDEST_S * 1000 {
+        return Err(Problem::unusable("verification.at: more than five minutes from now"));
+    }
+    // Each provider speaks of its own, and as itself.
+    told.verification.id = format!("{TOLD}{provider}:{}", told.verification.id);
+    told.verification.checker = provider;
     Ok(Json(app.verification(&told.party, told.verification).await?))
 }
 

@@ -25,14 +25,14 @@ pub(super) fn standing(party: &PartyJson, sells_to: &[String]) -> Markup {
         @if let Some(opened) = standing.opened { dt { "Opened" } dd { (when(opened)) } }
         @if let Some(closed) = standing.closed { dt { "Closed" } dd { (when(closed)) } }
         @if let Some(last) = standing.last_access { dt { "Last used" } dd { (when(last)) } }
-        @if let Some(hold) = &party.hold { dt { "Held" } dd { "since " (when(hold.at)) " by " (hold.by.actor) ": " (hold.by.reason) } }
+        @if let Some(hold) = &party.hold { dt { "Held" } dd { "since " (when(hold.at)) " by " (hold.actor) } }
         @if let Some(erasure) = &party.erasure {
             dt { "Identity" } dd {
-                span.tag.gap { "erased" } " by decision of " (erasure.erasure.by.actor) ", " (when(erasure.erasure.decided)) ": " (erasure.erasure.by.reason)
+                span.tag.gap { "erased" } " by decision of " (erasure.actor) ", " (when(erasure.decided))
                 @for mirror in &erasure.still_in {
                     br; span.tag.possible { "its key may still be in " (mirror.to) } ", a copy of the key store of " (when(mirror.began)) ": bring it up to date"
                 }
-                @if erasure.erasure.destroyed.is_none() { " " span.tag.certain { "the key is not destroyed yet" } }
+                @if erasure.destroyed.is_none() { " " span.tag.certain { "the key is not destroyed yet" } }
             }
         }
     }
@@ -155,8 +155,8 @@ pub(super) fn group(group: &GroupJson) -> Markup {
                     li { @match because {
                         Because::Told { group } => { "their file names " code { (group) } },
                         Because::Interest { owner, asset, kind: of } => { (link(owner.as_str())) " has " (kind(*of)) " in " (link(asset.as_str())) },
-                        Because::Confirmed { one, other, by, reason } => {
-                            (link(one.as_str())) " and " (link(other.as_str())) ": confirmed by " (by) ", " (reason)
+                        Because::Confirmed { one, other, by } => {
+                            (link(one.as_str())) " and " (link(other.as_str())) ": confirmed by " (by)
                         },
                     } }
                 }

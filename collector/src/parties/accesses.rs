@@ -1,10 +1,10 @@
-//! Logs of uses of the service: kept piece by piece as they come, under the key of the customer; what they show against
-//! what is declared raises discrepancies.
+//! Logs of uses of the service: one of each customer, under its key, replaced by what it is with each piece that comes;
+//! what it shows against what is declared raises discrepancies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use weighbridge_registry::{
-    AccessLog, CustomerId, IdentityField, KeyError, Party, PartyId, SealedCustomer, SealedField, Standing,
+    AccessLog, CustomerId, IdentityField, KeyError, Party, PartyId, SealedCustomer, Standing,
     party::AddressKind, places,
 };
 use zeroize::Zeroizing;
@@ -27,15 +27,12 @@ impl App {
 
     /// Every use of the service by a customer that logs told of, for who may know.
     pub(crate) fn access_log(&self, id: &PartyId) -> Result<AccessLog, KeyError> {
-        let pieces = self.parties(|known| known.logs.get(id.as_str()).cloned().unwrap_or_default());
-        let mut log = AccessLog::default();
-        for piece in &pieces {
-            let text = self.keys.open_record(id, LOG, piece)?;
-            let piece: AccessLog = serde_json::from_slice(&text)
-                .map_err(|_| KeyError::RecordDamaged { subject: id.clone(), what: LOG.into() })?;
-            log.merge(&piece);
-        }
-        Ok(log)
+        let Some(sealed) = self.parties(|known| known.logs.get(id.as_str()).cloned()) else {
+            return Ok(AccessLog::default());
+        };
+        let text = self.keys.open_record(id, LOG, &sealed)?;
+        serde_json::from_slice(&text)
+            .map_err(|_| KeyError::RecordDamaged { subject: id.clone(), what: LOG.into() })
     }
 
     /// What a report says of a party: its record, with the uses that logs told of.
@@ -69,8 +66,14 @@ impl App {
         if !bad.is_empty() {
             return Err(PartyError::Bad(bad));
         }
-        let (mut facts, mut pieces, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut facts, mut logs, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut left_out = 0;
         for (customer, piece) in told {
+            // A feed goes on about who is erased for a while.
+            if self.erasure_of(customer.as_str()).is_some() {
+                left_out += 1;
+                continue;
+            }
             let Some(sealed) = known.get(customer.as_str()) else { continue };
             let before = self.access_log(&customer)?;
             let mut all = before.clone();
@@ -84,28 +87,27 @@ impl App {
             let control_group = sealed.control_group.clone();
             changed.push((customer.clone(), Told { control_group, standing, party }));
             if how == How::Record {
-                let text = serde_json::to_vec(&piece).expect("a list can be written");
+                let text = serde_json::to_vec(&all).expect("a list can be written");
                 let text = Zeroizing::new(text);
-                let piece = self.keys.seal_record(&customer, LOG, &text, &mut random::fill)?;
-                facts.push(fact(record::ACCESSES, customer.as_str(), &piece));
-                pieces.push((customer.to_string(), piece));
+                let log = self.keys.seal_record(&customer, LOG, &text, &mut random::fill)?;
+                facts.push(fact(record::ACCESSES, customer.as_str(), &log));
+                logs.push((customer.to_string(), log));
             }
         }
         let recorded = changed.len();
         if how == How::Record && recorded > 0 {
-            // Known before they are sealed, so that the records say that there are addresses.
-            self.parties(|known| {
-                for (customer, piece) in pieces {
-                    let of_it: &mut Vec<SealedField> = known.logs.entry(customer).or_default();
-                    of_it.push(piece);
-                }
-            });
-            let sealed = self.sealed(changed)?;
+            drop(known);
+            let mut sealed = self.sealed(changed)?;
+            for party in &mut sealed {
+                party.known.insert(IdentityField::Access);
+            }
             facts.extend(sealed.iter().map(|party| fact(record::CUSTOMER, party.customer.as_str(), party)));
+            // What is not recorded is not known either: told again, it is new again.
             self.record(facts).await?;
+            self.parties(|known| known.logs.extend(logs));
             self.learn_customers(sealed);
         }
-        Ok(Imported { rows, recorded, left_out: 0 })
+        Ok(Imported { rows, recorded, left_out })
     }
 
     /// How a customer stands after what a log shows: when it was last seen, and what does not fit with what it declares.

@@ -34,8 +34,20 @@ pub struct Erasure {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mirror {
-    /// When it was last brought up to date: keys that were destroyed before are not in it.
+    /// When a run that brought it up to date began: keys that were destroyed before are not in it.
     pub began: UtcMillis,
+    /// Whether that run came to its end.
+    pub done: bool,
+}
+
+impl Mirror {
+    /// What is known of a copy after another word on it: a run that did not come to its end changes nothing.
+    pub(super) fn after(before: Option<Self>, said: Self) -> Self {
+        match before {
+            Some(before) if !said.done => before,
+            _ => said,
+        }
+    }
 }
 
 /// What is known of a party was not erased.
@@ -76,6 +88,9 @@ pub enum EraseError {
     Party(#[from] PartyError),
 }
 
+/// Of each party, what it was ever told to have an interest in.
+type Stakes = BTreeMap<PartyId, Vec<PartyId>>;
+
 impl App {
     /// The order that stands, if what is known of a party is to be kept.
     pub fn hold_of(&self, id: &str) -> Option<Hold> {
@@ -83,8 +98,8 @@ impl App {
     }
 
     /// The order that keeps a party, or a customer that it stands behind.
-    fn hold_over(&self, id: &PartyId) -> Option<(PartyId, Hold)> {
-        let all = self.stood_behind(id).into_iter().chain([id.clone()]);
+    fn hold_over(&self, stakes: &Stakes, id: &PartyId) -> Option<(PartyId, Hold)> {
+        let all = self.stood_behind(stakes, id).into_iter().chain([id.clone()]);
         all.filter_map(|party| Some((party.clone(), self.hold_of(party.as_str())?))).next()
     }
 
@@ -94,34 +109,38 @@ impl App {
         used.filter_map(|(pack, _)| pack.retention.clone()).max_by_key(|retention| retention.years)
     }
 
-    /// Customers that a party stands behind, directly or through others, now or once.
-    fn stood_behind(&self, id: &PartyId) -> BTreeSet<PartyId> {
+    /// Who was ever told to hold or decide anything of whom.
+    fn stakes(&self) -> Stakes {
         self.parties(|known| {
-            let mut held: BTreeMap<&PartyId, Vec<&PartyId>> = BTreeMap::new();
+            let mut held = Stakes::new();
             for interest in known.interests.values() {
-                held.entry(&interest.owner).or_default().push(&interest.asset);
+                held.entry(interest.owner.clone()).or_default().push(interest.asset.clone());
             }
-            let mut found = BTreeSet::new();
-            let mut next = vec![id];
-            while let Some(owner) = next.pop() {
-                for asset in held.get(owner).into_iter().flatten() {
-                    if *asset != id && found.insert((*asset).clone()) {
-                        next.push(asset);
-                    }
-                }
-            }
-            found.retain(|party| {
-                known.known.get(party.as_str()).is_some_and(|party| !party.standing.no_account)
-            });
-            found
+            held
         })
     }
 
+    /// Customers that a party stands behind, directly or through others, now or once.
+    fn stood_behind(&self, stakes: &Stakes, id: &PartyId) -> BTreeSet<PartyId> {
+        let mut found = BTreeSet::new();
+        let mut next = vec![id];
+        while let Some(owner) = next.pop() {
+            for asset in stakes.get(owner).into_iter().flatten() {
+                if asset != id && found.insert(asset.clone()) {
+                    next.push(asset);
+                }
+            }
+        }
+        let known = self.customers();
+        found.retain(|party| known.get(party.as_str()).is_some_and(|party| !party.standing.no_account));
+        found
+    }
+
     /// When a party is due for erasure, if it is kept for so many years; `None` while it is not to be erased.
-    pub fn due(&self, id: &PartyId, years: u16) -> Option<UtcMillis> {
+    fn due(&self, stakes: &Stakes, id: &PartyId, years: u16) -> Option<UtcMillis> {
         let known = self.customers();
         let party = known.get(id.as_str())?;
-        let behind = self.stood_behind(id);
+        let behind = self.stood_behind(stakes, id);
         let behind: Vec<Behind<'_>> = behind
             .iter()
             .filter_map(|id| known.get(id.as_str()))
@@ -141,11 +160,10 @@ impl App {
     /// Parties that are due for erasure, the earliest first. Nobody is where no pack in use says for how long to keep.
     pub fn all_due(&self) -> Vec<(UtcMillis, PartyId)> {
         let Some(Retention { years, .. }) = self.kept_for() else { return Vec::new() };
-        let now = self.now();
-        let known = self.customers();
+        let (now, known, stakes) = (self.now(), self.customers(), self.stakes());
         let left = known.values().filter(|party| self.erasure_of(party.customer.as_str()).is_none());
-        let dated =
-            left.filter_map(|party| Some((self.due(&party.customer, years)?, party.customer.clone())));
+        let dated = left
+            .filter_map(|party| Some((self.due(&stakes, &party.customer, years)?, party.customer.clone())));
         let mut due: Vec<_> = dated.filter(|(due, _)| *due <= now).collect();
         due.sort();
         due
@@ -156,18 +174,23 @@ impl App {
         self.parties(|known| known.erasures.get(id).cloned())
     }
 
-    /// Records that the key store is mirrored into a folder, before that is done.
-    pub async fn mirror_keys(&self, to: &str) -> Result<(), PartyError> {
+    /// Records that the key store is about to be mirrored into a folder, or that a run that began then is done.
+    pub async fn mirror_keys(&self, to: &str, done: Option<UtcMillis>) -> Result<Mirror, PartyError> {
         let _one_at_a_time = self.writing.lock().await;
-        let mirror = Mirror { began: self.now() };
+        let mirror = Mirror { began: done.unwrap_or_else(|| self.now()), done: done.is_some() };
         self.record(vec![fact(record::KEY_MIRROR, to, &mirror)]).await?;
-        self.parties(|known| known.mirrors.insert(to.to_owned(), mirror));
-        Ok(())
+        self.parties(|known| {
+            let before = known.mirrors.remove(to);
+            known.mirrors.insert(to.to_owned(), Mirror::after(before, mirror.clone()));
+        });
+        Ok(mirror)
     }
 
     /// Copies of the key store that may still have a key that was destroyed, until they are brought up to date.
     pub fn mirrors_of(&self, erasure: &Erasure) -> Vec<(String, Mirror)> {
-        let may_have = |mirror: &Mirror| erasure.destroyed.is_none_or(|destroyed| mirror.began <= destroyed);
+        let may_have = |mirror: &Mirror| {
+            !mirror.done || erasure.destroyed.is_none_or(|destroyed| mirror.began <= destroyed)
+        };
         self.parties(|known| {
             let mirrors = known.mirrors.iter().filter(|(_, mirror)| may_have(mirror));
             mirrors.map(|(to, mirror)| (to.clone(), mirror.clone())).collect()
@@ -183,6 +206,10 @@ impl App {
             if !app.customers().contains_key(id.as_str()) {
                 return Err(PartyError::NoParty(id.to_string()));
             }
+            // What is gone cannot be kept.
+            if stands && app.erasure_of(id.as_str()).is_some_and(|erasure| erasure.destroyed.is_some()) {
+                return Err(KeyError::KeyDestroyed { subject: id }.into());
+            }
             let hold = Hold { stands, by, at: app.now() };
             app.record(vec![fact(record::HOLD, id.as_str(), &hold)]).await?;
             app.parties(|known| known.holds.insert(id.to_string(), hold.clone()));
@@ -197,17 +224,21 @@ impl App {
         let (app, id) = (self.clone(), id.clone());
         let done = tokio::spawn(async move {
             let _one_at_a_time = app.writing.lock().await;
+            let held = app.hold_over(&app.stakes(), &id);
             if let Some(erasure) = app.erasure_of(id.as_str()) {
+                if let (None, Some((held, hold))) = (erasure.destroyed, held) {
+                    return Err(EraseError::Held { party: held.to_string(), hold });
+                }
                 return Ok(app.finish_erasure(&id, erasure).await?);
             }
             let known = app.customers();
             let party = known.get(id.as_str()).ok_or_else(|| PartyError::NoParty(id.to_string()))?;
-            if let Some((held, hold)) = app.hold_over(&id) {
+            if let Some((held, hold)) = held {
                 return Err(EraseError::Held { party: held.to_string(), hold });
             }
             let kept = app.kept_for();
             let years = kept.as_ref().map_or(0, |retention| retention.years);
-            match (app.due(&party.customer, years), kept) {
+            match (app.due(&app.stakes(), &party.customer, years), kept) {
                 (None, _) => return Err(EraseError::Open { party: id.to_string() }),
                 (Some(due), Some(Retention { citation, .. })) if due > app.now() => {
                     return Err(EraseError::NotDue { party: id.to_string(), due, years, citation });
@@ -243,6 +274,10 @@ impl App {
     pub(crate) async fn finish_erasures(&self) -> Result<(), PartyError> {
         for (id, erasure) in self.parties(|known| known.erasures.clone()) {
             let Ok(id) = id.parse::<PartyId>() else { continue };
+            if erasure.destroyed.is_none() && self.hold_over(&self.stakes(), &id).is_some() {
+                tracing::warn!(party = %id, "an erasure that was decided is not finished: it is held");
+                continue;
+            }
             match self.keys.is_destroyed(&id) {
                 Ok(true) if erasure.destroyed.is_some() => {}
                 Ok(destroyed) => {

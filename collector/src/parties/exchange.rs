@@ -1,6 +1,9 @@
 //! Parties and interests in and out, in the formats that others use.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
@@ -94,6 +97,7 @@ impl App {
     ) -> Result<Zeroizing<String>, PartyError> {
         said(by)?;
         let known = self.customers();
+        let of: Option<BTreeSet<PartyId>> = of.map(|of| of.into_iter().collect());
         let wanted = |id: &PartyId| of.as_ref().is_none_or(|of| of.contains(id));
         if let Some(missing) = of.iter().flatten().find(|id| !known.contains_key(id.as_str())) {
             return Err(PartyError::NoParty(missing.to_string()));
@@ -212,8 +216,9 @@ impl App {
         let held = match how {
             How::Record => self.interests(interests, how).await?.recorded,
             How::DryRun => {
-                let there = self.all_interests();
-                interests.iter().filter(|interest| !there.contains(interest)).count()
+                let there: BTreeMap<String, Interest> =
+                    self.all_interests().into_iter().map(|one| (one.key(), one)).collect();
+                interests.iter().filter(|interest| there.get(&interest.key()) != Some(interest)).count()
             }
         };
         Ok(Imported { rows, recorded: put.recorded + held, left_out: left_out.values().sum() })

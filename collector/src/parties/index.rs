@@ -8,7 +8,7 @@ use std::{
 use serde::Serialize;
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    Decision, PartyId, SealedCustomer,
+    Decision, KeyError, Party, PartyId, SealedCustomer,
     blind::{Blind, Sign, What},
 };
 
@@ -93,7 +93,11 @@ impl App {
     }
 
     fn put_into(&self, index: &mut Blind, sealed: &SealedCustomer) {
-        match self.keys.open_party(sealed) {
+        self.put_opened(index, sealed, self.keys.open_party(sealed));
+    }
+
+    fn put_opened(&self, index: &mut Blind, sealed: &SealedCustomer, opened: Result<Party, KeyError>) {
+        match opened {
             Ok(party) => {
                 // A log that does not open is as good as none here; whoever opens it is told.
                 let log = self.access_log(&sealed.customer).unwrap_or_default();
@@ -107,8 +111,11 @@ impl App {
     }
 
     pub(super) fn index_parties<'a>(&self, sealed: impl IntoIterator<Item = &'a SealedCustomer>) {
+        // Opened before anybody has to wait for it.
+        let opened: Vec<_> =
+            sealed.into_iter().map(|sealed| (sealed, self.keys.open_party(sealed))).collect();
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        sealed.into_iter().for_each(|sealed| self.put_into(&mut index, sealed));
+        opened.into_iter().for_each(|(sealed, opened)| self.put_opened(&mut index, sealed, opened));
     }
 
     pub(super) fn forget(&self, id: &PartyId) {
@@ -127,8 +134,12 @@ impl App {
             "act": "party_looked_up", "by_its": what.as_str(), "found": found,
             "actor": by.actor, "reason": by.reason,
         });
-        let key = found.first().map_or("", |first| first.as_str());
-        self.record(vec![fact(record::AUDIT, key, &look)]).await?;
+        // One of each who was found, so that it stands in the history of each.
+        let keys: Vec<&str> = match found.as_slice() {
+            [] => vec![""],
+            found => found.iter().map(PartyId::as_str).collect(),
+        };
+        self.record(keys.into_iter().map(|key| fact(record::AUDIT, key, &look)).collect()).await?;
         Ok(found)
     }
 

@@ -151,11 +151,13 @@ impl App {
                 None => false,
             };
             if !same {
-                new.push((key, self.kept(statement)?));
+                new.push((key, statement));
             }
         }
         let recorded = new.len();
         if how == How::Record && recorded > 0 {
+            let kept = new.into_iter().map(|(key, statement)| Ok((key, self.kept(statement)?)));
+            let new = kept.collect::<Result<Vec<_>, PartyError>>()?;
             let facts = new.iter().map(|(key, kept)| fact(record::STATEMENT, key, &kept.body())).collect();
             self.record(facts).await?;
             self.parties(|known| known.statements.extend(new));

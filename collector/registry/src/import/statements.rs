@@ -29,7 +29,13 @@ fn parse(kind: Kind, row: &mut Row<'_>) -> Option<Statement> {
         Err(bad) => {
             for cell in bad {
                 let value = texts.get(cell.field).copied().unwrap_or_default();
-                row.fault(cell.field, value, cell.expected);
+                if ["customer", "person", "reseller"].contains(&cell.field) && !value.is_empty() {
+                    // A name where a number should be.
+                    let problem = format!("the value (withheld) does not fit, expected {}", cell.expected);
+                    row.faults.add(row.line, Some(cell.field), problem);
+                } else {
+                    row.fault(cell.field, value, cell.expected);
+                }
             }
             None
         }
