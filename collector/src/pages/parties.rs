@@ -154,7 +154,7 @@ pub(super) fn group(group: &GroupJson) -> Markup {
                 @for because in &group.group.because {
                     li { @match because {
                         Because::Told { group } => { "their file names " code { (group) } },
-                        Because::Interest { owner, asset, kind: of } => { (link(owner.as_str())) " has " (kind(*of)) " in " (link(asset.as_str())) },
+                        Because::Interest { owner, asset, kind: of } => { (link(owner.as_str())) " → " (link(asset.as_str())) ": " (kind(*of)) },
                         Because::Confirmed { one, other, by } => {
                             (link(one.as_str())) " and " (link(other.as_str())) ": confirmed by " (by)
                         },

@@ -153,6 +153,7 @@ pub(super) fn subject(detail: &Detail, hours_measured: &[HourJson], cases: &[Cas
                 }
             }
         }
+        @if let (Some(party), Some(behind)) = (&detail.party, &detail.behind) { (parties::behind(party, behind)) }
         @if let Some(group) = &detail.group { (parties::group(group)) }
         (totals(&summary.total, &detail.model_operations, &detail.rules))
         (against(&detail.rules))
@@ -167,7 +168,6 @@ pub(super) fn subject(detail: &Detail, hours_measured: &[HourJson], cases: &[Cas
             h2 { "Runs" }
             @if detail.attempts.is_empty() { p.empty { "None has held an accelerator yet." } } @else { (runs_table(&detail.attempts)) }
         }
-        @if let (Some(party), Some(behind)) = (&detail.party, &detail.behind) { (parties::behind(party, behind)) }
         @if customer { (identity(&detail.identity)) }
     }
 }
