@@ -648,6 +648,7 @@ async fn a_party_is_found_by_what_identifies_it_and_who_asked_is_on_record() {
     }
     assert_eq!(find("name", "Jane").await.json()["parties"], json!([]), "only all of it");
     assert_eq!(find("shoe_size", "42").await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    site.app.settled().await;
     let looks = site.app.store.records("audit").await.unwrap();
     assert_eq!(looks.len(), 7);
     for look in looks {

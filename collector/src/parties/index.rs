@@ -139,7 +139,9 @@ impl App {
             [] => vec![""],
             found => found.iter().map(PartyId::as_str).collect(),
         };
-        self.record(keys.into_iter().map(|key| fact(record::AUDIT, key, &look)).collect()).await?;
+        // It waits until that is durable, and not for sums, which say nothing of it.
+        let looks = keys.into_iter().map(|key| fact(record::AUDIT, key, &look)).collect();
+        self.ledger.record(self.now(), looks).await?;
         Ok(found)
     }
 
