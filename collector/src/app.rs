@@ -54,7 +54,7 @@ pub mod record {
     pub const ERASURE: &str = "erasure";
     /// A reservation, a declaration, or another statement.
     pub const STATEMENT: &str = "statement";
-    /// A piece of a log of uses of the service, sealed.
+    /// The log of uses of the service by a customer, sealed.
     pub const ACCESSES: &str = "accesses";
     /// A mirror of the key store was brought up to date.
     pub const KEY_MIRROR: &str = "key_mirror";

@@ -219,34 +219,22 @@ impl App {
             Kind::Principals => {
                 let rows = parse_principals(file, text)?;
                 let customers = self.customers();
-                let unknown: Vec<String> = rows
-                    .iter()
-                    .filter(|row| !customers.contains_key(row.customer.as_str()))
-                    .map(|row| {
-                        let (principal, customer) = (&row.principal, &row.customer);
-                        format!(
+                let wrong = rows.iter().filter_map(|row| {
+                    let (principal, customer) = (&row.principal, &row.customer);
+                    match customers.get(customer.as_str()) {
+                        None => Some(format!(
                             "{file}: {principal}: customer {customer} is not known, import customers first"
-                        )
-                    })
-                    .collect();
-                if !unknown.is_empty() {
-                    return Err(ImportError::Contradiction(unknown));
-                }
-                // What it used would be missing in its group.
-                let without: Vec<String> = rows
-                    .iter()
-                    .filter(|row| {
-                        customers.get(row.customer.as_str()).is_some_and(|party| party.standing.no_account)
-                    })
-                    .map(|row| {
-                        let (principal, customer) = (&row.principal, &row.customer);
-                        format!(
+                        )),
+                        // What it used would be missing in its group.
+                        Some(party) if party.standing.no_account => Some(format!(
                             "{file}: {principal}: {customer} has no account: record that it has one first"
-                        )
-                    })
-                    .collect();
-                if !without.is_empty() {
-                    return Err(ImportError::Contradiction(without));
+                        )),
+                        Some(_) => None,
+                    }
+                });
+                let wrong: Vec<String> = wrong.collect();
+                if !wrong.is_empty() {
+                    return Err(ImportError::Contradiction(wrong));
                 }
                 let facts = rows.iter().map(|row| MappingFact {
                     principal: row.principal.clone(),

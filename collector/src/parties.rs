@@ -569,6 +569,13 @@ impl App {
         Ok((sealed.clone(), party))
     }
 
+    /// From which share on an owner is a beneficial one: the smallest that a pack in use names, if one does.
+    pub fn owner_line(&self) -> Option<Share> {
+        let used = self.packs.iter().filter(|(_, used)| *used);
+        let percent = used.filter_map(|(pack, _)| Some(pack.beneficial_owner.as_ref()?.percent)).min()?;
+        Share::from_millionths(u32::from(percent) * 10_000)
+    }
+
     /// Who stands behind a party, as far as it is known.
     pub fn stands_behind(&self, id: &PartyId) -> StandsBehind {
         let (groups, now) = (self.groups(), self.now());
@@ -617,6 +624,3 @@ fn said(by: &By) -> Result<(), PartyError> {
     }
     Ok(())
 }
-
-/// The line of a beneficial owner, where no rule says another: 25 % (proposed 15 CFR 7.301, 89 FR 5698).
-pub const OWNER_LINE: Share = Share::QUARTER;

@@ -27,8 +27,7 @@ use crate::{
     app::App,
     import::Imported,
     parties::{
-        By, Certification, EraseError, Erasure, Export, Hold, How, Mirror, OWNER_LINE, PartyError, Proposals,
-        Told, tag,
+        By, Certification, EraseError, Erasure, Export, Hold, How, Mirror, PartyError, Proposals, Told, tag,
     },
 };
 
@@ -305,7 +304,7 @@ pub(crate) struct OwnerJson {
     pub(crate) us_person: Option<UsPerson>,
     /// At least and at most, in percent.
     pub(crate) share: (String, String),
-    /// How it stands to the line of a beneficial owner.
+    /// How it stands to the line of a beneficial owner, if a pack in use names one.
     pub(crate) beneficial: &'static str,
 }
 
@@ -319,7 +318,7 @@ pub(crate) struct GroupJson {
 
 impl Behind {
     pub(crate) fn of(app: &App, id: &PartyId) -> Self {
-        let known = app.customers();
+        let (known, line) = (app.customers(), app.owner_line());
         let stands = app.stands_behind(id);
         let parties = &stands.parties.1;
         let percent = |(least, most): (Share, Share)| (least.to_string(), most.to_string());
@@ -335,10 +334,11 @@ impl Behind {
                     kind: sealed.map(|sealed| sealed.kind),
                     us_person: sealed.map(|sealed| sealed.us_person),
                     share: percent(effective.range()),
-                    beneficial: match effective.standing(OWNER_LINE) {
-                        ownership::Standing::Reaches => "yes",
-                        ownership::Standing::Possible => "possible",
-                        ownership::Standing::Below => "no",
+                    beneficial: match line.map(|line| effective.standing(line)) {
+                        Some(ownership::Standing::Reaches) => "yes",
+                        Some(ownership::Standing::Possible) => "possible",
+                        Some(ownership::Standing::Below) => "no",
+                        None => "no_line",
                     },
                     party,
                 })
@@ -355,7 +355,7 @@ impl Behind {
             interests: stands.interests,
             owners,
             unknown: percent(unknown),
-            unknown_reaches_line: unknown.1 >= OWNER_LINE,
+            unknown_reaches_line: line.is_some_and(|line| unknown.1 >= line),
             closed_circle,
             overheld: stands.overheld,
             group: group.map(|(name, group)| GroupJson { name: name.to_owned(), group: group.clone() }),

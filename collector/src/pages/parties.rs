@@ -100,7 +100,7 @@ pub(super) fn behind(party: &PartyJson, behind: &Behind) -> Markup {
                                     td { (owner.kind.map_or("not known", CustomerKind::as_str)) }
                                     td.n { (percent(&owner.share)) }
                                     td { @match owner.beneficial {
-                                        "yes" => span.tag.certain { "yes" }, "possible" => span.tag.possible { "possible" }, _ => "no",
+                                        "yes" => span.tag.certain { "yes" }, "possible" => span.tag.possible { "possible" }, "no" => "no", _ => "no rule in use says",
                                     } @if behind.control.contains(&owner.party) { " controls it" } }
                                     td { (owner.us_person.map_or("not determined", person)) }
                                 }

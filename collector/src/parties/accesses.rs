@@ -17,7 +17,7 @@ use crate::{
     random,
 };
 
-/// What a piece of a log is sealed as.
+/// What a log is sealed as.
 const LOG: &str = "accesses";
 
 impl App {

@@ -12,7 +12,7 @@ use weighbridge_registry::{
     statement::{Attestation, Kind, Program},
 };
 
-use super::{Kept, OWNER_LINE, PartyError};
+use super::{Kept, PartyError};
 use crate::app::App;
 
 /// The figures as of a moment.
@@ -26,7 +26,8 @@ pub struct Certification {
     pub foreign_customers: Counted,
     /// Of these, those of whom it is not established whether they are.
     pub undetermined_customers: u64,
-    /// Persons who hold the line of a beneficial owner in an open customer, or control it, and count as foreign.
+    /// Persons who hold as much of an open customer as a pack in use asks of a beneficial owner, or control it, and count
+    /// as foreign.
     pub foreign_beneficial_owners: Counted,
     /// Persons who may do so, if what is known only as a range is so; not counted above.
     pub possible_beneficial_owners: u64,
@@ -76,7 +77,7 @@ impl App {
     /// Where an identity that is not erased does not open.
     pub fn certification(&self) -> Result<Certification, PartyError> {
         let (known, now, groups) = (self.customers(), self.now(), self.groups());
-        let behind = &groups.1;
+        let (behind, line) = (&groups.1, self.owner_line());
         let mut figures = Certification {
             as_of: now,
             customers: Counted::default(),
@@ -118,10 +119,11 @@ impl App {
             }
             let Some(place) = behind.place(&sealed.customer) else { continue };
             let owners = behind.ownership.owners_of(place);
-            figures.customers_with_owners_not_told +=
-                u64::from(sealed.kind != CustomerKind::Person && owners.unknown.1 >= OWNER_LINE);
+            figures.customers_with_owners_not_told += u64::from(
+                sealed.kind != CustomerKind::Person && line.is_some_and(|line| owners.unknown.1 >= line),
+            );
             for effective in &owners.owners {
-                match effective.standing(OWNER_LINE) {
+                match line.map_or(Standing::Below, |line| effective.standing(line)) {
                     Standing::Reaches => drop(sure.insert(effective.owner)),
                     Standing::Possible => drop(possible.insert(effective.owner)),
                     Standing::Below => {}
