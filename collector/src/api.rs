@@ -27,6 +27,7 @@ use crate::{
     enrol,
     import::{Imported, Kind},
     pages,
+    parties::How,
     prune::Pruned,
     tree,
 };
@@ -39,17 +40,23 @@ pub(crate) mod fleet;
 pub(crate) mod integrity;
 mod leases;
 pub(crate) mod packs;
+pub(crate) mod parties;
 pub(crate) mod problem;
+pub(crate) mod statements;
 pub(crate) mod status;
 pub(crate) mod subjects;
 pub(crate) mod unattributed;
 pub(crate) mod usage;
+mod verifications;
 pub(crate) mod work;
 
 use problem::{Admin, Problem};
 
 /// The largest file that can be imported, in bytes. One that is larger is refused and has to be divided.
 const IMPORT_BYTES: usize = 64 << 20;
+
+/// The largest record of a party, in bytes.
+const PARTY_BYTES: usize = 1 << 20;
 
 /// The largest body of any other request, in bytes.
 const BODY_BYTES: usize = 64 << 10;
@@ -68,6 +75,11 @@ pub fn http_routes(app: App) -> Router {
 pub fn routes(app: App) -> Router {
     let import = post(import).layer(DefaultBodyLimit::max(IMPORT_BYTES));
     let leases = get(leases::leases).post(leases::lease).layer(DefaultBodyLimit::max(leases::LEASE_BYTES));
+    let party = get(parties::party).put(parties::put_party).layer(DefaultBodyLimit::max(PARTY_BYTES));
+    let statements = get(statements::statements)
+        .post(statements::put_statements)
+        .layer(DefaultBodyLimit::max(IMPORT_BYTES));
+    let interests = post(parties::put_interests).layer(DefaultBodyLimit::max(IMPORT_BYTES));
     Router::new()
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/fleet", get(fleet::fleet))
@@ -88,6 +100,21 @@ pub fn routes(app: App) -> Router {
         .route("/api/v1/cases/{id}", get(cases::one_case))
         .route("/api/v1/cases/{id}/report", get(cases::masked_report).post(cases::opened_report))
         .route("/api/v1/packs", get(packs::packs))
+        .route("/api/v1/parties", get(parties::parties))
+        .route("/api/v1/parties/{id}/behind", get(parties::behind))
+        .route("/api/v1/parties/{id}/reveal", post(parties::reveal))
+        .route("/api/v1/parties/{id}/bundle", post(parties::bundle))
+        .route("/api/v1/parties/{id}/hold", post(parties::set_hold).delete(parties::lift_hold))
+        .route("/api/v1/parties/{id}/erase", post(parties::erase))
+        .route("/api/v1/statements/{kind}/{id}/reveal", post(statements::reveal))
+        .route("/api/v1/verifications/{provider}", post(verifications::told))
+        .route("/api/v1/export/{format}", post(parties::export))
+        .route("/api/v1/find", post(parties::find))
+        .route("/api/v1/proposals", get(parties::proposals))
+        .route("/api/v1/retention", get(parties::due))
+        .route("/api/v1/certification", get(parties::certification))
+        .route("/api/v1/key-mirrors", post(parties::mirror))
+        .route("/api/v1/links", get(parties::links).post(parties::link))
         .route("/api/v1/prune", post(prune))
         .route("/-/healthy", get(status::healthy))
         .route("/-/ready", get(status::ready))
@@ -97,6 +124,9 @@ pub fn routes(app: App) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .route("/api/v1/import/{kind}", import)
         .route("/api/v1/leases", leases)
+        .route("/api/v1/parties/{id}", party)
+        .route("/api/v1/interests", interests)
+        .route("/api/v1/statements/{kind}", statements)
         .with_state(app)
 }
 
@@ -105,6 +135,9 @@ pub fn routes(app: App) -> Router {
 struct ImportAsked {
     /// How to name the file in messages.
     file: Option<String>,
+    /// Whether it is only checked.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 async fn import(
@@ -116,10 +149,11 @@ async fn import(
 ) -> Result<Json<Imported>, Problem> {
     let kind: Kind =
         kind.parse().map_err(|problem| Problem::new(StatusCode::NOT_FOUND, "not found", problem))?;
-    let Query(ImportAsked { file }) = asked?;
+    let Query(ImportAsked { file, dry_run }) = asked?;
     let file = file.unwrap_or_else(|| format!("{}.csv", kind.as_str()));
     let body = body.map_err(|error| Problem::new(error.status(), "body not readable", error.body_text()))?;
-    Ok(Json(app.import(kind, &file, &body).await?))
+    let how = if dry_run { How::DryRun } else { How::Record };
+    Ok(Json(app.import_how(kind, &file, &body, how).await?))
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,14 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool},
 };
 
 use tokio::sync::watch;
 use weighbridge_casework::{Case, CaseEvent, Finding, RulePack};
 use weighbridge_journal::fail;
 use weighbridge_meter::{AgentId, Estimator, UtcMillis, estimate::METHOD};
-use weighbridge_registry::{KeyError, KeyStore, SealedCustomer};
+use weighbridge_registry::{KeyError, KeyStore, blind::Blind, places::Places as NetworkPlaces};
 use weighbridge_store::{
     Fact, Ledger, Place, RecordRow, SqliteStore, StoreError, UsageStore,
     entry::AgentFact,
@@ -23,13 +23,14 @@ use weighbridge_wire::{KeyId, SigningKey, VerifyingKey};
 
 use crate::{
     alarm::Alarm,
-    config::Config,
+    config::{Config, Secret},
     enrol::Enrolment,
     ingest::{delays::Delays, opener::Opener, quota::Quotas, status::LastSaid},
     integrity::IntegrityFinding,
     metrics::Metrics,
     opening::{self, Mended, OpeningError, Places, Sums},
     operator::{self, OperatorKeyAt},
+    parties::{Parties, PartyError},
     random,
     rotation::RotationError,
     tls::{Trust, TrustError},
@@ -44,6 +45,20 @@ pub type Clock = Arc<dyn Fn() -> UtcMillis + Send + Sync>;
 pub mod record {
     /// A customer, identity sealed.
     pub const CUSTOMER: &str = "customer";
+    /// What one party holds of another, or decides in it.
+    pub const INTEREST: &str = "interest";
+    /// What a person decided about a sign that two parties belong together.
+    pub const GROUP_LINK: &str = "group_link";
+    /// An order to keep what is known of a party, or its end.
+    pub const HOLD: &str = "hold";
+    /// How far the erasure of a party has come.
+    pub const ERASURE: &str = "erasure";
+    /// A reservation, a declaration, or another statement.
+    pub const STATEMENT: &str = "statement";
+    /// The log of uses of the service by a customer, sealed.
+    pub const ACCESSES: &str = "accesses";
+    /// A mirror of the key store was brought up to date.
+    pub const KEY_MIRROR: &str = "key_mirror";
     /// A finding.
     pub const FINDING: &str = "finding";
     /// A step of a case.
@@ -96,6 +111,9 @@ pub enum StartError {
     /// The replay.
     #[error("the sums cannot be brought up to the ledger")]
     Follow(#[from] FollowError),
+    /// What is known of parties.
+    #[error("what is known of parties")]
+    Parties(#[from] Box<PartyError>),
     /// The keys.
     #[error("the keys of customers")]
     Keys(#[from] KeyError),
@@ -167,6 +185,10 @@ pub struct Inner {
     pub estimator: Estimator,
     /// Packs, and whether totals are compared with each.
     pub packs: Vec<(RulePack, bool)>,
+    /// Who may tell what came of a verification.
+    pub(crate) providers: BTreeMap<String, Secret>,
+    /// Where on the network addresses are.
+    pub(crate) places_known: Arc<NetworkPlaces>,
     /// Opens identities.
     pub keys: KeyStore,
     /// What connections of agents are accepted with.
@@ -201,7 +223,11 @@ pub struct Inner {
     /// How far the ledger is promised is noted by one at a time.
     pub(crate) noting: Arc<Mutex<()>>,
     agents: RwLock<HashMap<KeyId, (AgentFact, VerifyingKey)>>,
-    customers: RwLock<BTreeMap<String, SealedCustomer>>,
+    pub(crate) registry: RwLock<Parties>,
+    /// Who has which name, number or address; in memory only.
+    pub(crate) index: RwLock<Blind>,
+    /// Whether it is whole.
+    pub(crate) indexed: AtomicBool,
     casebook: Mutex<Casebook>,
     /// One at a time: an import decides on what is there, a judge raises each finding once.
     pub(crate) writing: tokio::sync::Mutex<()>,
@@ -246,7 +272,9 @@ impl App {
         });
         let app = Self(Arc::new(Inner {
             casebook: Mutex::new(casebook(&store).await?),
-            customers: RwLock::new(customers(&store).await?),
+            registry: RwLock::new(Parties::read(&*store).await?),
+            index: RwLock::new(Blind::new(&mut random::fill)),
+            indexed: AtomicBool::new(false),
             agents: RwLock::default(),
             enrolment: Enrolment::read(&store).await?,
             trust,
@@ -255,6 +283,8 @@ impl App {
             shared,
             estimator,
             packs: config.packs.clone(),
+            providers: config.verification.clone(),
+            places_known: config.databases.clone(),
             keys,
             clock,
             metrics: Metrics::default(),
@@ -277,6 +307,8 @@ impl App {
         }));
         app.learn_agents();
         app.settle_history(renewal).await?;
+        app.finish_erasures().await.map_err(Box::new)?;
+        app.build_index();
         app.announce().await?;
         // One that was interrupted.
         app.finish_rotation("the start of the collector", other_key.as_ref()).await?;
@@ -378,17 +410,6 @@ impl App {
         *self.agents.write().unwrap_or_else(PoisonError::into_inner) = known;
     }
 
-    /// Customers by id, identity sealed.
-    pub fn customers(&self) -> BTreeMap<String, SealedCustomer> {
-        self.customers.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Takes customers as recorded.
-    pub fn learn_customers(&self, customers: impl IntoIterator<Item = SealedCustomer>) {
-        let mut known = self.customers.write().unwrap_or_else(PoisonError::into_inner);
-        known.extend(customers.into_iter().map(|customer| (customer.customer.to_string(), customer)));
-    }
-
     /// Findings and cases.
     pub fn casebook(&self) -> MutexGuard<'_, Casebook> {
         self.casebook.lock().unwrap_or_else(PoisonError::into_inner)
@@ -466,7 +487,7 @@ fn make_signing_key(file: &Path) -> std::io::Result<()> {
     }
 }
 
-fn unreadable(kind: &'static str, row: &RecordRow, problem: impl ToString) -> StartError {
+pub(crate) fn unreadable(kind: &'static str, row: &RecordRow, problem: impl ToString) -> StartError {
     StartError::Record { index: row.index, kind, key: row.key.clone(), problem: problem.to_string() }
 }
 
@@ -499,16 +520,6 @@ async fn casebook(store: &SqliteStore) -> Result<Casebook, StartError> {
         book.cases.insert(row.key, case);
     }
     Ok(book)
-}
-
-async fn customers(store: &SqliteStore) -> Result<BTreeMap<String, SealedCustomer>, StartError> {
-    let mut customers = BTreeMap::new();
-    for row in store.records(record::CUSTOMER).await? {
-        let customer: SealedCustomer = serde_json::from_value(row.body.clone())
-            .map_err(|error| unreadable(record::CUSTOMER, &row, error))?;
-        customers.insert(row.key, customer);
-    }
-    Ok(customers)
 }
 
 #[cfg(test)]

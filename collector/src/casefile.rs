@@ -37,6 +37,16 @@ pub enum Identity {
 /// A report cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CasefileError {
+    /// What it is about is nothing any more: a control group that fell apart. Zero would not be true.
+    #[error(
+        "case {case} is about {subject}, which is nothing any more: look at the customers that it was made of"
+    )]
+    Gone {
+        /// Which case.
+        case: String,
+        /// About what.
+        subject: String,
+    },
     /// No such case.
     #[error("there is no case {0:?}")]
     NoCase(String),
@@ -129,7 +139,9 @@ impl App {
         hours: &[HourlySum],
     ) -> Result<Report, CasefileError> {
         let pack = self.pack_of(case)?;
-        let owned = view.subject(&finding.subject).unwrap_or_default();
+        let gone =
+            || CasefileError::Gone { case: case.id().to_owned(), subject: finding.subject.to_string() };
+        let owned = view.subject(&finding.subject).ok_or_else(gone)?;
         let cap = pack.rule(&finding.rule).and_then(|rule| rule.projection.as_ref()).map(|p| p.cap_days);
         let input = ReportInput {
             pack,
@@ -187,7 +199,7 @@ impl App {
                 if reason.trim().is_empty() {
                     return Err(CasefileError::Blank("the reason"));
                 }
-                let opened = self.keys.open_party(customer)?.identity();
+                let opened = self.identity_of(customer)?;
                 let look = serde_json::json!({
                     "act": "identity_opened", "customer": customer.customer, "case": case.id(),
                     "actor": actor, "reason": reason,

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use weighbridge_journal::{OpenError, fail};
 use weighbridge_meter::Estimator;
+use weighbridge_registry::{Mapping, parse_parties, write_records};
 use weighbridge_store::{SqliteStore, UsageStore, ledger::LedgerError, verify};
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     listen::{self, Limits},
     opening::{self, Places},
     pages,
+    parties::How,
     proof::Content,
     random, rotation, tls, verifying, witness,
 };
@@ -55,13 +57,21 @@ enum Command {
     Demo(demo::Options),
     /// Checks configuration and rule packs and does nothing else.
     CheckConfig,
-    /// Records customers, principals, leases or agents from a CSV file, or jobs from what Slurm's sacct prints: all
-    /// rows or none.
+    /// Records a file: customers, parties, interests, accesses, principals, leases, agents, what Slurm's sacct prints,
+    /// or statements of one kind. All rows or none.
     Import {
-        /// customers, principals, leases, agents or slurm.
+        /// customers, parties, interests, ftm, bods, verified-claims, accesses, principals, leases, agents, slurm, reservations, declarations,
+        /// topologies, classifications, compromises, special-measures, exemptions, programs, attestations,
+        /// reseller-programs or reseller-failures.
         kind: import::Kind,
         /// The file.
         file: PathBuf,
+        /// Only check it, as if it were recorded.
+        #[arg(long)]
+        dry_run: bool,
+        /// Of parties in CSV: which columns fill which fields, in TOML. Without it columns are called as the fields.
+        #[arg(long, value_name = "FILE")]
+        mapping: Option<PathBuf>,
     },
     /// Says who may send: join tokens and the deny list.
     #[command(subcommand)]
@@ -188,32 +198,46 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             start_log(config.log);
             serve(&config).await
         }
-        Command::Import { kind, file } => {
+        Command::Import { kind, file, dry_run, mapping } => {
             let config = load(&Flags::default())?;
-            let text = std::fs::read(&file)
-                .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
-            let name =
-                file.file_name().map_or_else(|| "file".into(), |name| name.to_string_lossy().into_owned());
+            let read = |path: &Path| {
+                let text = std::fs::read(path)
+                    .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+                let name = path.file_name();
+                Ok((name.map_or_else(|| "file".into(), |name| name.to_string_lossy().into_owned()), text))
+            };
+            let (name, mut text) = read(&file)?;
+            if let Some(mapping) = &mapping {
+                if kind != import::Kind::Parties {
+                    return Err(Failure::usage("--mapping is for parties"));
+                }
+                let (mapping_name, mapping) = read(mapping)?;
+                text = mapped(&name, &text, &mapping_name, &mapping)?;
+            }
+            let how = if dry_run { How::DryRun } else { How::Record };
             let imported = match access(&config).await? {
                 Access::Here(app) => {
-                    let imported = app.import(kind, &name, &text).await.map_err(|error| match error {
-                        import::ImportError::Keys(_) | import::ImportError::Commit(_) => {
-                            Failure::missing(&error)
-                        }
-                        _ => Failure::check(error),
-                    })?;
+                    let imported =
+                        app.import_how(kind, &name, &text, how).await.map_err(|error| match error {
+                            import::ImportError::Keys(_) | import::ImportError::Commit(_) => {
+                                Failure::missing(&error)
+                            }
+                            _ => Failure::check(error),
+                        })?;
                     told(imported.rows as u64, imported.recorded as u64, imported.left_out as u64)
                 }
                 Access::Running(remote) => {
                     let path = format!("/api/v1/import/{}", kind.as_str());
-                    let answer = remote.post(&path, &[("file", &name)], "text/csv", text).await?;
+                    let dry_run = dry_run.to_string();
+                    let query = [("file", name.as_str()), ("dry_run", &dry_run)];
+                    let answer = remote.post(&path, &query, "text/csv", text).await?;
                     let imported: serde_json::Value =
                         serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?;
                     let count = |key: &str| imported[key].as_u64().unwrap_or(0);
                     told(count("rows"), count("recorded"), count("left_out"))
                 }
             };
-            say(imported);
+            say(if dry_run { format!("not recorded: {imported}") } else { imported });
             Ok(())
         }
         Command::Enrol(command) => enrol::command::enrol(&load(&Flags::default())?, command).await,
@@ -335,6 +359,14 @@ pub(crate) async fn access(config: &Config) -> Result<Access, Failure> {
         }
         Err(error) => Err(Failure::missing(&error)),
     }
+}
+
+/// A file of parties in somebody else's columns, as lines of JSON. Its faults are told here, where its lines are known.
+fn mapped(name: &str, text: &[u8], mapping_name: &str, mapping: &[u8]) -> Result<Vec<u8>, Failure> {
+    let mapping = Mapping::parse(mapping_name, mapping).map_err(Failure::check)?;
+    let told = weighbridge_registry::Told { at: random::now(), by: "a file of parties" };
+    let records = parse_parties(name, text, Some(&mapping), told).map_err(Failure::check)?;
+    Ok(write_records(&records).as_bytes().to_vec())
 }
 
 /// What an import did.

@@ -1,6 +1,6 @@
 //! Configuration: file, then environment, then flags; all checked before any port opens.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use figment::{
     Figment,
@@ -8,7 +8,9 @@ use figment::{
 };
 use serde::Deserialize;
 use weighbridge_casework::RulePack;
+use weighbridge_registry::places::{Database, Places};
 use weighbridge_tlog::note::{KeyType, VerifierKey};
+use zeroize::Zeroizing;
 
 use crate::{
     ingest::quota::Quota,
@@ -35,6 +37,9 @@ struct Raw {
     http: RawListen,
     rules: RawRules,
     tree: RawTree,
+    /// Who may tell over HTTP what came of a verification; nobody by default.
+    verification: Vec<RawVerification>,
+    places: RawPlaces,
     log: RawLog,
 }
 
@@ -144,6 +149,23 @@ struct RawWitness {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+struct RawVerification {
+    /// Its name, which is the last part of the path that it calls, `/api/v1/verifications/<provider>`.
+    provider: String,
+    /// File with the secret that it signs with: at least 16 bytes, blanks around them left out.
+    secret_file: PathBuf,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawPlaces {
+    /// Databases of places on the network, files in MaxMind's format, in the order in which they are asked; none by
+    /// default. They are read at the start. At most 16.
+    databases: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct RawLog {
     /// `error`, `warn`, `info` or `debug`. Default `info`.
     level: Option<String>,
@@ -182,8 +204,22 @@ pub struct Config {
     pub packs_folder: Option<PathBuf>,
     /// The tree over the ledger.
     pub tree: TreeConfig,
+    /// Who may tell what came of a verification, with the secret that it signs with.
+    pub verification: BTreeMap<String, Secret>,
+    /// Where on the network addresses are.
+    pub databases: Arc<Places>,
     /// How much is logged.
     pub log: tracing::Level,
+}
+
+/// What a provider of verifications signs with. Wiped when dropped, and shown by nothing.
+#[derive(Clone)]
+pub struct Secret(pub Zeroizing<Vec<u8>>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 /// Changes on the command line, which win over everything.
@@ -270,8 +306,64 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
         tree: tree(&raw.tree)?,
         packs: packs(&raw.rules)?,
         packs_folder: raw.rules.folder,
+        verification: verification(raw.verification)?,
+        databases: Arc::new(databases(raw.places)?),
         log: level(raw.log.level.as_deref().unwrap_or("info"))?,
     })
+}
+
+fn verification(raw: Vec<RawVerification>) -> Result<BTreeMap<String, Secret>, ConfigError> {
+    let mut providers = BTreeMap::new();
+    for RawVerification { provider, secret_file } in raw {
+        let fits = (1..=64).contains(&provider.len())
+            && provider.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if !fits || providers.contains_key(&provider) {
+            return Err(ConfigError::Value {
+                key: "verification.provider",
+                value: provider,
+                expected: "a name of 1 to 64 letters, digits, hyphens, underscores and dots that stands there once",
+            });
+        }
+        let file = secret_file.display().to_string();
+        let text = std::fs::read(&secret_file).map(Zeroizing::new).map_err(|error| ConfigError::Value {
+            key: "verification.secret_file",
+            value: format!("{file} ({error})"),
+            expected: "a file that can be read",
+        })?;
+        let secret = text.trim_ascii();
+        if !(16..=1024).contains(&secret.len()) {
+            return Err(ConfigError::Value {
+                key: "verification.secret_file",
+                value: file,
+                expected: "a file with a secret of 16 to 1024 bytes",
+            });
+        }
+        providers.insert(provider, Secret(Zeroizing::new(secret.to_vec())));
+    }
+    Ok(providers)
+}
+
+fn databases(raw: RawPlaces) -> Result<Places, ConfigError> {
+    let key = "places.databases";
+    let mut places = Places::default();
+    for path in raw.databases {
+        let file = path.display().to_string();
+        let name = path.file_name().map_or_else(|| file.clone(), |name| name.to_string_lossy().into_owned());
+        let bytes = std::fs::read(&path).map_err(|error| ConfigError::Value {
+            key,
+            value: format!("{file} ({error})"),
+            expected: "a file that can be read",
+        })?;
+        let database = Database::open(&name, bytes).map_err(|error| ConfigError::Value {
+            key,
+            value: format!("{file} ({})", error.problem),
+            expected: "a database in MaxMind's format",
+        })?;
+        if !places.add(database) {
+            return Err(ConfigError::Value { key, value: file, expected: "among at most 16 databases" });
+        }
+    }
+    Ok(places)
 }
 
 fn ingest(raw: &RawIngest) -> Result<(Limits, Quota), ConfigError> {
@@ -429,6 +521,24 @@ mod tests {
 
     fn error(text: &str) -> String {
         parse(text, &Flags::default()).expect_err("not valid").to_string()
+    }
+
+    #[test]
+    fn a_provider_of_verifications_has_a_name_and_a_secret_that_is_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("secret");
+        let text =
+            |provider: &str| format!("[[verification]]\nprovider = '{provider}'\nsecret_file = {file:?}\n");
+        let refused = |text: &str| parse(text, &Flags::default()).expect_err("it is wrong").to_string();
+        assert!(refused(&text("idcheck")).contains("is not a file that can be read"));
+        std::fs::write(&file, "short\n").expect("writable");
+        assert!(refused(&text("idcheck")).contains("is not a file with a secret of 16 to 1024 bytes"));
+        std::fs::write(&file, "0123456789abcdef\n").expect("writable");
+        assert!(refused(&text("id/check")).contains("\"id/check\" is not a name"));
+        assert!(refused(&[text("a"), text("a")].concat()).contains("stands there once"));
+        let config = parse(&text("idcheck"), &Flags::default()).expect("valid");
+        assert_eq!(config.verification["idcheck"].0.len(), 16);
+        assert!(!format!("{config:?}").contains("0123456789"));
     }
 
     #[test]

@@ -10,8 +10,9 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::Serialize;
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, Party, SHOWN_FAULTS, SealedCustomer,
-    SlurmRow, parse_agents, parse_customers, parse_leases, parse_principals, parse_slurm, party::Basis,
+    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, Party, PartyId, PartyRecord, SHOWN_FAULTS,
+    SlurmRow, parse_agents, parse_customers, parse_interests, parse_leases, parse_parties, parse_principals,
+    parse_records, parse_slurm, parse_statements, party::Basis, read_accesses, statement,
 };
 use weighbridge_store::{
     Fact, State, closed,
@@ -22,7 +23,7 @@ use weighbridge_store::{
 use crate::{
     app::{App, record},
     judge::fact,
-    random,
+    parties::{BY_FILE, Format, How, PartyError, Told},
 };
 
 /// What a file holds.
@@ -36,6 +37,16 @@ pub enum Kind {
     Leases,
     /// `agent,host,site,fabric,public_key,valid_from,valid_to,trust`, the last of which may be left out
     Agents,
+    /// Parties: lines of JSON, or CSV with columns called as the paths of fields
+    Parties,
+    /// `owner,asset,kind,share,from,to,substantial_control`
+    Interests,
+    /// `customer,address,at[,what]`, or the same as lines of JSON
+    Accesses,
+    /// Parties and interests in a format that others use too
+    Format(Format),
+    /// Statements of one kind.
+    Statements(statement::Kind),
     /// What `sacct -D --json` prints, or `sacct -D -P -X` with times in seconds
     Slurm,
 }
@@ -49,6 +60,11 @@ impl Kind {
             Self::Leases => "leases",
             Self::Agents => "agents",
             Self::Slurm => "slurm",
+            Self::Parties => "parties",
+            Self::Interests => "interests",
+            Self::Accesses => "accesses",
+            Self::Format(format) => format.as_str(),
+            Self::Statements(kind) => kind.plural(),
         }
     }
 }
@@ -57,10 +73,23 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Customers, Self::Principals, Self::Leases, Self::Agents, Self::Slurm]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is not customers, principals, leases, agents or slurm"))
+        let plain = [
+            Self::Customers,
+            Self::Parties,
+            Self::Interests,
+            Self::Accesses,
+            Self::Principals,
+            Self::Leases,
+            Self::Agents,
+            Self::Slurm,
+        ];
+        let statements = statement::Kind::ALL.iter().map(|kind| Self::Statements(*kind));
+        let formats = Format::ALL.map(Self::Format);
+        let all: Vec<Self> = plain.into_iter().chain(formats).chain(statements).collect();
+        all.iter().copied().find(|kind| kind.as_str() == text).ok_or_else(|| {
+            let names: Vec<&str> = all.iter().map(|kind| kind.as_str()).collect();
+            format!("{text:?} is not one of {}", names.join(", "))
+        })
     }
 }
 
@@ -95,13 +124,38 @@ pub enum ImportError {
     /// The ledger.
     #[error("the ledger took nothing")]
     Commit(#[from] CommitError),
+    /// What it says of parties.
+    #[error(transparent)]
+    Parties(PartyError),
+}
+
+impl From<PartyError> for ImportError {
+    fn from(error: PartyError) -> Self {
+        match error {
+            PartyError::Bad(errors) => Self::Contradiction(errors),
+            PartyError::Keys(error) => Self::Keys(error),
+            PartyError::Commit(error) => Self::Commit(error),
+            error => Self::Parties(error),
+        }
+    }
 }
 
 impl App {
     /// Imports one file. Once begun it goes to its end, even if whoever asked for it goes away.
     pub async fn import(&self, kind: Kind, file: &str, text: &[u8]) -> Result<Imported, ImportError> {
+        self.import_how(kind, file, text, How::Record).await
+    }
+
+    /// Imports one file, or checks it as if.
+    pub async fn import_how(
+        &self,
+        kind: Kind,
+        file: &str,
+        text: &[u8],
+        how: How,
+    ) -> Result<Imported, ImportError> {
         let (app, file, text) = (self.clone(), file.to_owned(), text.to_owned());
-        let imported = tokio::spawn(async move { app.import_whole(kind, &file, &text).await });
+        let imported = tokio::spawn(async move { app.import_whole(kind, &file, &text, how).await });
         imported.await.unwrap_or(Err(ImportError::Commit(CommitError::Unwritable)))
     }
 
@@ -127,7 +181,13 @@ impl App {
         Ok((facts.len(), new.into_iter().map(Fact::Lease).collect()))
     }
 
-    async fn import_whole(&self, kind: Kind, file: &str, text: &[u8]) -> Result<Imported, ImportError> {
+    async fn import_whole(
+        &self,
+        kind: Kind,
+        file: &str,
+        text: &[u8],
+        how: How,
+    ) -> Result<Imported, ImportError> {
         let _one_at_a_time = self.writing.lock().await;
         let mut left_out = 0;
         let (rows, facts) = match kind {
@@ -159,18 +219,22 @@ impl App {
             Kind::Principals => {
                 let rows = parse_principals(file, text)?;
                 let customers = self.customers();
-                let unknown: Vec<String> = rows
-                    .iter()
-                    .filter(|row| !customers.contains_key(row.customer.as_str()))
-                    .map(|row| {
-                        let (principal, customer) = (&row.principal, &row.customer);
-                        format!(
+                let wrong = rows.iter().filter_map(|row| {
+                    let (principal, customer) = (&row.principal, &row.customer);
+                    match customers.get(customer.as_str()) {
+                        None => Some(format!(
                             "{file}: {principal}: customer {customer} is not known, import customers first"
-                        )
-                    })
-                    .collect();
-                if !unknown.is_empty() {
-                    return Err(ImportError::Contradiction(unknown));
+                        )),
+                        // What it used would be missing in its group.
+                        Some(party) if party.standing.no_account => Some(format!(
+                            "{file}: {principal}: {customer} has no account: record that it has one first"
+                        )),
+                        Some(_) => None,
+                    }
+                });
+                let wrong: Vec<String> = wrong.collect();
+                if !wrong.is_empty() {
+                    return Err(ImportError::Contradiction(wrong));
                 }
                 let facts = rows.iter().map(|row| MappingFact {
                     principal: row.principal.clone(),
@@ -183,21 +247,55 @@ impl App {
                     .with(|state| facts.filter(|fact| !state.mappings.contains(fact)).collect::<Vec<_>>());
                 (rows.len(), new.into_iter().map(Fact::Mapping).collect())
             }
+            Kind::Statements(kind) => {
+                let told = parse_statements(kind, file, text)?;
+                return self.statements_told(told, how).await.map_err(ImportError::from);
+            }
+            Kind::Parties => {
+                let records = if text.trim_ascii_start().starts_with(b"{") {
+                    parse_records(file, text)?
+                } else {
+                    let told = weighbridge_registry::Told { at: self.now(), by: BY_FILE[1] };
+                    parse_parties(file, text, None, told)?
+                };
+                let told = records.into_iter().map(|PartyRecord { id, control_group, standing, party }| {
+                    (id, Told { control_group, standing, party })
+                });
+                return self.put(told.collect(), how, None).await.map_err(ImportError::from);
+            }
+            Kind::Format(format) => return self.exchanged(format, file, text, how).await,
+            Kind::Interests => {
+                let told = parse_interests(file, text)?;
+                return self.interests(told, how).await.map_err(ImportError::from);
+            }
+            Kind::Accesses => {
+                let told = read_accesses(file, text)?;
+                return self.accesses_told(told, how).await.map_err(ImportError::from);
+            }
             Kind::Customers => {
                 let rows = parse_customers(file, text)?;
-                let sealed = self.seal_changed(&rows)?;
+                let new = self.changed(&rows)?;
+                let bad: Vec<String> = new.iter().flat_map(|(id, told)| self.cannot_be(id, told)).collect();
+                if !bad.is_empty() {
+                    let named = bad.into_iter().map(|problem| format!("{file}: {problem}"));
+                    return Err(ImportError::Contradiction(named.collect()));
+                }
+                let recorded = new.len();
+                if how == How::DryRun {
+                    return Ok(Imported { rows: rows.len(), recorded, left_out });
+                }
+                let sealed = self.sealed(new)?;
                 let facts = sealed
                     .iter()
                     .map(|customer| fact(record::CUSTOMER, customer.customer.as_str(), customer))
                     .collect();
                 self.record(facts).await?;
-                let recorded = sealed.len();
                 self.learn_customers(sealed);
                 return Ok(Imported { rows: rows.len(), recorded, left_out });
             }
         };
         let recorded = facts.len();
-        if recorded > 0 {
+        if recorded > 0 && how == How::Record {
             self.record(facts).await?;
         }
         self.learn_agents();
@@ -232,29 +330,30 @@ impl App {
         }
     }
 
-    /// Seals customers that are new or say something new. What is there is opened to compare and shown to nobody.
-    fn seal_changed(&self, rows: &[CustomerRow]) -> Result<Vec<SealedCustomer>, KeyError> {
+    /// Customers that are new or say something new. What is there is opened to compare and shown to nobody.
+    fn changed(&self, rows: &[CustomerRow]) -> Result<Vec<(PartyId, Told)>, KeyError> {
         let known = self.customers();
-        // All at once: one by one each would wait for the disk twice.
-        let new = rows.iter().map(|row| &row.customer).filter(|id| !known.contains_key(id.as_str()));
-        self.keys.prepare(&new.cloned().collect::<Vec<_>>(), &mut random::fill)?;
-        let mut sealed = Vec::new();
+        let mut new = Vec::new();
         for row in rows {
             let before = known.get(row.customer.as_str());
             let opened = before.map(|before| self.keys.open_party(before)).transpose()?;
             let mut party = opened.clone().unwrap_or_else(|| Party::unknown(row.kind));
             party.kind = row.kind;
             party.take(&row.identity);
-            party.us_person.decide(row.us_person, Basis::Told, "a file of customers", self.now());
+            // The same word again decides nothing, least of all over what spoke against it since.
+            let last = party.us_person.0.iter().rev().find(|basis| basis.by == BY_FILE[0]);
+            if last.is_none_or(|last| last.says != row.us_person) {
+                party.us_person.decide(row.us_person, Basis::Told, BY_FILE[0], self.now());
+            }
             let same = before.is_some_and(|before| before.control_group == row.control_group);
             if same && opened.as_ref() == Some(&party) {
                 continue;
             }
             let standing = before.map(|before| before.standing.clone()).unwrap_or_default();
-            let (id, group) = (&row.customer, row.control_group.clone());
-            sealed.push(self.keys.seal_party(id, group, standing, &party, &mut random::fill)?);
+            let control_group = row.control_group.clone();
+            new.push((row.customer.clone(), Told { control_group, standing, party }));
         }
-        Ok(sealed)
+        Ok(new)
     }
 }
 

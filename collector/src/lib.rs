@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod opening;
 pub mod operator;
 pub mod pages;
+pub mod parties;
 mod progress;
 pub mod proof;
 pub mod prune;

@@ -347,10 +347,11 @@ fn accounts(app: &App, view: &View, gauges: &Gauges) {
     );
     let totals = gauges.vec(
         "weighbridge_collector_customer_teraoperations",
-        "Operations of a customer, measured and gaps, in units of 1e12.",
+        "Operations of a customer who ever held anything, measured and gaps, in units of 1e12.",
         &["customer", "bound"],
     );
-    for customer in subjects::customers(app, view) {
+    let all = subjects::customers(app, view);
+    for customer in all.into_iter().filter(|customer| !customer.principals.is_empty()) {
         let amount = customer.total.with_gaps;
         for (bound, value) in [
             ("low", amount.low_tera),

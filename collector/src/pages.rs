@@ -40,6 +40,7 @@ use crate::{
 
 mod casework;
 mod fleet;
+mod parties;
 mod people;
 mod rules;
 mod show;

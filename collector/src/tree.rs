@@ -318,6 +318,12 @@ impl Maker {
 }
 
 impl Tree {
+    /// Comes once nobody makes the tree any more: the ledger is closed and the last of it is written, or it was refused.
+    pub fn closed(&self) -> impl Future<Output = ()> + use<> {
+        let mut status = self.status.clone();
+        async move { while status.changed().await.is_ok() {} }
+    }
+
     /// How it is.
     pub fn status(&self) -> TreeStatus {
         self.status.borrow().clone()

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::OnceCell;
 use weighbridge_casework::{CappedBy, Projection, Standing, Subject, finding};
 use weighbridge_meter::{Interval, Operations, Principal, Span, UtcMillis};
-use weighbridge_registry::{SealedCustomer, UsPerson};
+use weighbridge_registry::{Groups, SealedCustomer, UsPerson, interest::Behind};
 use weighbridge_store::{
     Filter, HourlySum, StoreError, UsageStore,
     account::{Account, AttemptAccount, TimeAccount, Totals, account, account_within},
@@ -37,6 +37,8 @@ pub struct View {
     pub customers: BTreeMap<String, Owned>,
     /// By control group; a group of one is its customer and not listed again.
     pub groups: BTreeMap<String, Owned>,
+    /// Which customers these are, and why.
+    pub grouped: Arc<(Groups, Behind)>,
     /// By principal that no customer is mapped to.
     pub unmapped: BTreeMap<Principal, Owned>,
     /// Hours in which two sources of an accelerator said what cannot both be true, in their order.
@@ -101,12 +103,17 @@ impl App {
         let (account, Changes { since, changing, periods }) = self.shared.with(|state| {
             (account(state, &self.estimator, &sums, &coverage, None, as_of), changes(state, as_of))
         });
-        let customers = self.customers();
+        let (customers, groups) = (self.customers(), self.groups());
         let mut view = View {
             as_of,
             time: TimeAccount::default(),
-            customers: customers.iter().map(|(id, customer)| (id.clone(), unowned(customer))).collect(),
+            customers: customers
+                .iter()
+                .filter(|(_, party)| !party.standing.no_account)
+                .map(|(id, customer)| (id.clone(), unowned(customer)))
+                .collect(),
             groups: BTreeMap::new(),
+            grouped: Arc::default(),
             unmapped: BTreeMap::new(),
             disagreements,
             doubted,
@@ -152,19 +159,19 @@ impl App {
                 }
             });
         }
-        for (id, customer) in &customers {
-            let Some(group) = &customer.control_group else { continue };
-            if customers.values().filter(|other| other.control_group.as_ref() == Some(group)).count() < 2 {
-                continue;
+        for (name, group) in groups.0.iter() {
+            let members = group.customers.iter().filter_map(|id| view.customers.get(id.as_str()));
+            let standing = Standing::of_group(members.clone().map(|owned| owned.standing));
+            let mut of_group = Owned { standing, ..Owned::default() };
+            for owned in members {
+                of_group.totals.merge(&owned.totals);
+                of_group.attempts.extend(&owned.attempts);
+                of_group.current.extend(&owned.current);
+                of_group.principals.extend(owned.principals.iter().cloned());
             }
-            let Some(owned) = view.customers.get(id) else { continue };
-            let of_group = view.groups.entry(group.to_string()).or_insert_with(|| unowned(customer));
-            of_group.totals.merge(&owned.totals);
-            of_group.attempts.extend(&owned.attempts);
-            of_group.current.extend(&owned.current);
-            of_group.principals.extend(owned.principals.iter().cloned());
-            of_group.standing = Standing::of_group([of_group.standing, owned.standing]);
+            view.groups.insert(name.to_owned(), of_group);
         }
+        view.grouped = groups;
         Ok(view)
     }
 
@@ -205,19 +212,19 @@ impl App {
             Subject::Customer(id) => {
                 self.shared.with(|state| state.customer(principal, sum.hour) == Some(id.as_str()))
             }
-            Subject::ControlGroup(group) => {
-                let customers = self.customers();
+            Subject::ControlGroup(name) => {
+                let Some((_, group)) = view.grouped.0.get(name) else { return false };
                 self.shared.with(|state| {
-                    let customer = state.customer(principal, sum.hour).and_then(|id| customers.get(id));
-                    customer.and_then(|customer| customer.control_group.as_ref()).map(|id| id.as_str())
-                        == Some(group.as_str())
+                    let customer = state.customer(principal, sum.hour);
+                    customer.is_some_and(|id| group.customers.iter().any(|member| member.as_str() == id))
                 })
             }
         }
     }
 }
 
-fn unowned(customer: &SealedCustomer) -> Owned {
+/// Nothing, of somebody.
+pub(crate) fn unowned(customer: &SealedCustomer) -> Owned {
     Owned { standing: standing(customer.us_person), ..Owned::default() }
 }
 
@@ -304,7 +311,8 @@ impl View {
     pub fn subject(&self, subject: &Subject) -> Option<Owned> {
         match subject {
             Subject::Customer(id) => self.customers.get(id).cloned(),
-            Subject::ControlGroup(id) => self.groups.get(id).cloned(),
+            // A name that went into another group means that one.
+            Subject::ControlGroup(id) => self.groups.get(self.grouped.0.get(id)?.0).cloned(),
             Subject::Principal(id) => self.unmapped.get(&id.parse::<Principal>().ok()?).cloned(),
             Subject::Run(run) => self.runs().find(|(id, _)| id == run).map(|(_, owned)| owned),
         }

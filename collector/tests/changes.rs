@@ -54,3 +54,53 @@ async fn a_lease_belongs_to_one_principal_and_its_count_can_be_corrected() {
     assert_eq!(run["never_seen"], 3);
     assert_eq!(run["total"]["never_seen_ms"], 3 * 31 * 60_000);
 }
+
+#[tokio::test]
+async fn a_mapping_corrected_three_months_back_moves_exactly_the_hours_concerned() {
+    const DAY: i64 = 24 * 60;
+    let site = Site::with_an_hour().await;
+    site.import(
+        Kind::Leases,
+        &format!("{LEASE}L-1,gpu-1,*,lease:site/one,2026-03-02T08:00:00Z,2026-07-01T00:00:00Z\n"),
+    )
+    .await;
+    let mut later = common::batch(1);
+    later.epoch = weighbridge_meter::EpochId([9; 16]);
+    later.windows = [30 * DAY, 30 * DAY + 1, 89 * DAY].map(common::window).into();
+    site.sets(90 * DAY);
+    let sealed = weighbridge_wire::seal::seal(&later, &common::key()).expect("seals");
+    let answer = site.submit(sealed.bytes).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    site.app.settled().await;
+
+    let measured = async |site: &Site, customer: &str| {
+        let customer = site.json(&format!("/api/v1/customers/{customer}")).await;
+        let measured = &customer["total"]["measured"];
+        let best: u64 = measured["best_tera"].as_str().expect("digits").parse().expect("a number");
+        (best, customer["total"]["measured_ms"].as_u64().expect("a number"))
+    };
+    let hour = async |site: &Site, customer: &str, hour: &str| {
+        let hours = site.json(&format!("/api/v1/customers/{customer}/hours")).await;
+        let found =
+            hours["hours"].as_array().expect("a list").iter().find(|one| one["hour"] == hour).cloned();
+        found.map(|one| one["best_tera"].as_str().expect("digits").parse::<u64>().expect("a number"))
+    };
+    let before = measured(&site, "C-1").await;
+    assert_eq!((before.1, measured(&site, "C-2").await), (6 * 60_000, (0, 0)));
+    let (wrong, month) = ("2026-03-02T09:00:00Z", "2026-04-01T08:00:00Z");
+    let moved = hour(&site, "C-1", wrong).await.expect("it ran then");
+    let stays = hour(&site, "C-1", month).await.expect("it ran then");
+
+    site.import(Kind::Principals, &format!("{MAPPING}lease:site/one,C-2,{wrong},2026-03-02T10:00:00Z\n"))
+        .await;
+    let after = (measured(&site, "C-1").await, measured(&site, "C-2").await);
+    assert_eq!(after, ((before.0 - moved, 5 * 60_000), (moved, 60_000)));
+    assert_eq!((hour(&site, "C-1", wrong).await, hour(&site, "C-2", wrong).await), (None, Some(moved)));
+    assert_eq!(hour(&site, "C-1", month).await, Some(stays));
+
+    // The same from the ledger alone.
+    let sums = site.config.data.join("usage.sqlite");
+    let site = site.restarted_after(|| std::fs::remove_file(&sums).expect("it is there")).await;
+    assert_eq!((measured(&site, "C-1").await, measured(&site, "C-2").await), after);
+    assert_eq!(hour(&site, "C-2", wrong).await, Some(moved));
+}

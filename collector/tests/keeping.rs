@@ -40,8 +40,10 @@ async fn start(config: &Config, minutes: i64) -> Result<App, StartError> {
 async fn stop(app: App) {
     let store = app.store.clone();
     let mut durable = app.ledger.durable();
+    let tree = app.tree.closed();
     drop(app);
     while durable.changed().await.is_ok() {}
+    tree.await;
     store.close().await;
 }
 

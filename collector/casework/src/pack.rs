@@ -71,6 +71,10 @@ pub struct RulePack {
     pub clock: Vec<Clock>,
     /// What a report under it contains.
     pub report_field: Vec<ReportField>,
+    /// How long identities are to be kept, where it says so.
+    pub retention: Option<Retention>,
+    /// From which share on an owner is a beneficial one, where it says so.
+    pub beneficial_owner: Option<BeneficialOwner>,
     sha256: String,
 }
 
@@ -142,6 +146,8 @@ impl RulePack {
             rule: file.rule,
             clock: file.clock,
             report_field: file.report_field,
+            retention: file.retention,
+            beneficial_owner: file.beneficial_owner,
             sha256: Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect(),
         };
         check::consistent(file_name, &pack)?;
@@ -201,6 +207,8 @@ struct PackFile {
     rule: Vec<Rule>,
     clock: Vec<Clock>,
     report_field: Vec<ReportField>,
+    retention: Option<Retention>,
+    beneficial_owner: Option<BeneficialOwner>,
     example: Vec<Example>,
 }
 
@@ -421,6 +429,38 @@ pub struct Clock {
     #[serde(deserialize_with = "nonblank")]
     pub citation: String,
     /// How sure the length is.
+    pub confidence: Confidence,
+    /// What a reader should know about it.
+    #[serde(default)]
+    pub note: Option<String>,
+}
+
+/// How long what identifies a customer is to be kept, counted from when the account was closed or last used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// Years of the calendar, at least 1.
+    pub years: u16,
+    /// Where that stands.
+    #[serde(deserialize_with = "nonblank")]
+    pub citation: String,
+    /// How sure it is.
+    pub confidence: Confidence,
+    /// What a reader should know about it.
+    #[serde(default)]
+    pub note: Option<String>,
+}
+
+/// From which share on an owner is a beneficial one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BeneficialOwner {
+    /// Whole percent, from 1 to 100: at it or above.
+    pub percent: u8,
+    /// Where that stands.
+    #[serde(deserialize_with = "nonblank")]
+    pub citation: String,
+    /// How sure it is.
     pub confidence: Confidence,
     /// What a reader should know about it.
     #[serde(default)]

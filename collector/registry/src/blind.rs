@@ -65,7 +65,56 @@ pub enum Sign {
     Network,
 }
 
+impl What {
+    /// What the text form must be, in words for an error message.
+    pub const EXPECTED: &'static str = "name, email, telephone, domain, number, payment_source, address, access, passport, national_id, \
+         driving_licence, residence_permit, tax, registration, lei or other";
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Email => "email",
+            Self::Telephone => "telephone",
+            Self::Domain => "domain",
+            Self::Number => "number",
+            Self::PaymentSource => "payment_source",
+            Self::Address => "address",
+            Self::Access => "access",
+            Self::Identifier(scheme) => scheme.as_str(),
+        }
+    }
+
+    /// By its name.
+    pub fn from_name(text: &str) -> Option<Self> {
+        let plain = [
+            Self::Name,
+            Self::Email,
+            Self::Telephone,
+            Self::Domain,
+            Self::Number,
+            Self::PaymentSource,
+            Self::Address,
+            Self::Access,
+        ];
+        let of_schemes = Scheme::ALL.map(Self::Identifier);
+        plain.into_iter().chain(of_schemes).find(|what| what.as_str() == text)
+    }
+}
+
 impl Sign {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PaymentSource => "payment_source",
+            Self::Telephone => "telephone",
+            Self::Email => "email",
+            Self::Domain => "domain",
+            Self::Address => "address",
+            Self::Network => "network",
+        }
+    }
+
     /// Every one of them.
     pub const ALL: [Self; 6] =
         [Self::PaymentSource, Self::Telephone, Self::Email, Self::Domain, Self::Address, Self::Network];

@@ -9,22 +9,32 @@
 //! with no rows, is refused too: it comes from an export that failed far more often than from a site with
 //! nothing to say.
 
+mod accesses;
 mod agents;
 mod customers;
+mod interests;
 mod leases;
+mod ndjson;
+mod parties;
 mod principals;
 mod slurm;
+mod statements;
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::Serialize;
 use weighbridge_meter::UtcMillis;
 
+pub use accesses::{MOST_PAIRS, read_accesses};
 pub use agents::{AgentRow, PublicKey, parse_agents};
 pub use customers::{CustomerRow, parse_customers};
+pub use interests::{parse_interests, write_interests};
 pub use leases::{BadSelector, LEASE_COLUMNS, LeaseRow, LeaseSelector, lease_rows, parse_leases};
+pub use ndjson::{BadRecord, parse_record, parse_records, write_records};
+pub use parties::{Mapping, PartyRecord, Told, parse_parties, party_paths, write_parties};
 pub use principals::{PrincipalMapping, parse_principals};
 pub use slurm::{SlurmRow, parse_slurm};
+pub use statements::parse_statements;
 
 /// Faults kept for showing; beyond them only the number grows.
 pub const SHOWN_FAULTS: usize = 100;
@@ -53,8 +63,8 @@ pub struct ImportErrors {
 pub struct Fault {
     /// The line on which the row begins, counted from 1.
     pub line: u64,
-    /// The column, where the fault lies in one.
-    pub column: Option<&'static str>,
+    /// The column, or the place in a record of JSON, where the fault lies in one.
+    pub column: Option<Cow<'static, str>>,
     /// What was found and what was expected. Holds no value from a file about customers.
     pub problem: String,
 }
@@ -65,7 +75,7 @@ impl fmt::Display for ImportErrors {
         write!(f, "{} is not imported, for {} fault{plural}:", self.file, self.total)?;
         for fault in &self.shown {
             write!(f, "\n{}:{}: ", self.file, fault.line)?;
-            if let Some(column) = fault.column {
+            if let Some(column) = &fault.column {
                 write!(f, "{column}: ")?;
             }
             f.write_str(&fault.problem)?;
@@ -89,6 +99,8 @@ struct Shape {
 #[derive(Clone, Copy, PartialEq)]
 enum Values {
     Shown,
+    /// Those that are times or numbers, so that none with a name in it is.
+    Numbers,
     /// They may identify a person. That holds for every column: one comma too many moves a name anywhere.
     Withheld,
 }
@@ -107,64 +119,93 @@ fn read<T>(
     mut parse: impl FnMut(&mut Row<'_>) -> Option<T>,
     check: impl FnOnce(&[Placed<T>], &mut Faults),
 ) -> Result<Vec<T>, ImportErrors> {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let mut faults = Faults::default();
-    let mut rows = Vec::new();
-    let mut lines = Lines { text, at: 0, line: 1 };
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text);
-    let mut record = csv::ByteRecord::new();
-    let mut places: Option<Vec<Option<usize>>> = None;
-    let mut last_line = 1;
-    if let Some(line) = unclosed_quote(text) {
-        // What follows is one long value; reading it as rows would only hide the cause.
-        faults.add(line, None, "a value begins with a double quote that is never closed".into());
-        return Err(faults.refused(file_name));
-    }
-    loop {
-        match reader.read_byte_record(&mut record) {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(error) => {
-                faults.add(last_line, None, format!("the row after this line cannot be read: {error}"));
-                break;
+    let table = Table { delimiter: b',', expected: &shape.columns.join(",") };
+    table.read(
+        file_name,
+        text,
+        |line, record, faults| header(line, record, shape, faults),
+        |places, line, record, faults| {
+            let named = places.iter().flatten().count();
+            if record.len() != named {
+                let problem = format!("{} values, expected {named}, one a column", record.len());
+                faults.add(line, None, problem);
+                return None;
+            }
+            let values: Vec<&[u8]> = places
+                .iter()
+                .map(|place| place.and_then(|place| record.get(place)).unwrap_or_default())
+                .collect();
+            parse(&mut Row { line, shape, values, faults })
+        },
+        check,
+    )
+}
+
+/// How the rows of a file are told apart.
+struct Table<'a> {
+    delimiter: u8,
+    /// The header, for a message.
+    expected: &'a str,
+}
+
+impl Table<'_> {
+    /// Reads a file: its first row by `header`, each other row by `parse`, then all good rows together by `check`.
+    fn read<H, T>(
+        &self,
+        file_name: &str,
+        text: &[u8],
+        mut header: impl FnMut(u64, &csv::ByteRecord, &mut Faults) -> H,
+        mut parse: impl FnMut(&H, u64, &csv::ByteRecord, &mut Faults) -> Option<T>,
+        check: impl FnOnce(&[Placed<T>], &mut Faults),
+    ) -> Result<Vec<T>, ImportErrors> {
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        let mut faults = Faults::default();
+        let mut rows = Vec::new();
+        let mut lines = Lines { text, at: 0, line: 1 };
+        let mut reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(self.delimiter)
+            .from_reader(text);
+        let mut record = csv::ByteRecord::new();
+        let mut head: Option<H> = None;
+        let mut last_line = 1;
+        if let Some(line) = unclosed_quote(text, self.delimiter) {
+            // What follows is one long value; reading it as rows would only hide the cause.
+            faults.add(line, None, "a value begins with a double quote that is never closed".into());
+            return Err(faults.refused(file_name));
+        }
+        loop {
+            match reader.read_byte_record(&mut record) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    faults.add(last_line, None, format!("the row after this line cannot be read: {error}"));
+                    break;
+                }
+            }
+            let start = record.position().map_or(0, |position| position.byte());
+            let line = lines.at(usize::try_from(start).unwrap_or(usize::MAX));
+            last_line = line;
+            let Some(head) = &head else {
+                head = Some(header(line, &record, &mut faults));
+                if faults.total > 0 {
+                    // Under a wrong header every row would be wrong, and none of it would help.
+                    return Err(faults.refused(file_name));
+                }
+                continue;
+            };
+            if let Some(row) = parse(head, line, &record, &mut faults) {
+                rows.push(Placed { line, row });
             }
         }
-        let start = record.position().map_or(0, |position| position.byte());
-        let line = lines.at(usize::try_from(start).unwrap_or(usize::MAX));
-        last_line = line;
-        let Some(places) = &places else {
-            places = Some(header(line, &record, shape, &mut faults));
-            if faults.total > 0 {
-                // Under a wrong header every row would be wrong, and none of it would help.
-                return Err(faults.refused(file_name));
-            }
-            continue;
-        };
-        let named = places.iter().flatten().count();
-        if record.len() != named {
-            let problem = format!("{} values, expected {named}, one a column", record.len());
-            faults.add(line, None, problem);
-            continue;
+        if head.is_none() {
+            faults.add(1, None, format!("the file is empty, expected the header {}", self.expected));
+        } else if rows.is_empty() && faults.total == 0 {
+            faults.add(last_line, None, "no row follows the header, expected at least one".into());
         }
-        let values: Vec<&[u8]> = places
-            .iter()
-            .map(|place| place.and_then(|place| record.get(place)).unwrap_or_default())
-            .collect();
-        let mut row = Row { line, shape, values, faults: &mut faults };
-        if let Some(row) = parse(&mut row) {
-            rows.push(Placed { line, row });
-        }
-    }
-    if places.is_none() {
-        faults.add(1, None, format!("the file is empty, expected the header {}", shape.columns.join(",")));
-    } else if rows.is_empty() && faults.total == 0 {
-        faults.add(last_line, None, "no row follows the header, expected at least one".into());
-    }
-    check(&rows, &mut faults);
-    if faults.total > 0 {
-        Err(faults.refused(file_name))
-    } else {
-        Ok(rows.into_iter().map(|row| row.row).collect())
+        check(&rows, &mut faults);
+        faults.or(file_name, rows.into_iter().map(|row| row.row).collect())
     }
 }
 
@@ -249,7 +290,8 @@ impl<'a> Row<'a> {
         let found = match self.shape.values {
             _ if found.is_empty() => "blank".into(),
             Values::Shown => shown_value(found),
-            Values::Withheld => "the value (withheld) does not fit".into(),
+            Values::Numbers if is_of_numbers(found) => shown_value(found),
+            Values::Numbers | Values::Withheld => "the value (withheld) does not fit".into(),
         };
         self.faults.add(self.line, Some(column), format!("{found}, expected {expected}"));
     }
@@ -281,10 +323,19 @@ struct Faults {
 
 impl Faults {
     fn add(&mut self, line: u64, column: Option<&'static str>, problem: String) {
+        self.add_at(line, column.map(Cow::Borrowed), problem);
+    }
+
+    fn add_at(&mut self, line: u64, column: Option<Cow<'static, str>>, problem: String) {
         self.total += 1;
         if self.shown.len() < SHOWN_FAULTS {
             self.shown.push(Fault { line, column, problem });
         }
+    }
+
+    /// What was read, unless there are faults.
+    fn or<T>(self, file_name: &str, read: T) -> Result<T, ImportErrors> {
+        if self.total > 0 { Err(self.refused(file_name)) } else { Ok(read) }
     }
 
     fn overlap(&mut self, line: u64, column: Option<&'static str>, problem: String) {
@@ -323,7 +374,7 @@ impl Lines<'_> {
 }
 
 /// The line of a quote that opens a value and is never closed: all rows after it would vanish into that value.
-fn unclosed_quote(text: &[u8]) -> Option<u64> {
+fn unclosed_quote(text: &[u8], delimiter: u8) -> Option<u64> {
     enum Place {
         Start,
         Plain,
@@ -337,7 +388,8 @@ fn unclosed_quote(text: &[u8]) -> Option<u64> {
             (Place::Quoted(opened), b'"') => Place::Closing(opened),
             (Place::Quoted(opened), _) => Place::Quoted(opened),
             (Place::Closing(opened), b'"') => Place::Quoted(opened),
-            (_, b',' | b'\n' | b'\r') => Place::Start,
+            (_, b'\n' | b'\r') => Place::Start,
+            (_, byte) if *byte == delimiter => Place::Start,
             (Place::Start, b'"') => Place::Quoted(index),
             _ => Place::Plain,
         };
@@ -354,6 +406,13 @@ fn shown_value(value: &str) -> String {
         shown.push('…');
     }
     format!("{shown:?}")
+}
+
+/// Whether a text has no letters but those of a time.
+fn is_of_numbers(text: &str) -> bool {
+    text.chars().all(|character| {
+        character.is_ascii() && (!character.is_ascii_alphabetic() || "TZ".contains(character))
+    })
 }
 
 /// Printable ASCII without blanks, as hosts, sites and fabrics are written.
@@ -384,6 +443,14 @@ fn end(valid_to: Option<UtcMillis>) -> UtcMillis {
     valid_to.unwrap_or(UtcMillis(i64::MAX))
 }
 
+/// A moment, or the first one of a day in UTC.
+fn moment(text: &str) -> Option<UtcMillis> {
+    let is_day = text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    if is_day { format!("{text}T00:00:00Z").parse().ok() } else { text.parse().ok() }
+}
+
+const MOMENT: &str = "an RFC 3339 time or a day in UTC, for example 2026-01-31T08:00:00Z or 2026-01-31";
+
 /// How to name two rows, the earlier in the file first; the fault belongs to the second.
 fn two(line: u64, other: u64) -> (u64, u64) {
     (line.min(other), line.max(other))
@@ -411,7 +478,7 @@ mod tests {
             ("\"a\"", None),
             ("", None),
         ] {
-            assert_eq!(unclosed_quote(text.as_bytes()), line, "{text:?}");
+            assert_eq!(unclosed_quote(text.as_bytes(), b','), line, "{text:?}");
         }
     }
 

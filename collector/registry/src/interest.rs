@@ -10,7 +10,7 @@ use weighbridge_meter::UtcMillis;
 
 use crate::{
     CustomerKind,
-    ownership::{BadHolding, Holder, Holding, Ownership, Share, Stake},
+    ownership::{Holder, Holding, Ownership, Share, Stake},
     party::PartyId,
 };
 
@@ -165,7 +165,7 @@ mod stake {
 }
 
 /// Who stands behind whom at one moment, ready to be asked.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Behind {
     /// The parties, in the order of their places.
     pub parties: Vec<PartyId>,
@@ -173,6 +173,8 @@ pub struct Behind {
     pub ownership: Ownership,
     /// Who controls whom, by their places.
     pub controls: Vec<(usize, usize)>,
+    /// Keys of interests that cannot be, and are left out: somebody is told to hold a part of a person.
+    pub impossible: Vec<String>,
 }
 
 impl Behind {
@@ -182,17 +184,26 @@ impl Behind {
     }
 }
 
-/// Builds what was so at `moment`. Who is not among `kinds` is taken to be a body that somebody stands behind.
-///
-/// # Errors
-/// Names an interest that cannot be: somebody holds a part of a person.
+/// Builds what was so at `moment`. Who is not among `kinds` is taken to be a body that somebody stands behind. One
+/// interest that cannot be takes nothing away from the others.
 pub fn graph<'a>(
     interests: impl IntoIterator<Item = &'a Interest>,
     kinds: &BTreeMap<PartyId, CustomerKind>,
     moment: UtcMillis,
-) -> Result<Behind, BadInterest> {
-    let interests: Vec<&Interest> =
-        interests.into_iter().filter(|interest| interest.holds_at(moment)).collect();
+) -> Behind {
+    let mut impossible = Vec::new();
+    let interests: Vec<&Interest> = interests
+        .into_iter()
+        .filter(|interest| interest.holds_at(moment))
+        .filter(|interest| {
+            let can_be = interest.kind != InterestKind::Shareholding
+                || kinds.get(&interest.asset) != Some(&CustomerKind::Person);
+            if !can_be {
+                impossible.push(interest.key());
+            }
+            can_be
+        })
+        .collect();
     let mut parties: Vec<PartyId> = kinds.keys().cloned().collect();
     parties.extend(interests.iter().flat_map(|interest| [interest.owner.clone(), interest.asset.clone()]));
     parties.sort();
@@ -216,11 +227,12 @@ pub fn graph<'a>(
         .filter(|interest| interest.is_control())
         .map(|interest| (place(&interest.owner), place(&interest.asset)))
         .collect();
-    let ownership = Ownership::new(holders, holdings).map_err(|error| {
-        let (BadHolding::NoParty { index, .. } | BadHolding::OfLast { index, .. }) = error;
-        BadInterest { interest: owned.get(index).map(|interest| interest.key()).unwrap_or_default() }
-    })?;
-    Ok(Behind { parties, ownership, controls })
+    let ownership = Ownership::new(holders, holdings).unwrap_or_else(|error| {
+        // All places are those of parties, and nobody holds a part of a person.
+        debug_assert!(false, "{error}");
+        Ownership::default()
+    });
+    Behind { parties, ownership, controls, impossible }
 }
 
 /// Somebody is told to hold a part of a person.
@@ -292,7 +304,7 @@ mod tests {
         (taken_back.from, taken_back.to) = (Some(UtcMillis(0)), Some(UtcMillis(0)));
         let interests = [past, taken_back, interest("b", "c", InterestKind::Shareholding, percent("40"))];
         let groups = |moment| {
-            let behind = graph(&interests, &BTreeMap::new(), UtcMillis(moment)).unwrap();
+            let behind = graph(&interests, &BTreeMap::new(), UtcMillis(moment));
             let groups = behind.ownership.control_groups(&behind.controls);
             let named = groups.into_iter().map(|group| {
                 group.into_iter().map(|place| behind.parties[place].to_string()).collect::<Vec<_>>().join("+")
@@ -313,7 +325,7 @@ mod tests {
             interest("e", "f", InterestKind::Manages, None),
             founder,
         ];
-        let behind = graph(&interests, &BTreeMap::new(), UtcMillis(0)).unwrap();
+        let behind = graph(&interests, &BTreeMap::new(), UtcMillis(0));
         let controls: Vec<String> = behind
             .controls
             .iter()
@@ -323,13 +335,14 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_person_is_refused_by_name() {
+    fn a_part_of_a_person_is_named_and_takes_nothing_from_the_others() {
         let interests = [
             interest("a", "b", InterestKind::VotingRights, None),
             interest("a", "jane", InterestKind::Shareholding, percent("1")),
         ];
         let kinds = [("jane".parse().unwrap(), CustomerKind::Person)].into();
-        let error = graph(&interests, &kinds, UtcMillis(0)).unwrap_err();
-        assert_eq!(error.interest, "a jane shareholding ");
+        let behind = graph(&interests, &kinds, UtcMillis(0));
+        assert_eq!(behind.impossible, ["a jane shareholding "]);
+        assert_eq!(behind.ownership.len(), 3);
     }
 }

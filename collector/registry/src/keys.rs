@@ -347,6 +347,18 @@ impl KeyStore {
         sync_folder(&self.folder)
     }
 
+    /// Whether the key of a customer was destroyed.
+    ///
+    /// # Errors
+    /// What keeps its key from being read.
+    pub fn is_destroyed(&self, subject: &CustomerId) -> Result<bool, KeyError> {
+        match self.key(subject, &self.path(subject)) {
+            Ok(_) => Ok(false),
+            Err(KeyError::KeyDestroyed { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     fn path(&self, subject: &CustomerId) -> PathBuf {
         self.folder.join(file_stem(subject) + ".json")
     }

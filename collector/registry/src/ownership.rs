@@ -2,7 +2,7 @@
 //! belongs together.
 //!
 //! Shares are whole millionths, so that 25 and 50 % are met exactly. A stake may be a range; every result is then a
-//! range that holds the truth. Start with [`Ownership::new`], then [`Ownership::owners_of`] for the 25 % of a
+//! range that holds the truth. Start with [`Ownership::new`], then [`Ownership::owners_of`] for who is a
 //! beneficial owner, [`Ownership::aggregate`] for the 50 % of listed owners together (OFAC's FAQ 398 to 401:
 //! ownership only, control does not count), and [`Ownership::control_groups`].
 //!
@@ -26,7 +26,7 @@ pub struct Share(u32);
 impl Share {
     /// Nothing.
     pub const NOTHING: Self = Self(0);
-    /// 25 %, a beneficial owner's.
+    /// 25 %.
     pub const QUARTER: Self = Self(250_000);
     /// 50 %, that of listed owners together.
     pub const HALF: Self = Self(500_000);
@@ -158,7 +158,7 @@ struct Edge {
 }
 
 /// Who holds what.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Ownership {
     holders: Vec<Holder>,
     /// Of each party, who holds it.

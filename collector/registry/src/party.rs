@@ -227,6 +227,34 @@ pub enum Scheme {
     Other,
 }
 
+impl Scheme {
+    /// Every one of them.
+    pub const ALL: [Self; 8] = [
+        Self::Passport,
+        Self::NationalId,
+        Self::DrivingLicence,
+        Self::ResidencePermit,
+        Self::Tax,
+        Self::Registration,
+        Self::Lei,
+        Self::Other,
+    ];
+
+    /// Its name in files and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passport => "passport",
+            Self::NationalId => "national_id",
+            Self::DrivingLicence => "driving_licence",
+            Self::ResidencePermit => "residence_permit",
+            Self::Tax => "tax",
+            Self::Registration => "registration",
+            Self::Lei => "lei",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// A number that somebody else gave a party.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize)]
 #[serde(deny_unknown_fields)]
@@ -420,7 +448,7 @@ impl Party {
     /// Takes what a file of customers says, which has a column for each field of a report: what stands there takes
     /// the place of what was known, a blank too; what the file has no column for stays.
     pub fn take(&mut self, identity: &Identity) {
-        let text = |field| identity.get(field).map(str::to_owned);
+        let text = |field| identity.get(field).map(one_line);
         if self.legal_name().map(|name| name.full.as_str()) != identity.get(IdentityField::Name) {
             self.names.retain(|name| name.kind != NameKind::Legal);
             let legal = text(IdentityField::Name).map(|full| Name::of(NameKind::Legal, full));
@@ -456,6 +484,12 @@ impl Party {
             self.accesses = list.and_then(Result::ok).unwrap_or_default();
         }
     }
+}
+
+/// Lines of an address, say, as one.
+fn one_line(text: &str) -> String {
+    let lines = text.split(char::is_control).map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(", ")
 }
 
 /// Between several values in one field of a report.

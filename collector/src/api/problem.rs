@@ -112,6 +112,7 @@ impl From<CasefileError> for Problem {
     fn from(error: CasefileError) -> Self {
         match error {
             CasefileError::NoCase(id) => Self::not_found("case", &id),
+            CasefileError::Gone { .. } => Self::unusable(error).contradicting(),
             CasefileError::NoPack { .. } => Self::new(StatusCode::CONFLICT, "pack not loaded", error),
             CasefileError::Blank(_) => Self::unusable(error),
             CasefileError::Store(error) => error.into(),
@@ -135,6 +136,7 @@ impl From<ImportError> for Problem {
                     .with_errors(errors)
             }
             ImportError::Keys(_) => Self::failed(&error),
+            ImportError::Parties(error) => error.into(),
             ImportError::Commit(error) => error.into(),
         }
     }

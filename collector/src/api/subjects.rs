@@ -9,19 +9,20 @@ use axum::{
 use serde::Serialize;
 use weighbridge_casework::{Projection, Standing, Subject, Verdict, pack::Status};
 use weighbridge_meter::{AttemptId, Operations, Principal, UtcMillis};
-use weighbridge_registry::{CustomerKind, IdentityField, SealedCustomer};
+use weighbridge_registry::{ControlGroupId, CustomerKind, SealedCustomer};
 use weighbridge_store::account::AttemptAccount;
 
 use super::{
     amount::{Amount, Total},
     packs::today,
+    parties::{Behind, GroupJson, PartyJson},
     problem::Problem,
     work::{Looks, ModelOperations},
 };
 use crate::{
     app::App,
     judge,
-    view::{Owned, View},
+    view::{Owned, View, unowned},
 };
 
 /// Several of a kind.
@@ -62,6 +63,14 @@ pub(crate) struct Detail {
     pub(crate) members: Vec<String>,
     /// Which fields of its identity are known; never what they say.
     pub(crate) identity: BTreeMap<&'static str, &'static str>,
+    /// Of a customer, what is kept in clear.
+    pub(crate) party: Option<PartyJson>,
+    /// Of a customer, who stands behind it.
+    pub(crate) behind: Option<Behind>,
+    /// Of a reseller, its customers.
+    pub(crate) sells_to: Vec<String>,
+    /// Of a control group, who is in it, and why.
+    pub(crate) group: Option<GroupJson>,
     pub(crate) attempts: Vec<AttemptJson>,
     pub(crate) rules: Vec<RuleCheck>,
 }
@@ -151,15 +160,16 @@ pub(crate) struct HourJson {
 }
 
 impl Summary {
-    fn of(subject: Subject, owned: &Owned, customer: Option<&SealedCustomer>) -> Self {
+    fn of(view: &View, subject: Subject, owned: &Owned, customer: Option<&SealedCustomer>) -> Self {
+        let grouped = customer.and_then(|customer| view.grouped.0.group_of(&customer.customer));
         Self {
             id: subject.id().to_owned(),
             subject,
             kind: customer.map(|customer| customer.kind),
             standing: owned.standing,
-            control_group: customer
-                .and_then(|customer| customer.control_group.as_ref())
-                .map(|group| group.as_str().to_owned()),
+            control_group: grouped
+                .or_else(|| customer?.control_group.as_ref().map(ControlGroupId::as_str))
+                .map(str::to_owned),
             total: Total::from(&owned.totals),
             principals: owned.principals.clone(),
             runs: owned.attempts.len(),
@@ -172,20 +182,25 @@ pub(crate) fn customers(app: &App, view: &View) -> Vec<Summary> {
     let known = app.customers();
     let all = view.customers.iter();
     most_first(
-        all.map(|(id, owned)| Summary::of(Subject::Customer(id.clone()), owned, known.get(id))).collect(),
+        all.map(|(id, owned)| Summary::of(view, Subject::Customer(id.clone()), owned, known.get(id)))
+            .collect(),
     )
 }
 
 /// All control groups.
 pub(crate) fn groups(view: &View) -> Vec<Summary> {
     let all = view.groups.iter();
-    most_first(all.map(|(id, owned)| Summary::of(Subject::ControlGroup(id.clone()), owned, None)).collect())
+    most_first(
+        all.map(|(id, owned)| Summary::of(view, Subject::ControlGroup(id.clone()), owned, None)).collect(),
+    )
 }
 
 /// All principals that no customer is mapped to.
 pub(crate) fn unmapped(view: &View) -> Vec<Summary> {
     let all = view.unmapped.iter();
-    most_first(all.map(|(id, owned)| Summary::of(Subject::Principal(id.to_string()), owned, None)).collect())
+    most_first(
+        all.map(|(id, owned)| Summary::of(view, Subject::Principal(id.to_string()), owned, None)).collect(),
+    )
 }
 
 fn most_first(mut all: Vec<Summary>) -> Vec<Summary> {
@@ -266,34 +281,49 @@ pub(crate) fn rules(app: &App, view: &View, subject: &Subject, owned: &Owned) ->
 impl Detail {
     /// `None`: there is no such subject.
     pub(crate) fn of(app: &App, view: &View, subject: Subject) -> Option<Self> {
-        let owned = view.subject(&subject)?;
         let customers = app.customers();
         let customer = match &subject {
             Subject::Customer(id) => customers.get(id),
             _ => None,
         };
+        // Who only stands behind customers used nothing.
+        let owned = view.subject(&subject).or_else(|| customer.map(unowned))?;
         let members = match &subject {
-            Subject::ControlGroup(group) => {
-                let of_group = |customer: &&SealedCustomer| {
-                    customer.control_group.as_ref().is_some_and(|id| id.as_str() == group)
-                };
-                customers.values().filter(of_group).map(|customer| customer.customer.to_string()).collect()
+            Subject::ControlGroup(name) => {
+                let group = view.grouped.0.get(name);
+                let customers = group.iter().flat_map(|(_, group)| &group.customers);
+                customers.map(ToString::to_string).collect()
             }
             _ => Vec::new(),
         };
-        let identity = customer.map(|customer| {
-            IdentityField::ALL
-                .into_iter()
-                .map(|field| (field.as_str(), if customer.knows(field) { "present" } else { "blank" }))
+        let party = customer.map(|customer| PartyJson::of(app, customer));
+        let behind = customer.map(|customer| Behind::of(app, &customer.customer));
+        let sells_to = customer.into_iter().flat_map(|reseller| {
+            let of_it =
+                |other: &&SealedCustomer| other.standing.reseller.as_ref() == Some(&reseller.customer);
+            customers.values().filter(of_it).map(|other| other.customer.to_string()).collect::<Vec<_>>()
         });
+        let sells_to = sells_to.collect();
+        let group = match &subject {
+            Subject::ControlGroup(name) => view
+                .grouped
+                .0
+                .get(name)
+                .map(|(name, group)| GroupJson { name: name.to_owned(), group: group.clone() }),
+            _ => None,
+        };
         Some(Self {
             as_of: view.as_of,
             members,
-            identity: identity.into_iter().flatten().collect(),
+            identity: party.as_ref().map(|party| party.identity.clone()).unwrap_or_default(),
+            sells_to,
+            party,
+            behind,
+            group,
             attempts: attempts(view, owned.attempts.iter().copied()),
             rules: rules(app, view, &subject, &owned),
             model_operations: ModelOperations::of(&app.estimator, &owned.totals),
-            summary: Summary::of(subject, &owned, customer),
+            summary: Summary::of(view, subject, &owned, customer),
         })
     }
 }

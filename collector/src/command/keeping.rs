@@ -106,8 +106,14 @@ impl Backup {
         }
         let Some(to) = self.to else { return Err(Failure::usage("--to DIR is missing")) };
         if self.keys {
+            // Before it is done: a copy that nobody knows of could not be told to forget.
+            let folder = std::path::absolute(&to).unwrap_or_else(|_| to.clone()).display().to_string();
+            let began = mirroring(config, &folder, None).await?;
             let mirrored =
                 tokio::task::block_in_place(|| keys::mirror(&config.key_store, &to)).map_err(of_backup)?;
+            if began.is_some() {
+                mirroring(config, &folder, began).await?;
+            }
             say(format_args!(
                 "{} files of the key store mirrored, {} destroyed; keep this folder apart from every backup of the ledger, and no older state of it",
                 mirrored.files, mirrored.destroyed
@@ -149,6 +155,36 @@ impl Backup {
         ));
         say("the keys are not in it: backup --keys --to ANOTHER_DIR");
         Ok(())
+    }
+}
+
+/// Tells the collector that its key store is about to be mirrored, or that the run that began then is done; when it
+/// began. `None` where there is no ledger to tell.
+async fn mirroring(
+    config: &Config,
+    folder: &str,
+    done: Option<UtcMillis>,
+) -> Result<Option<UtcMillis>, Failure> {
+    if !Places::of(config).ledger.is_dir() {
+        return Ok(None);
+    }
+    match access(config).await? {
+        Access::Here(app) => {
+            let mirror = app.mirror_keys(folder, done).await.map_err(|error| Failure::missing(&error))?;
+            // Its files are not to change while they are copied, and it is started again after that.
+            let (tree, mut durable) = (app.tree.closed(), app.ledger.durable());
+            drop(app);
+            while durable.changed().await.is_ok() {}
+            tree.await;
+            Ok(Some(mirror.began))
+        }
+        Access::Running(remote) => {
+            let body = serde_json::json!({ "to": folder, "done": done }).to_string().into_bytes();
+            let answer = remote.post("/api/v1/key-mirrors", &[], "application/json", body).await?;
+            let mirror: crate::parties::Mirror =
+                serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?;
+            Ok(Some(mirror.began))
+        }
     }
 }
 

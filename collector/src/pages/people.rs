@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use weighbridge_casework::Subject;
 use weighbridge_meter::{Class, Operations};
 
+use super::parties;
 use super::show::{
     Scale, columns, counted, encoded, grouped, hours, ops, percent, range, standing, verdict, when,
 };
@@ -77,6 +78,9 @@ pub(super) fn customers(
     }
 }
 
+/// Rows of one table: what nobody reads to its end is not sent.
+const MOST_ROWS: usize = 500;
+
 fn table(what: &str, summaries: &[Summary], scale: &Scale) -> Markup {
     let customers = summaries.iter().any(|summary| summary.kind.is_some());
     html! {
@@ -88,7 +92,7 @@ fn table(what: &str, summaries: &[Summary], scale: &Scale) -> Markup {
                 th.n scope="col" { "Seen" }
             } }
             tbody {
-                @for summary in summaries {
+                @for summary in summaries.iter().take(MOST_ROWS) {
                     @let total = &summary.total;
                     tr {
                         th scope="row" { (bare_link(&summary.subject)) }
@@ -105,6 +109,9 @@ fn table(what: &str, summaries: &[Summary], scale: &Scale) -> Markup {
                 }
             }
         } }
+        @if summaries.len() > MOST_ROWS {
+            p { "And " (grouped((summaries.len() - MOST_ROWS) as u64)) " more, none of which has more than these: the JSON has all." }
+        }
     }
 }
 
@@ -136,6 +143,7 @@ pub(super) fn subject(detail: &Detail, hours_measured: &[HourJson], cases: &[Cas
                 @if !detail.members.is_empty() {
                     dt { "Members" } dd { @for member in &detail.members { a href=(format!("/customers/{}", encoded(member))) { (member) } " " } }
                 }
+                @if let Some(party) = &detail.party { (parties::standing(party, &detail.sells_to)) }
                 dt { "Principals" } dd {
                     @if summary.principals.is_empty() { "none used yet" }
                     ul.plain { @for principal in &summary.principals { li { code { (principal) } } } }
@@ -145,6 +153,8 @@ pub(super) fn subject(detail: &Detail, hours_measured: &[HourJson], cases: &[Cas
                 }
             }
         }
+        @if let (Some(party), Some(behind)) = (&detail.party, &detail.behind) { (parties::behind(party, behind)) }
+        @if let Some(group) = &detail.group { (parties::group(group)) }
         (totals(&summary.total, &detail.model_operations, &detail.rules))
         (against(&detail.rules))
         @if !hours_measured.is_empty() {
@@ -170,11 +180,12 @@ fn identity(fields: &BTreeMap<&'static str, &'static str>) -> Markup {
             h2 { "Identity" }
             p {
                 "Sealed; opening it is a recorded act. "
-                @if blank == 0 { "Every field is known." } @else { (blank) " of " (fields.len()) " fields are blank and would be in a report." }
+                @if fields.values().any(|state| *state == "erased") { "Its key was destroyed: what was known of it cannot be read by anybody." }
+                @else if blank == 0 { "Every field is known." } @else { (blank) " of " (fields.len()) " fields are blank and would be in a report." }
             }
             ul.fields {
                 @for (field, state) in fields {
-                    li { (field.replace('_', " ")) " " span class={ "tag " @if *state == "blank" { "gap" } @else { "measured" } } { (state) } }
+                    li { (field.replace('_', " ")) " " span class={ "tag " @if *state == "present" { "measured" } @else { "gap" } } { (state) } }
                 }
             }
         }

@@ -252,15 +252,61 @@ impl Site {
         answer(&self.pages, request.body(body.into()).expect("valid")).await
     }
 
+    /// A request with the admin token, and with headers beside it.
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        request = request.header("authorization", format!("Bearer {}", self.token()));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        answer(&self.pages, request.body(body).expect("valid")).await
+    }
+
+    /// A request with just these headers.
+    pub(crate) async fn sent(&self, path: &str, body: String, headers: &[(&str, &str)]) -> Answer {
+        let mut request = Request::post(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(&self.pages, request.body(Body::from(body)).expect("valid")).await
+    }
+
+    /// The same collector, stopped and started again.
+    pub(crate) async fn restarted(self) -> Self {
+        self.restarted_after(|| ()).await
+    }
+
+    /// The same with something done in between.
+    pub(crate) async fn restarted_after(self, between: impl FnOnce()) -> Self {
+        let (now, config) = (self.now.clone(), self.config.clone());
+        let folder = self.stop().await;
+        between();
+        let clock = now.clone();
+        let app = App::start(&config, Arc::new(move || UtcMillis(clock.load(Ordering::Relaxed))))
+            .await
+            .expect("starts");
+        let (pages, ingest) = (api::http_routes(app.clone()), ingest::routes(app.clone()));
+        Self { folder, now, app, config, pages, ingest }
+    }
+
     /// Lets go of everything but the folder, so that another collector can start there.
     pub(crate) async fn stop(self) -> tempfile::TempDir {
         let Self { folder, app, pages, ingest, .. } = self;
         drop((pages, ingest));
         let store = app.store.clone();
         let mut durable = app.ledger.durable();
+        let tree = app.tree.closed();
         drop(app);
         // The writer announces until it has closed its journal.
         while durable.changed().await.is_ok() {}
+        tree.await;
         store.close().await;
         folder
     }

@@ -74,6 +74,20 @@ pub const TARGETS: &[Target] = &[
         most: 4_096,
     },
     Target { name: "import-leases", read: |bytes| drop(import::parse_leases("l.csv", bytes)), most: 4_096 },
+    Target { name: "import-parties", read: parties, most: 4_096 },
+    Target {
+        name: "party-mapping",
+        read: |bytes| drop(import::Mapping::parse("m.toml", bytes)),
+        most: 4_096,
+    },
+    Target { name: "party-records", read: party_records, most: 4_096 },
+    Target {
+        name: "import-interests",
+        read: |bytes| drop(import::parse_interests("i.csv", bytes)),
+        most: 4_096,
+    },
+    Target { name: "access-log", read: |bytes| drop(import::read_accesses("a", bytes)), most: 4_096 },
+    Target { name: "place-database", read: weighbridge_registry::places::read_anything, most: 8_192 },
     Target { name: "import-slurm", read: |bytes| drop(import::parse_slurm("s.json", bytes)), most: 8_192 },
     Target { name: "slurm-hook", read: slurm_hook, most: 2_048 },
     Target { name: "libvirt-domain", read: libvirt_domain, most: 16_384 },
@@ -134,6 +148,23 @@ fn text_exposition(bytes: &[u8]) {
     for sample in exposition::samples(bytes).flatten() {
         let _ = (sample.label("gpu"), sample.value.number());
     }
+}
+
+/// In columns called as the paths, and in those of a mapping. What was taken is written and reads back.
+fn parties(bytes: &[u8]) {
+    let told = import::Told { at: weighbridge_meter::UtcMillis(0), by: "desk" };
+    if let Ok(mapping) = import::Mapping::parse("m.toml", seeds::MAPPING.as_bytes()) {
+        drop(import::parse_parties("p.csv", bytes, Some(&mapping), told));
+    }
+    let Ok(parties) = import::parse_parties("p.csv", bytes, None, told) else { return };
+    let again = import::parse_parties("p.csv", import::write_parties(&parties).as_bytes(), None, told);
+    assert!(again.is_ok_and(|again| again == parties), "parties that were taken read back as others");
+}
+
+fn party_records(bytes: &[u8]) {
+    let Ok(records) = import::parse_records("p.ndjson", bytes) else { return };
+    let again = import::parse_records("p.ndjson", import::write_records(&records).as_bytes());
+    assert!(again.is_ok_and(|again| again == records), "records that were taken read back as others");
 }
 
 fn lease_file(bytes: &[u8]) {

@@ -5,6 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[path = "../../../collector/registry/tests/support/mmdb.rs"]
+mod mmdb;
+
+use mmdb::{Data, Shape};
 use prost::Message;
 use weighbridge_meter::UtcMillis;
 use weighbridge_store::{
@@ -18,6 +22,30 @@ use weighbridge_wire::{
 };
 
 const MOMENT: UtcMillis = UtcMillis(1_767_225_600_000);
+
+/// A mapping of the columns of some system.
+pub(crate) const MAPPING: &str = "delimiter = \";\"\nignore_unknown = true\n[fields]\nid = \"Account\"\n\
+    kind = { column = \"Type\", values = { Ltd = \"entity\", Ms = \"person\" }, default = \"entity\" }\n\
+    names.legal.full = { columns = [\"First\", \"Last\"], separator = \" \", lines = \", \" }\n\
+    emails = { column = \"Mail\", list = \"|\" }\n";
+
+/// One of each size of a record.
+fn places() -> Vec<Vec<u8>> {
+    let value = || {
+        let country = Data::Map(vec![("iso_code", Data::Text("FR"))]);
+        Data::Map(vec![
+            ("country", country),
+            ("is_anonymous", Data::Bool(true)),
+            ("asn", Data::Number(64_496)),
+        ])
+    };
+    let networks: [(std::net::IpAddr, u32, Data); 2] =
+        [([192, 0, 2, 0].into(), 24, value()), ([198, 51, 100, 0].into(), 30, value())];
+    let of = |(record_size, ip_version)| {
+        mmdb::write(Shape { record_size, ip_version, built: 1_767_225_600 }, &networks)
+    };
+    [(24, 4), (28, 6), (32, 4)].map(of).into()
+}
 
 /// Something right for the decoder of this name.
 pub fn seeds(name: &str) -> Vec<Vec<u8>> {
@@ -63,6 +91,28 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "import-principals" => {
             texts(&["principal,customer,valid_from,valid_to\nlease:a,C-1,2026-01-01T00:00:00Z,\n"])
         }
+        "import-parties" => texts(&[
+            "id,kind,names.legal.full,names.alias.full,names.alias.given,emails,us_person,us_person.at,accesses\n\
+             C-1,person,Jane Doe,Jo;D\\;o,;D,a@b.example;c@d.example,us;foreign,2026-01-01;2026-02-01T00:00:00Z,\
+             192.0.2.1@2026-01-01T00:00:00Z\nC-2,entity,\"A, b\",,,,,,\n",
+            "Account;Type;First;Last;Mail\nC-1;Ms;Jane;Doe;a@b.example|c@d.example\nC-2;;;\"A; b\";\n",
+        ]),
+        "party-mapping" => texts(&[MAPPING]),
+        "party-records" => texts(&[
+            "{\"id\":\"C-1\",\"control_group\":\"G\",\"standing\":{\"opened\":\"2026-01-01T00:00:00Z\"},\
+             \"party\":{\"kind\":\"person\",\"names\":[{\"kind\":\"legal\",\"full\":\"Jane Doe\"}],\"born\":\"1970-05\",\
+             \"us_person\":[{\"says\":\"us\",\"basis\":\"told\",\"decides\":true,\"at\":\"2026-01-01T00:00:00Z\",\"by\":\"d\"}],\
+             \"accesses\":[\"192.0.2.1@2026-01-01T00:00:00Z\"]}}\n{\"id\":\"C-2\",\"party\":{\"kind\":\"entity\"}}\n",
+        ]),
+        "import-interests" => {
+            texts(&["owner,asset,kind,share,from,to,substantial_control\na,b,shareholding,25,,,\n\
+             a,c,voting_rights,12.5-50,2026-01-01,2026-02-01T00:00:00Z,true\na,d,shareholding,>25,,,false\n"])
+        }
+        "access-log" => texts(&[
+            "customer,address,at,what\nC-1,192.0.2.1:443,1767225600,\nC-1,[2001:db8::1]:1,2026-01-01T00:00:00Z,administration\n",
+            "{\"customer\":\"C-1\",\"address\":\"192.0.2.1\",\"at\":1767225600.5}\n",
+        ]),
+        "place-database" => places(),
         "import-slurm" => texts(&[
             include_str!("../../../collector/registry/tests/slurm/22.05.json"),
             "JobIDRaw|Account|Cluster|Submit|Start|End|State|NodeList|AllocTRES\n7|a|c|1|2|3|COMPLETED|n1|gres/gpu=1\n",

@@ -76,6 +76,14 @@ pub(super) fn consistent(file: &str, pack: &RulePack) -> Result<(), PackError> {
             }
         }
     }
+    if pack.retention.as_ref().is_some_and(|retention| retention.years == 0) {
+        return wrong("retention.years".into(), "0", "at least 1");
+    }
+    if let Some(owner) = &pack.beneficial_owner
+        && !(1..=100).contains(&owner.percent)
+    {
+        return wrong("beneficial_owner.percent".into(), &owner.percent.to_string(), "from 1 to 100");
+    }
     for (index, clock) in pack.clock.iter().enumerate() {
         if clock.days == 0 {
             return wrong(format!("clock[{index}].days"), "0", "at least 1");

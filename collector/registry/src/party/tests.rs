@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn a_card_number_is_found_wherever_it_stands(before in "[a-z :]{0,5}", digits in "4[0-9]{14}", after in "[a-z,]{0,5}") {
+    fn a_card_number_is_found_wherever_it_stands(before in "[a-z :]{0,4}", digits in "4[0-9]{14}", after in "[a-z,]{0,4}") {
         let sum = |digits: &str| -> u32 {
             let from_right = digits.bytes().rev().map(|byte| u32::from(byte - b'0')).enumerate();
             from_right.map(|(index, digit)| if index % 2 == 0 { (2 * digit) / 10 + (2 * digit) % 10 } else { digit }).sum()

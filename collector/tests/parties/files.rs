@@ -1,0 +1,135 @@
+//! Files of parties, interests and uses, in and out.
+
+use axum::http::StatusCode;
+use serde_json::json;
+use weighbridge_store::UsageStore;
+
+use super::{SECRETS, by, entity, interest, jane, put};
+use crate::common::Site;
+
+#[tokio::test]
+async fn files_of_parties_interests_and_uses_are_taken_whole_or_not_at_all() {
+    let site = Site::empty().await;
+    let mut line = jane();
+    line["id"] = json!("P-1");
+    let second = json!({ "id": "C-1", "party": entity(None, false)["party"] });
+    let import = async |kind: &str, text: String, query: &str| {
+        let bearer = format!("Bearer {}", site.token());
+        site.sent(&format!("/api/v1/import/{kind}{query}"), text, &[("authorization", &bearer)]).await
+    };
+    let good = format!("{line}\n{second}\n");
+    let dry = import("parties", good.clone(), "?dry_run=true").await;
+    assert_eq!(
+        (dry.json()["rows"].clone(), dry.json()["recorded"].clone()),
+        (json!(2), json!(2)),
+        "{}",
+        dry.body
+    );
+    let mut bad = jane();
+    (bad["id"], bad["party"]["emails"]) = (json!("P-2"), json!(["Planted Roe"]));
+    let refused = import("parties", format!("{good}{bad}\n"), "").await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused.body.contains("parties.csv:3: party.emails[0]"), "{}", refused.body);
+    for secret in SECRETS {
+        assert!(!refused.body.contains(secret), "{}", refused.body);
+    }
+    assert_eq!(site.json("/api/v1/parties").await["parties"], json!([]), "neither of them did anything");
+    assert_eq!(import("parties", good.clone(), "").await.json()["recorded"], 2);
+    assert_eq!(import("parties", good, "").await.json()["recorded"], 0);
+    let csv = "id,kind,names.legal.full,us_person\nC-2,entity,Another Body,foreign\n";
+    assert_eq!(import("parties", csv.into(), "").await.json()["recorded"], 1);
+    let interests = "owner,asset,kind,share,from,to,substantial_control\nP-1,C-1,shareholding,60,,,\nP-1,C-2,shareholding,51,,,\n";
+    let taken = import("interests", interests.into(), "").await;
+    assert_eq!(taken.json()["recorded"], 2, "{}", taken.body);
+    assert_eq!(site.json("/api/v1/groups/G-7").await["members"], json!(["C-1", "C-2", "P-1"]));
+}
+
+#[tokio::test]
+async fn uses_of_the_service_move_when_a_customer_was_last_seen_and_fill_the_report() {
+    let site = Site::empty().await;
+    put(&site, "P-1", &jane()).await;
+    let import = async |site: &Site, text: &str| {
+        let bearer = format!("Bearer {}", site.token());
+        site.sent("/api/v1/import/accesses", text.into(), &[("authorization", &bearer)]).await
+    };
+    let log = "customer,address,at,what\n\
+               P-1,192.0.2.9:443,2026-02-28T10:00:00Z,access\n\
+               P-1,[2001:db8::1]:22,1772200000,administration\n";
+    assert_eq!(import(&site, log).await.json()["recorded"], 1);
+    assert_eq!(import(&site, log).await.json()["recorded"], 0, "told again, it says nothing new");
+    let later = "customer,address,at\nP-1,192.0.2.9,2026-03-01T00:00:00Z\n";
+    assert_eq!(import(&site, later).await.json()["recorded"], 1);
+    let refused = import(&site, "customer,address,at\nX-1,192.0.2.9,2026-03-01T00:00:00Z\n").await;
+    assert!(refused.body.contains("customer X-1 is not known"), "{}", refused.body);
+
+    let site = site.restarted().await;
+    let shown = site.json("/api/v1/parties/P-1").await;
+    assert_eq!(shown["standing"]["last_access"], "2026-03-01T00:00:00Z");
+    assert_eq!(
+        (&shown["identity"]["access"], &shown["report_fields"]["A6"]),
+        (&json!("present"), &json!("whole"))
+    );
+    let bundle = site.call("POST", "/api/v1/parties/P-1/bundle", &by(), &[]).await.json();
+    let addresses: Vec<_> =
+        bundle["accesses"].as_array().unwrap().iter().map(|one| one["address"].clone()).collect();
+    assert_eq!(addresses, ["192.0.2.9", "192.0.2.9", "2001:db8::1"]);
+    for row in site.app.store.records("accesses").await.unwrap() {
+        assert!(!row.body.to_string().contains("192.0.2"), "{}", row.body);
+    }
+    // A record that is put again does not lose them.
+    let mut again = jane();
+    again["standing"]["last_access"] = json!("2026-03-01T00:00:00Z");
+    again["standing"]["remedy"] = json!("monitored");
+    put(&site, "P-1", &again).await;
+    assert_eq!(site.json("/api/v1/parties/P-1").await["identity"]["access"], "present");
+}
+
+#[tokio::test]
+async fn what_is_written_out_in_a_format_says_the_same_when_it_is_read_elsewhere() {
+    let site = Site::empty().await;
+    put(&site, "P-1", &jane()).await;
+    put(&site, "C-1", &entity(None, false)).await;
+    site.call("POST", "/api/v1/interests", &json!([interest("P-1", "C-1", "30")]), &[]).await;
+    let written = async |format: &str| {
+        let answer = site.call("POST", &format!("/api/v1/export/{format}"), &by(), &[]).await;
+        assert_eq!(answer.status, StatusCode::OK, "{format}: {}", answer.body);
+        answer.body
+    };
+    for (format, parties) in [("ndjson", 2), ("csv", 2), ("ftm", 3), ("bods", 3), ("verified-claims", 1)] {
+        let text = written(format).await;
+        assert!(text.contains("Roe"), "{format}: {text}");
+        let other = Site::empty().await;
+        let bearer = format!("Bearer {}", other.token());
+        let kind = if ["ndjson", "csv"].contains(&format) { "parties" } else { format };
+        let path = format!("/api/v1/import/{kind}");
+        let dry =
+            other.sent(&format!("{path}?dry_run=true"), text.clone(), &[("authorization", &bearer)]).await;
+        assert_eq!(dry.json()["recorded"], parties, "{format}: {}", dry.body);
+        assert_eq!(other.json("/api/v1/parties").await["parties"], json!([]), "{format}");
+        let taken = other.sent(&path, text.clone(), &[("authorization", &bearer)]).await;
+        assert_eq!(taken.json()["recorded"], parties, "{format}: {}", taken.body);
+        let again = other.sent(&path, text, &[("authorization", &bearer)]).await;
+        assert_eq!(
+            again.json()["recorded"],
+            0,
+            "{format}: what is known already adds nothing: {}",
+            again.body
+        );
+        let opened = other.call("POST", "/api/v1/parties/P-1/reveal", &by(), &[]).await.json();
+        // Claims have days and years, and no months.
+        let born = if format == "verified-claims" { "1970" } else { "1970-05" };
+        assert_eq!(opened["party"]["born"], born, "{format}: {opened}");
+        if ["ftm", "bods"].contains(&format) {
+            let behind = other.json("/api/v1/parties/C-1/behind").await;
+            assert_eq!(behind["owners"][0]["share"], json!(["30", "30"]), "{format}: {behind}");
+        }
+    }
+    assert!(written("interests").await.contains("P-1,C-1,shareholding,30"));
+    let looks = site.app.store.records("audit").await.unwrap();
+    assert_eq!(looks.len(), 10, "each of both parties, five times; interests open nobody");
+    let refused = site.call("POST", "/api/v1/export/pdf", &by(), &[]).await;
+    assert_eq!(refused.status, StatusCode::NOT_FOUND);
+    let anonymous =
+        site.call("POST", "/api/v1/export/csv", &json!({ "actor": "", "reason": "x" }), &[]).await;
+    assert_eq!(anonymous.status, StatusCode::UNPROCESSABLE_ENTITY);
+}

@@ -1,0 +1,201 @@
+//! Nobody reads who a customer is: identities are planted in a real collector by every way there is, and looked for in
+//! all that it writes, serves and backs up, without a key; then a party is erased and looked for with all keys but its
+//! own.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
+use weighbridge_store::{Body, Fact};
+use weighbridge_tests::{
+    collector::Collector,
+    http::{self, Answer},
+    ledgers,
+    planted::{Planted, files_below},
+};
+
+/// In records that are taken.
+const SECRETS: [&str; 12] = [
+    "Zinovia Plantedname",
+    "Зиновия Посаженная",
+    "12 Planted Street",
+    "Plantedville",
+    "zinovia@planted.example",
+    "planted-domain.example",
+    "+30 555 0142 99",
+    "Planted Savings",
+    "planted-wallet-77",
+    "PLANTED4711",
+    "192.0.2.143",
+    "Planted Checker",
+];
+
+/// In what is refused: errors and logs must not repeat it either.
+const REFUSED: [&str; 3] = ["Refusedname", "refused@planted", "Refused Street"];
+
+/// What a person wrote as a reason is no identity and is there: it shows that the search finds what there is.
+const CONTROL: &str = "planted control 4711";
+
+const HEADER: &str = "customer,kind,us_person,control_group,name,address,locations,payment_means,payment_source,email,telephone,access";
+
+fn record() -> Value {
+    json!({
+        "standing": { "closed": "2020-02-01T00:00:00Z" },
+        "party": {
+            "kind": "person",
+            "names": [
+                { "kind": "legal", "full": "Zinovia Plantedname" },
+                { "kind": "transliteration", "full": "Зиновия Посаженная", "script": "Cyrl" },
+            ],
+            "addresses": [{ "kind": "principal", "full": "12 Planted Street, Plantedville", "locality": "Plantedville" }],
+            "emails": ["zinovia@planted.example"],
+            "domains": ["planted-domain.example"],
+            "telephones": ["+30 555 0142 99"],
+            "payments": [{ "means": "Planted Savings", "source": "planted-wallet-77" }],
+            "identifiers": [{ "scheme": "passport", "number": "PLANTED4711" }],
+            "accesses": ["192.0.2.143@2026-01-01T00:00:00Z"],
+            "verifications": [{
+                "id": "1", "method": "documentary", "checker": "Planted Checker",
+                "at": "2026-01-03T00:00:00Z", "outcome": "verified",
+            }],
+        },
+    })
+}
+
+struct Desk<'a> {
+    collector: &'a Collector,
+    token: String,
+}
+
+impl Desk<'_> {
+    fn call(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let body = body.to_string();
+        http::request(self.collector.http(), method, &format!("/api/v1/{path}"), &headers, body.as_bytes())
+            .unwrap()
+    }
+}
+
+/// Everything that is written and served, but keys: all files, backups, logs, pages, API and metrics.
+fn everything(collector: &Collector, more: &[&Path]) -> Vec<Vec<u8>> {
+    let mut all = files_below(&collector.data());
+    for folder in more {
+        all.extend(files_below(folder));
+    }
+    let log = collector.log();
+    assert!(!log.is_empty(), "it logs");
+    all.extend([log.into_bytes(), collector.metrics().into_bytes()]);
+    for path in [
+        "/",
+        "/customers",
+        "/customers/P-1",
+        "/customers/P-2",
+        "/api/v1/customers",
+        "/api/v1/customers/P-1",
+        "/api/v1/parties",
+        "/api/v1/parties/P-1",
+        "/api/v1/parties/P-1/behind",
+        "/api/v1/status",
+    ] {
+        let answer = http::get(collector.http(), path).unwrap();
+        assert_eq!(answer.status, 200, "{path}");
+        all.push(answer.bytes);
+    }
+    all
+}
+
+#[test]
+fn no_identity_can_be_found_without_a_key_nor_with_the_operators_once_its_own_is_destroyed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut collector = Collector::prepare(&folder.path().join("collector"), "[log]\nlevel = \"debug\"\n");
+    collector.start_ready();
+    let token = collector.run(&["token"]).stdout.trim().to_owned();
+    let desk = Desk { collector: &collector, token };
+
+    // By every way in, also such as is refused.
+    let taken = desk.call("PUT", "parties/P-1", &record());
+    assert_eq!(taken.status, 201, "{}", taken.body);
+    let row = "P-2,person,foreign,,Zinovia Plantedname,12 Planted Street,Plantedville,Planted Savings,planted-wallet-77,zinovia@planted.example,+30 555 0142 99,192.0.2.143@2026-01-01T00:00:00Z";
+    collector.import("customers", &format!("{HEADER}\n{row}\n"));
+    let bad = "P-3,person,alien,,Refusedname,Refused Street,,,,refused@planted,,";
+    assert_eq!(collector.try_import("customers", &format!("{HEADER}\n{bad}\n")).code, Some(1));
+    // Those are the operator's own files.
+    fs::remove_file(collector.folder().join("customers.csv")).unwrap();
+    let mut refused = record();
+    refused["party"]["names"][0]["full"] = json!("Refusedname\n");
+    refused["party"]["emails"] = json!(["refused@planted"]);
+    assert_eq!(desk.call("PUT", "parties/P-4", &refused).status, 422);
+    refused["party"]["names"][0]["nonsense"] = json!("Refusedname");
+    assert_eq!(desk.call("PUT", "parties/P-4", &refused).status, 422);
+
+    // Looked at by who may, which is on record.
+    let by = json!({ "actor": "ada", "reason": CONTROL });
+    let opened = desk.call("POST", "parties/P-1/reveal", &by);
+    assert!(opened.body.contains("Zinovia Plantedname"), "{}", opened.body);
+    assert_eq!(desk.call("POST", "parties/P-2/bundle", &by).status, 200);
+
+    let backup = folder.path().join("backup");
+    let mirror = folder.path().join("mirror");
+    let path = |path: &Path| path.display().to_string();
+    let made = collector.run(&["backup", "--to", &path(&backup)]);
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let made = collector.run(&["backup", "--keys", "--to", &path(&mirror)]);
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+
+    let all = everything(&collector, &[&backup]);
+    for place in [files_below(&collector.data()), files_below(&backup)] {
+        assert!(Planted::in_any(&place, CONTROL), "the search finds what is there");
+    }
+    for secret in SECRETS.iter().chain(&REFUSED) {
+        assert!(!Planted::in_any(&all, secret), "{secret}");
+        let keys = [files_below(&collector.keys()), files_below(&mirror)].concat();
+        assert!(!Planted::in_any(&keys, secret), "{secret} beside the keys");
+    }
+
+    // Erased: what was sealed is still in the ledger, and nothing opens it but an older copy of the key store.
+    let erased = desk.call("POST", "parties/P-1/erase", &by);
+    assert_eq!(erased.status, 200, "{}", erased.body);
+    let erased: Value = serde_json::from_str(&erased.body).unwrap();
+    assert_eq!(erased["still_in"][0]["to"], path(&mirror), "{erased}");
+    let sealed = sealed(&collector, "P-1");
+    let opens = |keys: &Path| {
+        let operator = OperatorKey::from_file(&collector.folder().join("operator.key")).unwrap();
+        KeyStore::at(keys, operator).unwrap().open_party(&sealed)
+    };
+    assert!(matches!(opens(&collector.keys()), Err(KeyError::KeyDestroyed { .. })));
+    assert!(opens(&mirror).is_ok(), "as was said");
+    let made = collector.run(&["backup", "--keys", "--to", &path(&mirror)]);
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    assert_eq!(collector.get("parties/P-1")["erasure"]["still_in"], json!([]));
+    assert!(matches!(opens(&mirror), Err(KeyError::KeyDestroyed { .. })));
+    let with_keys = [
+        everything(&collector, &[&backup, &mirror, &collector.keys()]),
+        vec![fs::read(collector.folder().join("operator.key")).unwrap()],
+    ]
+    .concat();
+    for secret in SECRETS {
+        assert!(!Planted::in_any(&with_keys, secret), "{secret}");
+    }
+    // The other one is as it was, and the ledger is whole.
+    let other = desk.call("POST", "parties/P-2/reveal", &by);
+    assert!(other.body.contains("Zinovia Plantedname"), "{}", other.body);
+    collector.stop();
+    let verified = collector.run(&["verify"]);
+    assert_eq!(verified.code, Some(0), "{}{}", verified.stdout, verified.stderr);
+    let erasures = ledgers::entries(&collector.data())
+        .into_iter()
+        .filter(|entry| matches!(&entry.body, Body::Fact(Fact::Record { kind, key, .. }) if kind == "erasure" && key == "P-1"));
+    assert_eq!(erasures.count(), 2, "that it was decided, and that it was done");
+}
+
+/// A party as it stands in the ledger last.
+fn sealed(collector: &Collector, id: &str) -> SealedCustomer {
+    let entries = ledgers::entries(&collector.data()).into_iter().filter_map(|entry| match entry.body {
+        Body::Fact(Fact::Record { kind, key, body }) if kind == "customer" && key == id => Some(body),
+        _ => None,
+    });
+    serde_json::from_value(entries.last().unwrap()).unwrap()
+}
