@@ -25,7 +25,7 @@ async fn start(config: &Config) -> Result<App, StartError> {
 
 /// A new key in a file.
 fn new_key(site: &Site) -> PathBuf {
-    let file = site.folder.path().join("next.key");
+    let file = site.folder().join("next.key");
     OperatorKey::generate([9; 32]).save_new(&file).unwrap();
     file
 }
@@ -118,7 +118,7 @@ async fn a_change_that_makes_no_sense_is_refused_by_name_and_changes_nothing() {
     let site = Site::empty().await;
     let token = site.token();
     let before = site.app.keys.operators();
-    let (none, relative) = (site.folder.path().join("none.key"), PathBuf::from("next.key"));
+    let (none, relative) = (site.folder().join("none.key"), PathBuf::from("next.key"));
     for (to, expected) in [(none, "none.key"), (relative, "expected an absolute path")] {
         let refused = rotate(&site, &token, &to).await;
         assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", refused.body);

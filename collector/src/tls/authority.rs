@@ -249,7 +249,10 @@ impl Authorities {
             let purpose = purpose(&one.certificate);
             relocked.push(keys.wrap(&purpose, &keys.open_wrapped(&purpose, &one.key)?, random));
         }
-        let failed = |doing| |source| AuthorityError::File { doing, path: file.clone(), source };
+        let failed = |doing| {
+            let path = file.clone();
+            move |source| AuthorityError::File { doing, path, source }
+        };
         let mut old = fs::OpenOptions::new().write(true).open(&file).map_err(failed("open"))?;
         let mut swap = |list: &mut Vec<Authority>| {
             list.iter_mut().zip(&mut relocked).for_each(|(one, key)| std::mem::swap(&mut one.key, key));

@@ -1,8 +1,11 @@
 //! A collector in a temporary folder with a clock that stands still, an enrolled agent, and requests in process.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use axum::{
@@ -309,6 +312,11 @@ impl Site {
         tree.await;
         store.close().await;
         folder
+    }
+
+    /// Where everything of it lies.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn token(&self) -> String {
