@@ -4,8 +4,8 @@
 //! whole teraoperations under keys that end in `_tera`, times RFC 3339 in UTC, durations milliseconds as numbers
 //! under keys that end in `_ms`. What cannot be answered is an `application/problem+json` (RFC 9457).
 //!
-//! No route shows who a customer is, but one: `POST /api/v1/cases/{id}/report`, with the admin token, a name and a
-//! reason, which are recorded first. The other routes that want the token are import, `POST /api/v1/leases`, prune
+//! No route that is asked with GET shows who a customer is. Those that do (a case's report; a party's and a statement's
+//! `reveal`, `bundle` and `export`) want the admin token, a name and a reason, which are recorded first. The other routes that want the token are import, `POST /api/v1/leases`, prune
 //! and `POST /api/v1/trust`, by which operators make join tokens, shut agents out and change the certificate authority.
 //!
 //! Deliberately absent: accounts and roles, and any way to change a number. Whoever can reach the port can read

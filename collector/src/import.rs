@@ -2,7 +2,7 @@
 //! Either every row is recorded or none.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     str::FromStr,
 };
 
@@ -10,9 +10,11 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::Serialize;
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, Party, PartyId, PartyRecord, SHOWN_FAULTS,
-    SlurmRow, parse_agents, parse_customers, parse_interests, parse_leases, parse_parties, parse_principals,
-    parse_records, parse_slurm, parse_statements, party::Basis, read_accesses, statement,
+    CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, Party, PartyId, PartyRecord,
+    PrincipalMapping, SHOWN_FAULTS, SlurmRow, parse_agents, parse_customers, parse_interests, parse_leases,
+    parse_parties, parse_principals, parse_records, parse_slurm, parse_statements,
+    party::{Basis, StatusBasis},
+    read_accesses, statement,
 };
 use weighbridge_store::{
     Fact, State, closed,
@@ -23,7 +25,7 @@ use weighbridge_store::{
 use crate::{
     app::{App, record},
     judge::fact,
-    parties::{BY_FILE, Format, How, PartyError, Told},
+    parties::{BY_FILE, Format, How, PartyError, Told, told_by_file},
 };
 
 /// What a file holds.
@@ -236,15 +238,7 @@ impl App {
                 if !wrong.is_empty() {
                     return Err(ImportError::Contradiction(wrong));
                 }
-                let facts = rows.iter().map(|row| MappingFact {
-                    principal: row.principal.clone(),
-                    customer: row.customer.to_string(),
-                    valid_from: row.valid_from,
-                    valid_to: row.valid_to,
-                });
-                let new = self
-                    .shared
-                    .with(|state| facts.filter(|fact| !state.mappings.contains(fact)).collect::<Vec<_>>());
+                let new = self.shared.with(|state| mappings(state, &rows));
                 (rows.len(), new.into_iter().map(Fact::Mapping).collect())
             }
             Kind::Statements(kind) => {
@@ -274,7 +268,8 @@ impl App {
             }
             Kind::Customers => {
                 let rows = parse_customers(file, text)?;
-                let new = self.changed(&rows)?;
+                let (new, erased) = self.changed(&rows)?;
+                left_out = erased;
                 let bad: Vec<String> = new.iter().flat_map(|(id, told)| self.cannot_be(id, told)).collect();
                 if !bad.is_empty() {
                     let named = bad.into_iter().map(|problem| format!("{file}: {problem}"));
@@ -330,31 +325,68 @@ impl App {
         }
     }
 
-    /// Customers that are new or say something new. What is there is opened to compare and shown to nobody.
-    fn changed(&self, rows: &[CustomerRow]) -> Result<Vec<(PartyId, Told)>, KeyError> {
+    /// Customers that are new or say something new, and how many are erased. What is there is opened to compare and
+    /// shown to nobody.
+    fn changed(&self, rows: &[CustomerRow]) -> Result<(Vec<(PartyId, Told)>, usize), KeyError> {
         let known = self.customers();
         let mut new = Vec::new();
+        let mut erased = 0;
         for row in rows {
             let before = known.get(row.customer.as_str());
-            let opened = before.map(|before| self.keys.open_party(before)).transpose()?;
+            let opened = match before.map(|before| self.keys.open_party(before)).transpose() {
+                // A feed goes on about who is erased for a while.
+                Err(KeyError::KeyDestroyed { .. }) => {
+                    erased += 1;
+                    continue;
+                }
+                opened => opened?,
+            };
             let mut party = opened.clone().unwrap_or_else(|| Party::unknown(row.kind));
             party.kind = row.kind;
             party.take(&row.identity);
-            // The same word again decides nothing, least of all over what spoke against it since.
-            let last = party.us_person.0.iter().rev().find(|basis| basis.by == BY_FILE[0]);
-            if last.is_none_or(|last| last.says != row.us_person) {
-                party.us_person.decide(row.us_person, Basis::Told, BY_FILE[0], self.now());
-            }
-            let same = before.is_some_and(|before| before.control_group == row.control_group);
+            let mut standing = before.map(|before| before.standing.clone()).unwrap_or_default();
+            let by_file = party.us_person.0.iter().rev().find(|basis| basis.by == BY_FILE[0]);
+            let last = standing.told_by_file.or(by_file.map(|basis| basis.says));
+            standing.told_by_file = Some(row.us_person);
+            let word = StatusBasis {
+                says: row.us_person,
+                basis: Basis::Told,
+                decides: true,
+                at: self.now(),
+                by: BY_FILE[0].into(),
+                evidence: Vec::new(),
+            };
+            party.us_person = told_by_file(&party.us_person, last, word);
+            let same = before.is_some_and(|before| {
+                before.control_group == row.control_group && before.standing == standing
+            });
             if same && opened.as_ref() == Some(&party) {
                 continue;
             }
-            let standing = before.map(|before| before.standing.clone()).unwrap_or_default();
             let control_group = row.control_group.clone();
             new.push((row.customer.clone(), Told { control_group, standing, party }));
         }
-        Ok(new)
+        Ok((new, erased))
     }
+}
+
+/// Mappings that are new, or say of their span something else than what was last said of that span. What was said
+/// before of a span, and corrected in a part of it since, is not said anew by the same file.
+fn mappings(state: &State, rows: &[PrincipalMapping]) -> Vec<MappingFact> {
+    let known = state.mappings.iter();
+    let last: HashMap<_, _> = known
+        .map(|fact| ((&fact.principal, fact.valid_from, fact.valid_to), fact.customer.as_str()))
+        .collect();
+    let new = rows.iter().filter(|row| {
+        last.get(&(&row.principal, row.valid_from, row.valid_to)) != Some(&row.customer.as_str())
+    });
+    let fact = |row: &PrincipalMapping| MappingFact {
+        principal: row.principal.clone(),
+        customer: row.customer.to_string(),
+        valid_from: row.valid_from,
+        valid_to: row.valid_to,
+    };
+    new.map(fact).collect()
 }
 
 fn knows_agent(state: &State, fact: &AgentFact) -> bool {

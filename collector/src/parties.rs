@@ -23,10 +23,10 @@ use serde::{Deserialize, Serialize};
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
     ControlGroupId, CustomerKind, Group, Groups, IdentityField, Interest, InterestKind, KeyError, Link,
-    Party, PartyId, SealedCustomer, SealedField, Standing,
+    Party, PartyId, SealedCustomer, SealedField, Standing, UsPerson,
     interest::{BadInterest, Behind},
     ownership::{Owners, Share},
-    party::{BadParty, StatusBasis, Verification},
+    party::{BadParty, StatusBasis, UsStatus, Verification},
 };
 use weighbridge_store::{RecordRow, StoreError, UsageStore, ledger::CommitError};
 
@@ -77,6 +77,15 @@ impl Told {
                 self.party.verifications.push(one.clone());
             }
         }
+        self.standing.told_by_file = standing.told_by_file;
+        if let Some(word) = word_of_file(&self.party.us_person).cloned() {
+            self.standing.told_by_file = Some(word.says);
+            let decided =
+                before.us_person.0.iter().any(|basis| basis.decides && !BY_FILE.contains(&&*basis.by));
+            if decided {
+                self.party.us_person = told_by_file(&before.us_person, standing.told_by_file, word);
+            }
+        }
         let bases = &mut self.party.us_person.0;
         let mut by_file = false;
         for basis in bases.iter_mut().filter(|basis| BY_FILE.contains(&basis.by.as_str())) {
@@ -96,6 +105,27 @@ impl Told {
             }
         }
     }
+}
+
+/// What a status rests on after a file's word on it. That decides until a person has decided. From then on it is
+/// evidence, which can open again who was held to be a US person and nothing else, and the same word again is none.
+pub(crate) fn told_by_file(before: &UsStatus, last: Option<UsPerson>, word: StatusBasis) -> UsStatus {
+    let mut status = before.clone();
+    let decided = before.0.iter().any(|basis| basis.decides && !BY_FILE.contains(&&*basis.by));
+    if last != Some(word.says) && before.stands() != word.says {
+        if !decided {
+            status.0.push(word);
+        } else if word.says != UsPerson::Undetermined {
+            status.0.push(StatusBasis { decides: false, ..word });
+        }
+    }
+    status
+}
+
+/// The word on a status that is nothing but a file's.
+fn word_of_file(status: &UsStatus) -> Option<&StatusBasis> {
+    let last = status.0.last()?;
+    status.0.iter().all(|basis| BY_FILE.contains(&&*basis.by)).then_some(last)
 }
 
 /// What the id of a verification begins with that a provider told.
@@ -343,6 +373,9 @@ impl App {
         let done = tokio::spawn(async move {
             let _one_at_a_time = app.writing.lock().await;
             let imported = app.put(vec![(id.clone(), told)], How::Record, expected).await?;
+            if imported.left_out > 0 {
+                return Err(KeyError::KeyDestroyed { subject: id }.into());
+            }
             let tag = app.customers().get(id.as_str()).map(tag).unwrap_or_default();
             Ok((imported, tag))
         });
@@ -363,7 +396,9 @@ impl App {
                 return Ok(Imported { rows: 1, recorded: 0, left_out: 0 });
             }
             let act = serde_json::json!({
-                "act": "verification_told", "customer": id, "provider": told.checker, "id": told.id,
+                // The provider's name for it may be anybody's.
+                "act": "verification_told", "customer": id, "provider": told.checker,
+                "id": app.keys.digest("verification", &told.id),
                 "outcome": told.outcome,
             });
             one.party.verifications.retain(|before| before.id != told.id);
@@ -408,9 +443,18 @@ impl App {
             }
         }
         let mut new = Vec::new();
+        let mut left_out = 0;
         for (id, mut one) in told {
+            one.standing.told_by_file = word_of_file(&one.party.us_person).map(|word| word.says);
             if let Some(before) = known.get(id.as_str()) {
-                let opened = self.keys.open_party(before)?;
+                let opened = match self.keys.open_party(before) {
+                    // A feed goes on about who is erased for a while.
+                    Err(KeyError::KeyDestroyed { .. }) => {
+                        left_out += 1;
+                        continue;
+                    }
+                    opened => opened?,
+                };
                 one.keep(&before.standing, &opened);
                 let standing = Standing {
                     verified: before.standing.verified,
@@ -440,14 +484,15 @@ impl App {
             self.record(facts).await?;
             self.learn_customers(sealed);
         }
-        Ok(Imported { rows, recorded, left_out: 0 })
+        Ok(Imported { rows, recorded, left_out })
     }
 
     /// Seals records, with few syncs for the keys that are made.
     pub(crate) fn sealed(&self, told: Vec<(PartyId, Told)>) -> Result<Vec<SealedCustomer>, KeyError> {
         let ids: Vec<PartyId> = told.iter().map(|(id, _)| id.clone()).collect();
         self.keys.prepare(&ids, &mut random::fill)?;
-        let sealed = told.into_iter().map(|(id, Told { control_group, standing, party })| {
+        let sealed = told.into_iter().map(|(id, Told { control_group, standing, mut party })| {
+            self.compare_places(&id, &mut party)?;
             let mut sealed = self.keys.seal_party(&id, control_group, standing, &party, &mut random::fill)?;
             if self.has_log(&id) {
                 sealed.known.insert(IdentityField::Access);
@@ -573,6 +618,13 @@ impl App {
     pub fn owner_line(&self) -> Option<Share> {
         let used = self.packs.iter().filter(|(_, used)| *used);
         let percent = used.filter_map(|(pack, _)| Some(pack.beneficial_owner.as_ref()?.percent)).min()?;
+        Share::from_millionths(u32::from(percent) * 10_000)
+    }
+
+    /// From which part on persons under a measure bring a body under theirs, by the strictest pack in use that says so.
+    pub fn measured_line(&self) -> Option<Share> {
+        let used = self.packs.iter().filter(|(_, used)| *used);
+        let percent = used.filter_map(|(pack, _)| Some(pack.measured_owners.as_ref()?.percent)).min()?;
         Share::from_millionths(u32::from(percent) * 10_000)
     }
 

@@ -104,3 +104,31 @@ async fn a_mapping_corrected_three_months_back_moves_exactly_the_hours_concerned
     assert_eq!((measured(&site, "C-1").await, measured(&site, "C-2").await), after);
     assert_eq!(hour(&site, "C-2", wrong).await, Some(moved));
 }
+
+#[tokio::test]
+async fn a_mapping_goes_back_to_a_customer_that_it_was_taken_from() {
+    let site = Site::with_an_hour().await;
+    let told = async |customer: &str| {
+        let text = format!("{MAPPING}lease:site/one,{customer},2026-03-02T00:00:00Z,2026-03-03T00:00:00Z\n");
+        site.app.import(Kind::Principals, "principals.csv", text.as_bytes()).await.unwrap().recorded
+    };
+    let measured = async |customer: &str| {
+        site.app.settled().await;
+        let shown = site.json(&format!("/api/v1/customers/{customer}")).await;
+        shown["total"]["measured_ms"].as_u64().unwrap()
+    };
+    let all = measured("C-1").await;
+    assert!(all > 0);
+    for (customer, recorded) in [("C-1", 1), ("C-2", 1), ("C-2", 0), ("C-1", 1), ("C-1", 0)] {
+        assert_eq!(told(customer).await, recorded, "{customer}");
+        assert_eq!(measured(customer).await, all, "{customer}");
+    }
+    assert_eq!(measured("C-2").await, 0);
+
+    // What was corrected in a part of it stays so when the whole is said as before.
+    let part = format!("{MAPPING}lease:site/one,C-2,2026-03-02T09:00:00Z,2026-03-02T10:00:00Z\n");
+    site.import(Kind::Principals, &part).await;
+    let moved = measured("C-2").await;
+    assert!(moved > 0 && moved < all);
+    assert_eq!((told("C-1").await, measured("C-2").await), (0, moved));
+}

@@ -74,7 +74,9 @@ pub struct RulePack {
     /// How long identities are to be kept, where it says so.
     pub retention: Option<Retention>,
     /// From which share on an owner is a beneficial one, where it says so.
-    pub beneficial_owner: Option<BeneficialOwner>,
+    pub beneficial_owner: Option<OwnerLine>,
+    /// From which part of a body on that persons under a special measure who hold it together bring it under theirs.
+    pub measured_owners: Option<OwnerLine>,
     sha256: String,
 }
 
@@ -148,6 +150,7 @@ impl RulePack {
             report_field: file.report_field,
             retention: file.retention,
             beneficial_owner: file.beneficial_owner,
+            measured_owners: file.measured_owners,
             sha256: Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect(),
         };
         check::consistent(file_name, &pack)?;
@@ -208,7 +211,8 @@ struct PackFile {
     clock: Vec<Clock>,
     report_field: Vec<ReportField>,
     retention: Option<Retention>,
-    beneficial_owner: Option<BeneficialOwner>,
+    beneficial_owner: Option<OwnerLine>,
+    measured_owners: Option<OwnerLine>,
     example: Vec<Example>,
 }
 
@@ -451,10 +455,10 @@ pub struct Retention {
     pub note: Option<String>,
 }
 
-/// From which share on an owner is a beneficial one.
+/// From which share on an owner counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct BeneficialOwner {
+pub struct OwnerLine {
     /// Whole percent, from 1 to 100: at it or above.
     pub percent: u8,
     /// Where that stands.

@@ -3,7 +3,7 @@
 //!
 //! [`graph`] takes those of one moment and builds what [`crate::ownership`] works on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use weighbridge_meter::UtcMillis;
@@ -181,6 +181,17 @@ impl Behind {
     /// The place of a party.
     pub fn place(&self, party: &PartyId) -> Option<usize> {
         self.parties.binary_search(party).ok()
+    }
+
+    /// Who controls a party, directly or through others, in order of their places; not the party itself.
+    pub fn controllers_of(&self, place: usize) -> BTreeSet<usize> {
+        let mut found = BTreeSet::new();
+        let mut next = vec![place];
+        while let Some(controlled) = next.pop() {
+            let by = self.controls.iter().filter(|(_, of)| *of == controlled).map(|(by, _)| *by);
+            next.extend(by.filter(|by| *by != place && found.insert(*by)).collect::<Vec<_>>());
+        }
+        found
     }
 }
 

@@ -535,6 +535,7 @@ fn held(record: &PartyRecord) -> PartyRecord {
         closed: standing.closed,
         last_access: standing.last_access,
         open_discrepancies: 0,
+        told_by_file: None,
     };
     PartyRecord { id: id.clone(), control_group: control_group.clone(), standing, party: kept }
 }

@@ -20,6 +20,7 @@ use weighbridge_registry::{
     blind::What,
     identity::ReportField,
     ownership::{self, Share},
+    statement::{self, Cell, Effect, SpecialMeasure, Statement},
 };
 
 use super::problem::{Admin, Problem};
@@ -27,7 +28,8 @@ use crate::{
     app::App,
     import::Imported,
     parties::{
-        By, Certification, EraseError, Erasure, Export, Hold, How, Mirror, PartyError, Proposals, Told, tag,
+        By, Certification, EraseError, Erasure, Export, Hold, How, Kept, Mirror, PartyError, Proposals, Told,
+        tag,
     },
 };
 
@@ -283,8 +285,15 @@ pub(crate) struct Behind {
     pub(crate) interests: Vec<Interest>,
     /// Everybody who holds a part of it in the end, the greatest first.
     pub(crate) owners: Vec<OwnerJson>,
-    /// Who decides in it without that.
+    /// Who decides in it without that, directly or through others.
     pub(crate) control: Vec<PartyId>,
+    /// Nobody was named whose part reaches the line of a beneficial owner, nor who controls it.
+    pub(crate) nobody_named: bool,
+    /// Special measures in force on it, or on who stands behind it.
+    pub(crate) measures: Vec<MeasureJson>,
+    /// Whether persons under measures that prohibit hold so much of it together, that a pack in use brings it under
+    /// theirs: `yes`, `possible`, `no`, or `no_line`.
+    pub(crate) held_by_measured: &'static str,
     /// How much of it nobody told of, in percent.
     pub(crate) unknown: (String, String),
     /// What is not known could be a beneficial owner.
@@ -294,6 +303,15 @@ pub(crate) struct Behind {
     /// More was told to be held of it than there is.
     pub(crate) overheld: bool,
     pub(crate) group: Option<GroupJson>,
+}
+
+/// A special measure on one of those who stand behind a party, or on the party.
+#[derive(Debug, Serialize)]
+pub(crate) struct MeasureJson {
+    pub(crate) id: String,
+    pub(crate) person: PartyId,
+    pub(crate) effect: String,
+    pub(crate) citation: String,
 }
 
 /// One owner, over all paths.
@@ -344,14 +362,56 @@ impl Behind {
                 })
             }));
         }
-        let control =
-            stands.interests.iter().filter(|interest| interest.asset == *id && interest.is_control());
+        let place = parties.place(id);
+        let control: Vec<PartyId> = place
+            .into_iter()
+            .flat_map(|place| parties.controllers_of(place))
+            .filter_map(|place| parties.parties.get(place).cloned())
+            .collect();
+        let now = app.now();
+        let in_force: Vec<SpecialMeasure> = app
+            .statements(statement::Kind::SpecialMeasure)
+            .into_iter()
+            .filter_map(|kept| match kept {
+                Kept::Clear(Statement::SpecialMeasure(one)) => Some(one),
+                _ => None,
+            })
+            .filter(|one| one.determined <= now && now < one.ends)
+            .collect();
+        let prohibited: Vec<usize> = in_force
+            .iter()
+            .filter(|one| one.effect == Effect::Prohibit)
+            .filter_map(|one| parties.place(one.person.as_ref()?))
+            .collect();
+        let held_by_measured = match (app.measured_line(), place) {
+            (None, _) => "no_line",
+            (Some(_), None) => "no",
+            (Some(line), Some(place)) => match parties.ownership.aggregate(&prohibited, line).get(place) {
+                Some(ownership::Standing::Reaches) => "yes",
+                Some(ownership::Standing::Possible) => "possible",
+                Some(ownership::Standing::Below) | None => "no",
+            },
+        };
+        let measures = in_force.into_iter().filter_map(|one| {
+            let person = one.person.filter(|person| {
+                person == id || control.contains(person) || owners.iter().any(|owner| owner.party == *person)
+            })?;
+            let (id, effect) = (one.id.as_str().to_owned(), one.effect.write());
+            Some(MeasureJson { id, person, effect, citation: one.citation.write() })
+        });
+        let measures: Vec<MeasureJson> = measures.collect();
+        let a_person = known.get(id.as_str()).is_some_and(|known| known.kind == CustomerKind::Person);
+        let nobody_named =
+            !a_person && control.is_empty() && owners.iter().all(|owner| owner.beneficial != "yes");
         let group = app.groups();
         let group = group.0.group_of(id).and_then(|name| group.0.get(name));
         Self {
             as_of: app.now(),
             id: id.clone(),
-            control: control.map(|interest| interest.owner.clone()).collect(),
+            control,
+            nobody_named,
+            measures,
+            held_by_measured,
             interests: stands.interests,
             owners,
             unknown: percent(unknown),

@@ -117,10 +117,20 @@ pub(super) fn behind(party: &PartyJson, behind: &Behind) -> Markup {
                 @if party.kind != CustomerKind::Person {
                     p {
                         "Not told of: " (percent(&behind.unknown))
+                        @if behind.nobody_named { " " span.tag.possible { "nobody was named who holds enough of it or controls it" } }
                         @if behind.unknown_reaches_line { " " span.tag.possible { "enough for a beneficial owner whom nobody named" } }
                         @if behind.closed_circle { " " span.tag.possible { "held in a circle without anybody outside" } }
                         @if behind.overheld { " " span.tag.possible { "more was told to be held than there is" } }
                     }
+                }
+                @for measure in &behind.measures {
+                    p { span.tag.certain { (measure.effect) } " special measure " code { (measure.id) } " on "
+                        (link(measure.person.as_str())) ", " (measure.citation) }
+                }
+                @match behind.held_by_measured {
+                    "yes" => p { span.tag.certain { "held by persons under a measure" } " by what they hold together" },
+                    "possible" => p { span.tag.possible { "possibly held by persons under a measure" } " by what they hold together" },
+                    _ => {}
                 }
                 @if told {
                     p { "Told: "

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weighbridge_registry::{
-    AccessLog, CustomerId, IdentityField, KeyError, Party, PartyId, SealedCustomer, Standing,
+    AccessKind, AccessLog, CustomerId, IdentityField, KeyError, Party, PartyId, SealedCustomer, Standing,
     party::AddressKind, places,
 };
 use zeroize::Zeroizing;
@@ -116,13 +116,31 @@ impl App {
         let last = log.entries().map(|entry| entry.last).max();
         let standing =
             Standing { last_access: sealed.standing.last_access.max(last), ..sealed.standing.clone() };
+        self.raise_places(&mut party, log);
+        (standing, party)
+    }
+
+    /// What uses show against what is declared, where a database of places says it.
+    fn raise_places(&self, party: &mut Party, log: &AccessLog) {
         let declared = |kind| party.addresses_of(kind).filter_map(|address| address.country);
         let mut countries: Vec<_> = declared(AddressKind::Use).collect();
         if countries.is_empty() {
             countries = declared(AddressKind::Principal).collect();
         }
         let signals = places::compare(&countries, log, &self.places_known, self.now());
-        places::raise(&mut party, &signals);
-        (standing, party)
+        places::raise(party, &signals);
+    }
+
+    /// The same for a record that is about to be sealed: its own uses and those of logs, against what it now declares.
+    pub(super) fn compare_places(&self, id: &PartyId, party: &mut Party) -> Result<(), KeyError> {
+        if self.places_known.databases().is_empty() {
+            return Ok(());
+        }
+        let mut log = if self.has_log(id) { self.access_log(id)? } else { AccessLog::default() };
+        party.accesses.iter().for_each(|access| log.add(*access, AccessKind::Access));
+        if !log.is_empty() {
+            self.raise_places(party, &log);
+        }
+        Ok(())
     }
 }

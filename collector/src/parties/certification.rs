@@ -129,8 +129,7 @@ impl App {
                     Standing::Below => {}
                 }
             }
-            let controls = behind.controls.iter().filter(|(_, controlled)| *controlled == place);
-            sure.extend(controls.map(|(controller, _)| *controller));
+            sure.extend(behind.controllers_of(place));
         }
         let person = |place: &usize| {
             let sealed = known.get(behind.parties.get(*place)?.as_str())?;

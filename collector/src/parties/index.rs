@@ -9,7 +9,7 @@ use serde::Serialize;
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
     Decision, KeyError, Party, PartyId, SealedCustomer,
-    blind::{Blind, Sign, What},
+    blind::{Blind, Sign, TooCommon, What},
 };
 
 use super::{By, PartyError, said};
@@ -18,8 +18,17 @@ use crate::{
     judge::fact,
 };
 
-/// A value that more parties share than this says nothing about them.
-const TOO_COMMON: usize = 20;
+/// A value that more parties share than this says nothing about them: of what one payer or one person has alone, as
+/// many as a ring of accounts may be large; of what strangers share, as a building or a network, few.
+fn too_common(sign: Sign) -> usize {
+    match sign {
+        Sign::PaymentSource | Sign::Telephone | Sign::Email => 1_000,
+        Sign::Domain | Sign::Address | Sign::Network => 20,
+    }
+}
+
+/// Values too common to say anything that are named, of each sign.
+const NAMED: usize = 20;
 
 /// Domains at which anybody can have an address.
 const FREE_MAIL: [&str; 24] = [
@@ -71,8 +80,26 @@ pub struct Proposal {
 pub struct Proposals {
     /// Parties that share something, are not in one group yet, and of whom nobody rejected that they are.
     pub proposals: Vec<Proposal>,
-    /// How many values of each kind too many share to say anything.
-    pub too_common: BTreeMap<&'static str, usize>,
+    /// Of each sign the values that too many share to say anything.
+    pub too_common: BTreeMap<&'static str, Common>,
+}
+
+/// Values that too many share to say anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Common {
+    /// How many values.
+    pub values: usize,
+    /// Those that most share, each with one of who does, so that somebody can look what it is.
+    pub most: Vec<SharedByMany>,
+}
+
+/// One value that too many share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SharedByMany {
+    /// How many share it.
+    pub parties: usize,
+    /// One of them.
+    pub one: PartyId,
 }
 
 impl App {
@@ -167,9 +194,12 @@ impl App {
         let mut all = Proposals { proposals: Vec::new(), too_common: BTreeMap::new() };
         let index = self.index()?.read().unwrap_or_else(PoisonError::into_inner);
         for sign in Sign::ALL {
-            let shared = index.shared(sign, TOO_COMMON, &FREE_MAIL);
+            let shared = index.shared(sign, too_common(sign), &FREE_MAIL);
             if !shared.too_common.is_empty() {
-                all.too_common.insert(sign.as_str(), shared.too_common.len());
+                let values = shared.too_common.len();
+                let most = shared.too_common.into_iter().take(NAMED);
+                let most = most.map(|TooCommon { parties, one }| SharedByMany { parties, one }).collect();
+                all.too_common.insert(sign.as_str(), Common { values, most });
             }
             for group in shared.groups {
                 let pairs = || {

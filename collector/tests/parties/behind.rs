@@ -180,3 +180,80 @@ async fn what_cannot_be_beside_what_was_told_of_a_party_is_refused_and_takes_no_
         assert_eq!((&named["total"]["held_ms"], &named["members"]), (held, members), "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_ring_of_accounts_on_one_card_is_proposed_and_what_strangers_share_is_named_as_common() {
+    let site = Site::empty().await;
+    let record = |number: u32| {
+        let party = json!({
+            "kind": "entity", "names": [{ "kind": "legal", "full": "Some Entity" }],
+            "payments": [{ "source": "wallet 1" }], "emails": [format!("a{number}@one.example")],
+        });
+        json!({ "id": format!("C-{number:02}"), "party": party }).to_string()
+    };
+    let records: Vec<String> = (0..30).map(record).collect();
+    site.import(Kind::Parties, &records.join("\n")).await;
+    let found = site.json("/api/v1/proposals").await;
+    let proposal = &found["proposals"][0];
+    assert_eq!(proposal["sign"], "payment_source", "{found}");
+    assert_eq!(proposal["parties"].as_array().unwrap().len(), 30);
+    assert_eq!(
+        found["too_common"]["domain"],
+        json!({ "values": 1, "most": [{ "parties": 30, "one": "C-00" }] })
+    );
+}
+
+#[tokio::test]
+async fn measures_on_those_behind_a_customer_are_shown_and_what_they_hold_together_counts() {
+    let site = Site::empty().await;
+    for id in ["C-1", "C-2", "H-1", "H-2", "H-3"] {
+        put(&site, id, &entity(None, id.starts_with('H'))).await;
+    }
+    put(&site, "P-1", &jane()).await;
+    put(&site, "P-2", &jane()).await;
+    let mut controls = interest("H-3", "C-2", "0");
+    controls["kind"] = json!("other_control");
+    controls.as_object_mut().unwrap().remove("share");
+    let mut over = controls.clone();
+    (over["owner"], over["asset"]) = (json!("P-2"), json!("H-3"));
+    let told = json!([
+        interest("P-1", "H-1", "30"),
+        interest("P-2", "H-1", "20"),
+        interest("H-1", "C-1", "50"),
+        interest("H-2", "C-2", "10"),
+        controls,
+        over,
+    ]);
+    let told = site.call("POST", "/api/v1/interests", &told, &[]).await;
+    assert_eq!(told.status, StatusCode::OK, "{}", told.body);
+    let behind = async |id: &str| site.json(&format!("/api/v1/parties/{id}/behind")).await;
+    assert_eq!(behind("C-2").await["control"], json!(["H-3", "P-2"]), "over others too");
+    assert_eq!(
+        (&behind("C-2").await["nobody_named"], &behind("H-3").await["nobody_named"]),
+        (&json!(false), &json!(false))
+    );
+    assert_eq!(behind("H-2").await["nobody_named"], true);
+
+    let measure = |id: &str, person: &str, ends: &str| {
+        json!({
+            "id": id, "person": person, "effect": "prohibit", "determined": "2026-01-01T00:00:00Z",
+            "implement_by": "2026-01-31T00:00:00Z", "ends": ends, "citation": "1 FR 1",
+        })
+    };
+    let path = "/api/v1/statements/special-measures";
+    let one = site.call("POST", path, &measure("M-1", "P-1", "2027-01-01T00:00:00Z"), &[]).await;
+    assert_eq!(one.status, StatusCode::OK, "{}", one.body);
+    let shown = behind("C-1").await;
+    assert_eq!(
+        (&shown["measures"][0]["id"], &shown["held_by_measured"]),
+        (&json!("M-1"), &json!("no")),
+        "{shown}"
+    );
+    site.call("POST", path, &measure("M-2", "P-2", "2027-01-01T00:00:00Z"), &[]).await;
+    assert_eq!(behind("C-1").await["held_by_measured"], "yes", "30 and 20 of what holds 50");
+    assert_eq!(behind("C-2").await["measures"][0]["id"], "M-2", "who controls it");
+    let page = site.get("/customers/C-1").await.body;
+    assert!(page.contains("held by persons under a measure"), "{page}");
+    site.call("POST", path, &measure("M-2", "P-2", "2026-02-01T00:00:00Z"), &[]).await;
+    assert_eq!(behind("C-1").await["held_by_measured"], "no", "one that has ended counts no more");
+}

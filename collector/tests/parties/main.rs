@@ -6,6 +6,9 @@ mod behind;
 mod common;
 mod erasing;
 mod files;
+#[expect(dead_code, reason = "shared with tests of the registry")]
+#[path = "../../registry/tests/support/mmdb.rs"]
+mod mmdb;
 mod records;
 mod told;
 

@@ -273,3 +273,69 @@ async fn a_file_of_customers_is_held_to_what_no_record_may_say() {
     let again = site.app.import(Kind::Customers, "c.csv", lines.as_bytes()).await.unwrap();
     assert_eq!(again.recorded, 0);
 }
+
+/// The record as it stands, to be put back changed.
+async fn revealed(site: &Site, id: &str) -> serde_json::Value {
+    let mut opened = site.call("POST", &format!("/api/v1/parties/{id}/reveal"), &by(), &[]).await.json();
+    opened.as_object_mut().expect("an object").remove("id");
+    opened
+}
+
+#[tokio::test]
+async fn what_a_person_decided_stands_against_a_file_that_says_what_it_said_before() {
+    let site = Site::empty().await;
+    let header = common::CUSTOMERS.lines().next().unwrap();
+    let file = |first: &str, second: &str| {
+        format!("{header}\nC-1,person,{first},,Jane Roe,,,,,,,\nC-2,person,{second},,John Roe,,,,,,,\n")
+    };
+    let recorded =
+        async |text: &str| site.app.import(Kind::Customers, "c.csv", text.as_bytes()).await.unwrap().recorded;
+    let stands = async |id: &str| site.json(&format!("/api/v1/parties/{id}")).await["us_person"].clone();
+    assert_eq!(recorded(&file("us", "undetermined")).await, 2);
+    site.sets(10);
+    for (id, says) in [("C-1", "foreign"), ("C-2", "us")] {
+        let mut told = revealed(&site, id).await;
+        // Whatever was there is left out: the record says what the desk holds to be so.
+        told["party"]["us_person"] = json!([{
+            "says": says, "basis": "citizenship", "decides": true, "at": "2026-03-02T08:05:00Z", "by": "desk",
+        }]);
+        let put_back = put(&site, id, &told).await;
+        assert_eq!(put_back.status, StatusCode::CREATED, "{}", put_back.body);
+    }
+    site.sets(20);
+    assert_eq!(recorded(&file("us", "undetermined")).await, 0, "nothing new is said");
+    assert_eq!((stands("C-1").await, stands("C-2").await), (json!("foreign"), json!("us")));
+
+    // Another word of the file is evidence: it opens a U.S. person again, and makes nobody one.
+    assert_eq!(recorded(&file("us", "foreign")).await, 1);
+    assert_eq!(stands("C-2").await, "undetermined");
+    assert_eq!(recorded(&file("undetermined", "foreign")).await, 1);
+    assert_eq!(recorded(&file("us", "foreign")).await, 1);
+    assert_eq!((stands("C-1").await, stands("C-2").await), (json!("foreign"), json!("undetermined")));
+
+    // So it is with a file of parties.
+    let parties = "id,kind,names.legal.full,us_person\nC-1,person,Jane Roe,us\n";
+    let again = site.app.import(Kind::Parties, "p.csv", parties.as_bytes()).await.unwrap();
+    assert_eq!((again.recorded, stands("C-1").await), (0, json!("foreign")));
+    let site = site.restarted().await;
+    assert_eq!(site.json("/api/v1/parties/C-1").await["us_person"], "foreign");
+}
+
+#[tokio::test]
+async fn a_file_goes_on_though_one_in_it_is_erased() {
+    let site = Site::empty().await;
+    let mut closed = jane();
+    closed["standing"]["closed"] = json!("2020-02-01T00:00:00Z");
+    put(&site, "P-1", &closed).await;
+    let erased = site.call("POST", "/api/v1/parties/P-1/erase", &by(), &[]).await;
+    assert_eq!(erased.status, StatusCode::OK, "{}", erased.body);
+    let header = common::CUSTOMERS.lines().next().unwrap();
+    let customers = format!("{header}\nP-1,person,us,,Jane Roe,,,,,,,\nC-2,person,us,,John Roe,,,,,,,\n");
+    let parties = "id,kind,names.legal.full\nP-1,person,Jane Roe\nC-3,person,Jim Roe\n";
+    for (kind, text) in [(Kind::Customers, &*customers), (Kind::Parties, parties)] {
+        let taken = site.app.import(kind, "file.csv", text.as_bytes()).await.unwrap();
+        assert_eq!((taken.rows, taken.recorded, taken.left_out), (2, 1, 1));
+    }
+    let refused = put(&site, "P-1", &jane()).await;
+    assert_eq!(refused.status, StatusCode::GONE, "by itself it is refused: {}", refused.body);
+}

@@ -2,9 +2,14 @@
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
+use weighbridge_collector::import::Kind;
 use weighbridge_store::UsageStore;
 
-use super::{by, interest, jane, put};
+use super::{
+    by, entity, interest, jane,
+    mmdb::{self, Data, Shape},
+    put,
+};
 use crate::common::{Answer, Site};
 
 #[tokio::test]
@@ -227,4 +232,53 @@ async fn the_figures_of_a_certification_are_counted_by_country_and_what_is_not_k
     assert_eq!(figures["foreign_accounts_not_verified"], 2);
     assert_eq!(figures["program"]["version"], "2");
     assert_eq!(site.app.store.records("audit").await.unwrap().len(), 0, "nobody looked");
+}
+
+#[tokio::test]
+async fn uses_from_elsewhere_than_declared_are_discrepancies_by_the_databases_of_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("countries.mmdb");
+    std::fs::write(&database, countries()).unwrap();
+    let site = Site::configured(&format!("[places]\ndatabases = [{database:?}]\n")).await;
+    let mut used = jane();
+    used["party"]["accesses"] = json!(["192.0.2.7@2026-03-01T00:00:00Z"]);
+    let made = put(&site, "P-1", &used).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
+    let shown = site.json("/api/v1/parties/P-1").await;
+    assert_eq!(shown["standing"]["open_discrepancies"], 1, "it is in Norway, and used from France: {shown}");
+    assert_eq!(
+        put(&site, "P-1", &used).await.header("etag"),
+        made.header("etag"),
+        "the same again is no news"
+    );
+    let opened = site.call("POST", "/api/v1/parties/P-1/reveal", &by(), &[]).await.json();
+    let found = &opened["party"]["discrepancies"][0]["what"];
+    assert!(found.as_str().unwrap().contains("FR"), "{opened}");
+    assert_eq!(opened["party"]["us_person"], jane()["party"]["us_person"], "it decides nothing");
+
+    // A log says the same of another customer, and agrees with a third.
+    put(&site, "C-2", &entity(None, false)).await;
+    let mut french = entity(None, false);
+    french["party"]["addresses"] = json!([{ "kind": "use", "full": "1 Rue X", "country": "FR" }]);
+    put(&site, "C-3", &french).await;
+    let mut norwegian = french.clone();
+    norwegian["party"]["addresses"][0]["country"] = json!("NO");
+    put(&site, "C-2", &norwegian).await;
+    let log = "customer,address,at\nC-2,192.0.2.9,2026-03-01T00:00:00Z\nC-3,192.0.2.9,2026-03-01T00:00:00Z\n";
+    site.import(Kind::Accesses, log).await;
+    let open = async |id: &str| {
+        site.json(&format!("/api/v1/parties/{id}")).await["standing"]["open_discrepancies"].clone()
+    };
+    assert_eq!((open("C-2").await, open("C-3").await), (json!(1), Value::Null));
+    // What is declared now is compared with what was seen then.
+    french["party"]["addresses"][0]["country"] = json!("SE");
+    put(&site, "C-3", &french).await;
+    assert_eq!(open("C-3").await, 1);
+}
+
+/// A database that knows one network, of France.
+fn countries() -> Vec<u8> {
+    let shape = Shape { record_size: 24, ip_version: 4, built: 1_772_000_000 };
+    let france = Data::Map(vec![("country_code", Data::Text("FR"))]);
+    mmdb::write(shape, &[("192.0.2.0".parse().expect("an address"), 24, france)])
 }

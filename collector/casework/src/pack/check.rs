@@ -2,7 +2,7 @@
 
 use weighbridge_meter::{Calibrated, Interval, UtcMillis};
 
-use super::{Condition, Example, PackError, RulePack, Who, first_duplicate};
+use super::{Condition, Example, OwnerLine, PackError, RulePack, Who, first_duplicate};
 use crate::{
     amount::OpsPerSecond,
     finding::{CappedBy, Certainty, Facts, Projection, Totals, evaluate},
@@ -79,10 +79,13 @@ pub(super) fn consistent(file: &str, pack: &RulePack) -> Result<(), PackError> {
     if pack.retention.as_ref().is_some_and(|retention| retention.years == 0) {
         return wrong("retention.years".into(), "0", "at least 1");
     }
-    if let Some(owner) = &pack.beneficial_owner
-        && !(1..=100).contains(&owner.percent)
-    {
-        return wrong("beneficial_owner.percent".into(), &owner.percent.to_string(), "from 1 to 100");
+    let lines = [("beneficial_owner", &pack.beneficial_owner), ("measured_owners", &pack.measured_owners)];
+    for (table, line) in lines {
+        if let Some(OwnerLine { percent, .. }) = line
+            && !(1..=100).contains(percent)
+        {
+            return wrong(format!("{table}.percent"), &percent.to_string(), "from 1 to 100");
+        }
     }
     for (index, clock) in pack.clock.iter().enumerate() {
         if clock.days == 0 {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use weighbridge_meter::UtcMillis;
 
 use super::PartyId;
+use crate::UsPerson;
 
 /// Whether it was found out who somebody is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -82,6 +83,9 @@ pub struct Standing {
     /// Discrepancies that nobody has resolved.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub open_discrepancies: u32,
+    /// What a file last said of whether it is a US person, so that the same word again is known to be none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_by_file: Option<UsPerson>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
