@@ -216,6 +216,11 @@ pub struct Hold {
 }
 
 impl Parties {
+    fn mirror(&mut self, to: String, said: Mirror) {
+        let before = self.mirrors.remove(&to);
+        self.mirrors.extend(Mirror::after(before, said).map(|mirror| (to, mirror)));
+    }
+
     pub(crate) async fn read(store: &impl UsageStore) -> Result<Self, StartError> {
         let mut parties = Self::default();
         let known = Arc::make_mut(&mut parties.known);
@@ -235,9 +240,7 @@ impl Parties {
             parties.erasures.insert(row.key.clone(), read(record::ERASURE, row)?);
         }
         for row in store.records(record::KEY_MIRROR).await? {
-            let before = parties.mirrors.remove(&row.key);
-            let key = row.key.clone();
-            parties.mirrors.insert(key, Mirror::after(before, read(record::KEY_MIRROR, row)?));
+            parties.mirror(row.key.clone(), read(record::KEY_MIRROR, row)?);
         }
         for row in store.records(record::ACCESSES).await? {
             parties.logs.insert(row.key.clone(), read(record::ACCESSES, row)?);

@@ -15,7 +15,7 @@ use axum::{
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use weighbridge_registry::{KeyError, Locks, OperatorKey};
-use weighbridge_store::ledger::CommitError;
+use weighbridge_store::{ledger::CommitError, verify::chain_of};
 
 use crate::{
     api::problem::{Admin, Problem},
@@ -23,6 +23,7 @@ use crate::{
     command::{Access, Failure, access, say},
     config::Config,
     judge::fact,
+    parties::{By, PartyError},
     random,
     tls::TrustError,
 };
@@ -41,6 +42,18 @@ pub(crate) enum Keys {
     },
     /// Shows which operator's key is in use, and how many keys it locks.
     Status,
+    /// Records that a mirror of the key store (backup --keys) is there no more: what was destroyed is not in it.
+    MirrorGone {
+        /// Its folder, as it was made.
+        #[arg(long, value_name = "DIR")]
+        mirror: PathBuf,
+        /// Who says so; recorded in the ledger.
+        #[arg(long, env = "USER")]
+        actor: String,
+        /// Why; recorded in the ledger.
+        #[arg(long)]
+        reason: String,
+    },
 }
 
 /// What an operator wants done.
@@ -102,7 +115,7 @@ impl App {
         if !to.is_absolute() {
             return Err(RotationError::Unusable(format!("{}: expected an absolute path", to.display())));
         }
-        let unusable = |error: KeyError| RotationError::Unusable(weighbridge_store::verify::chain_of(&error));
+        let unusable = |error: KeyError| RotationError::Unusable(chain_of(&error));
         let _one_at_a_time = self.rotating.lock().await;
         let new = OperatorKey::from_file(to).map_err(unusable)?;
         self.blocking(move |app| app.keys.begin_rotation(new, Some(to), &mut random::fill)).map_err(
@@ -206,6 +219,9 @@ impl Keys {
     /// By the collector that runs, or in this process.
     pub(crate) async fn run(self, config: &Config) -> Result<(), Failure> {
         let act = match self {
+            Self::MirrorGone { mirror, actor, reason } => {
+                return mirror_gone(config, &mirror, By { actor, reason }).await;
+            }
             Self::Status => Act::Status {},
             Self::Rotate { to, actor } => {
                 let to = std::path::absolute(&to)
@@ -231,4 +247,25 @@ impl Keys {
         acted.said.iter().for_each(say);
         Ok(())
     }
+}
+
+async fn mirror_gone(config: &Config, mirror: &Path, by: By) -> Result<(), Failure> {
+    let folder = std::path::absolute(mirror)
+        .map_err(|error| Failure::usage(format!("{}: {error}", mirror.display())))?;
+    let to = folder.display().to_string();
+    match access(config).await? {
+        Access::Here(app) => {
+            app.mirror_gone(&to, by).await.map_err(|error| match error {
+                error @ (PartyError::Bad(_) | PartyError::Blank(_)) => Failure::check(chain_of(&error)),
+                error => Failure::missing(&error),
+            })?;
+            app.store.close().await;
+        }
+        Access::Running(remote) => {
+            let body = serde_json::json!({ "to": to, "gone": by }).to_string().into_bytes();
+            remote.post("/api/v1/key-mirrors", &[], "application/json", body).await?;
+        }
+    }
+    say(format_args!("{to}: recorded that this mirror of the key store is gone"));
+    Ok(())
 }

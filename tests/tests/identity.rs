@@ -17,7 +17,7 @@ use weighbridge_tests::{
 };
 
 /// In records that are taken.
-const SECRETS: [&str; 12] = [
+const SECRETS: [&str; 15] = [
     "Zinovia Plantedname",
     "Зиновия Посаженная",
     "12 Planted Street",
@@ -30,6 +30,9 @@ const SECRETS: [&str; 12] = [
     "PLANTED4711",
     "192.0.2.143",
     "Planted Checker",
+    "Planted purpose 99",
+    "192.0.2.144",
+    "192.0.2.145",
 ];
 
 /// In what is refused: errors and logs must not repeat it either.
@@ -70,12 +73,18 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
+    fn of(collector: &Collector) -> Desk<'_> {
+        Desk { collector, token: collector.run(&["token"]).stdout.trim().to_owned() }
+    }
+
     fn call(&self, method: &str, path: &str, body: &Value) -> Answer {
+        self.send(method, path, "application/json", body.to_string().as_bytes())
+    }
+
+    fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Answer {
         let bearer = format!("Bearer {}", self.token);
-        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-        let body = body.to_string();
-        http::request(self.collector.http(), method, &format!("/api/v1/{path}"), &headers, body.as_bytes())
-            .unwrap()
+        let headers = [("authorization", bearer.as_str()), ("content-type", kind)];
+        http::request(self.collector.http(), method, &format!("/api/v1/{path}"), &headers, body).unwrap()
     }
 }
 
@@ -107,13 +116,38 @@ fn everything(collector: &Collector, more: &[&Path]) -> Vec<Vec<u8>> {
     all
 }
 
+/// What is written out in every format, read by another collector, which hides it as well.
+fn read_elsewhere(desk: &Desk<'_>, folder: &Path, by: &Value) {
+    let mut second = Collector::prepare(&folder.join("second"), "[log]\nlevel = \"debug\"\n");
+    second.start_ready();
+    let reader = Desk::of(&second);
+    for (format, kind) in [
+        ("csv", "parties"),
+        ("ndjson", "parties"),
+        ("ftm", "ftm"),
+        ("bods", "bods"),
+        ("verified-claims", "verified-claims"),
+    ] {
+        let written = desk.call("POST", &format!("export/{format}"), by);
+        assert!(written.body.contains(SECRETS[0]), "{format}: {}", written.body);
+        let path = format!("import/{kind}");
+        let broken = format!("{}\n{{\"Refusedname\": ", written.body);
+        assert_eq!(reader.send("POST", &path, "text/plain", broken.as_bytes()).status, 422, "{format}");
+        let read = reader.send("POST", &path, "text/plain", written.body.as_bytes());
+        assert_eq!(read.status, 200, "{format}: {}", read.body);
+    }
+    let read = everything(&second, &[]);
+    for secret in SECRETS.iter().chain(&REFUSED) {
+        assert!(!Planted::in_any(&read, secret), "{secret}");
+    }
+}
+
 #[test]
 fn no_identity_can_be_found_without_a_key_nor_with_the_operators_once_its_own_is_destroyed() {
     let folder = tempfile::tempdir().unwrap();
     let mut collector = Collector::prepare(&folder.path().join("collector"), "[log]\nlevel = \"debug\"\n");
     collector.start_ready();
-    let token = collector.run(&["token"]).stdout.trim().to_owned();
-    let desk = Desk { collector: &collector, token };
+    let desk = Desk::of(&collector);
 
     // By every way in, also such as is refused.
     let taken = desk.call("PUT", "parties/P-1", &record());
@@ -131,8 +165,23 @@ fn no_identity_can_be_found_without_a_key_nor_with_the_operators_once_its_own_is
     refused["party"]["names"][0]["nonsense"] = json!("Refusedname");
     assert_eq!(desk.call("PUT", "parties/P-4", &refused).status, 422);
 
+    let log =
+        "customer,address,at\nP-2,192.0.2.144,2026-01-01T00:00:00Z\nP-1,192.0.2.145,2019-01-01T00:00:00Z\n";
+    collector.import("accesses", log);
+    fs::remove_file(collector.folder().join("accesses.csv")).unwrap();
+    let declared = json!({ "id": "D-1", "customer": "P-1", "purpose": "Planted purpose 99", "signed_by": "Zinovia Plantedname", "signed_on": "2026-02-28" });
+    let told = desk.call("POST", "statements/declarations", &declared);
+    assert_eq!(told.status, 200, "{}", told.body);
+    let nonsense = json!({ "id": "D-2", "customer": "P-1", "purpose": "Refusedname\u{0}", "signed_by": "Refusedname", "signed_on": "2026-02-28" });
+    assert_eq!(desk.call("POST", "statements/declarations", &nonsense).status, 422);
+
     // Looked at by who may, which is on record.
     let by = json!({ "actor": "ada", "reason": CONTROL });
+    for (by_its, text) in [("name", SECRETS[0]), ("email", "refused@planted")] {
+        let sought = json!({ "by_its": by_its, "text": text, "actor": "ada", "reason": "asked" });
+        assert_eq!(desk.call("POST", "find", &sought).status, 200);
+    }
+    read_elsewhere(&desk, folder.path(), &by);
     let opened = desk.call("POST", "parties/P-1/reveal", &by);
     assert!(opened.body.contains("Zinovia Plantedname"), "{}", opened.body);
     assert_eq!(desk.call("POST", "parties/P-2/bundle", &by).status, 200);
@@ -170,6 +219,16 @@ fn no_identity_can_be_found_without_a_key_nor_with_the_operators_once_its_own_is
     let made = collector.run(&["backup", "--keys", "--to", &path(&mirror)]);
     assert_eq!(made.code, Some(0), "{}", made.stderr);
     assert_eq!(collector.get("parties/P-1")["erasure"]["still_in"], json!([]));
+    let gone = ["--mirror", &path(&mirror), "--actor", "ada", "--reason", "burnt"];
+    let gone = collector.run(&[&["keys", "mirror-gone"][..], &gone].concat());
+    assert_eq!(gone.code, Some(0), "{}", gone.stderr);
+    let unknown = ["keys", "mirror-gone", "--mirror", "/nonexistent", "--actor", "ada", "--reason", "burnt"];
+    let unknown = collector.run(&unknown);
+    assert!(
+        unknown.stderr.contains("/nonexistent: no mirror of the key store is on record"),
+        "{}",
+        unknown.stderr
+    );
     assert!(matches!(opens(&mirror), Err(KeyError::KeyDestroyed { .. })));
     let with_keys = [
         everything(&collector, &[&backup, &mirror, &collector.keys()]),

@@ -602,17 +602,24 @@ pub(super) struct MirrorAsked {
     to: String,
     /// When it began, once it is done.
     done: Option<UtcMillis>,
+    /// Who says that it is there no more.
+    gone: Option<By>,
 }
 
-/// Records that the key store is about to be mirrored, or that it was; tells when that began.
+/// Records that the key store is about to be mirrored, that it was, or that a mirror is gone; tells when it began.
 pub(super) async fn mirror(
     State(app): State<App>,
     _admin: Admin,
     asked: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Mirror>, Problem> {
-    let MirrorAsked { to, done } =
-        body(asked, "{\"to\": folder, \"done\": when it began, if it is} in JSON")?;
-    Ok(Json(app.mirror_keys(&to, done).await?))
+    let MirrorAsked { to, done, gone } = body(
+        asked,
+        "{\"to\": folder, \"done\": when it began, if it is, \"gone\": {\"actor\", \"reason\"}, if it is} in JSON",
+    )?;
+    Ok(Json(match gone {
+        Some(by) => app.mirror_gone(&to, by).await?,
+        None => app.mirror_keys(&to, done).await?,
+    }))
 }
 
 impl From<PartyError> for Problem {

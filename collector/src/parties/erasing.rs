@@ -38,14 +38,18 @@ pub struct Mirror {
     pub began: UtcMillis,
     /// Whether that run came to its end.
     pub done: bool,
+    /// Who says that it is there no more, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<By>,
 }
 
 impl Mirror {
     /// What is known of a copy after another word on it: a run that did not come to its end changes nothing.
-    pub(super) fn after(before: Option<Self>, said: Self) -> Self {
+    pub(super) fn after(before: Option<Self>, said: Self) -> Option<Self> {
         match before {
-            Some(before) if !said.done => before,
-            _ => said,
+            _ if said.gone.is_some() => None,
+            Some(before) if !said.done => Some(before),
+            _ => Some(said),
         }
     }
 }
@@ -176,14 +180,31 @@ impl App {
 
     /// Records that the key store is about to be mirrored into a folder, or that a run that began then is done.
     pub async fn mirror_keys(&self, to: &str, done: Option<UtcMillis>) -> Result<Mirror, PartyError> {
-        let _one_at_a_time = self.writing.lock().await;
-        let mirror = Mirror { began: done.unwrap_or_else(|| self.now()), done: done.is_some() };
-        self.record(vec![fact(record::KEY_MIRROR, to, &mirror)]).await?;
-        self.parties(|known| {
-            let before = known.mirrors.remove(to);
-            known.mirrors.insert(to.to_owned(), Mirror::after(before, mirror.clone()));
+        let mirror = Mirror { began: done.unwrap_or_else(|| self.now()), done: done.is_some(), gone: None };
+        self.mirror_said(to, mirror).await
+    }
+
+    /// Records that a copy of the key store is there no more, on the word of who says so.
+    pub async fn mirror_gone(&self, to: &str, by: By) -> Result<Mirror, PartyError> {
+        said(&by)?;
+        let known = self.parties(|known| known.mirrors.get(to).cloned());
+        let Some(mirror) = known else {
+            return Err(PartyError::Bad(vec![format!(
+                "{to}: no mirror of the key store is on record there"
+            )]));
+        };
+        self.mirror_said(to, Mirror { gone: Some(by), ..mirror }).await
+    }
+
+    async fn mirror_said(&self, to: &str, mirror: Mirror) -> Result<Mirror, PartyError> {
+        let (app, to) = (self.clone(), to.to_owned());
+        let done = tokio::spawn(async move {
+            let _one_at_a_time = app.writing.lock().await;
+            app.record(vec![fact(record::KEY_MIRROR, &to, &mirror)]).await?;
+            app.parties(|known| known.mirror(to, mirror.clone()));
+            Ok(mirror)
         });
-        Ok(mirror)
+        done.await.unwrap_or(Err(PartyError::Commit(CommitError::Unwritable)))
     }
 
     /// Copies of the key store that may still have a key that was destroyed, until they are brought up to date.
