@@ -55,6 +55,8 @@ pub mod record {
     pub const ERASURE: &str = "erasure";
     /// A reservation, a declaration, or another statement.
     pub const STATEMENT: &str = "statement";
+    /// The figures of the moment at which somebody attested.
+    pub const ATTESTED: &str = "attested_figures";
     /// The log of uses of the service by a customer, sealed.
     pub const ACCESSES: &str = "accesses";
     /// A mirror of the key store was brought up to date.

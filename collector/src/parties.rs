@@ -196,6 +196,8 @@ pub(crate) struct Parties {
     holds: BTreeMap<String, Hold>,
     erasures: BTreeMap<String, Erasure>,
     mirrors: BTreeMap<String, Mirror>,
+    /// The figures beside each attestation.
+    attested: BTreeMap<String, serde_json::Value>,
     statements: BTreeMap<String, Kept>,
     /// Logs of uses of the service, under lock.
     logs: BTreeMap<String, SealedField>,
@@ -241,6 +243,9 @@ impl Parties {
         }
         for row in store.records(record::KEY_MIRROR).await? {
             parties.mirror(row.key.clone(), read(record::KEY_MIRROR, row)?);
+        }
+        for row in store.records(record::ATTESTED).await? {
+            parties.attested.insert(row.key.clone(), row.body);
         }
         for row in store.records(record::ACCESSES).await? {
             parties.logs.insert(row.key.clone(), read(record::ACCESSES, row)?);

@@ -182,7 +182,7 @@ impl App {
     }
 
     /// Work on the disk, of which the other tasks of this thread do not wait for the end where that can be.
-    fn blocking<T>(&self, run: impl FnOnce(&Self) -> T) -> T {
+    pub(crate) fn blocking<T>(&self, run: impl FnOnce(&Self) -> T) -> T {
         match tokio::runtime::Handle::current().runtime_flavor() {
             tokio::runtime::RuntimeFlavor::CurrentThread => run(self),
             _ => tokio::task::block_in_place(|| run(self)),

@@ -552,14 +552,27 @@ pub(super) async fn due(State(app): State<App>) -> Result<Json<serde_json::Value
     Ok(Json(serde_json::json!({ "as_of": app.now(), "kept_for": app.kept_for(), "due": due })))
 }
 
-/// The figures of a certification. It opens every identity to count it, which takes a while where there are many.
+/// Of which moment.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Attested {
+    attestation: Option<String>,
+}
+
+/// The figures of a certification: of now, or those that are on record beside an attestation. To count it opens every
+/// identity, which takes a while where there are many.
 pub(super) async fn certification(
     State(app): State<App>,
+    asked: Result<Query<Attested>, QueryRejection>,
     _admin: Admin,
-) -> Result<Json<Certification>, Problem> {
+) -> Result<Json<serde_json::Value>, Problem> {
+    let Query(Attested { attestation }) = asked?;
+    if let Some(id) = attestation {
+        return app.attested(&id).map(Json).ok_or_else(|| Problem::not_found("attestation", &id));
+    }
     let counted = tokio::task::spawn_blocking(move || app.certification()).await;
-    let counted = counted.map_err(|error| Problem::failed(&error))?;
-    Ok(Json(counted?))
+    let counted: Certification = counted.map_err(|error| Problem::failed(&error))??;
+    serde_json::to_value(counted).map(Json).map_err(|error| Problem::failed(&error))
 }
 
 /// Sets an order to keep what is known of a party.

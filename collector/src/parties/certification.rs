@@ -8,7 +8,7 @@ use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
     CustomerKind, KeyError, PartyId, Statement,
     ownership::Standing,
-    party::Verified,
+    party::{Remedy, Verified},
     statement::{Attestation, Kind, Program},
 };
 
@@ -71,6 +71,11 @@ impl Counted {
 }
 
 impl App {
+    /// The figures of the moment at which an attestation was recorded, which are in the ledger beside it.
+    pub fn attested(&self, id: &str) -> Option<serde_json::Value> {
+        self.parties(|known| known.attested.get(id).cloned())
+    }
+
     /// The figures of now.
     ///
     /// # Errors
@@ -104,7 +109,8 @@ impl App {
         for (id, sealed) in known.iter() {
             let Some(country) = countries.get(id.as_str()) else { continue };
             let standing = &sealed.standing;
-            if standing.no_account || standing.closed.is_some_and(|closed| closed <= now) {
+            let never = matches!(standing.remedy, Remedy::NotOpened | Remedy::Closed);
+            if never || standing.no_account || standing.closed.is_some_and(|closed| closed <= now) {
                 continue;
             }
             figures.customers.add(country.as_ref());

@@ -1,13 +1,13 @@
 //! Statements: recorded as they are, or under the key of the customer that they are about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use weighbridge_registry::{
     CustomerId, PartyId, SealedField,
     statement::{Kind, Statement},
 };
-use weighbridge_store::ledger::CommitError;
+use weighbridge_store::{Fact, ledger::CommitError};
 
 use super::{By, How, PartyError, said};
 use crate::{
@@ -64,6 +64,14 @@ impl Kept {
         match self {
             Self::Clear(statement) => statement.about(),
             Self::Sealed { customer, .. } => Some(customer),
+        }
+    }
+
+    /// Its id, if it is an attestation.
+    fn attestation(&self) -> Option<&str> {
+        match self {
+            Self::Clear(Statement::Attestation(one)) => Some(one.id.as_str()),
+            _ => None,
         }
     }
 
@@ -139,6 +147,8 @@ impl App {
             .filter(|(_, party)| !known.contains_key(party.as_str()))
             .map(|(one, party)| format!("{}: party {party} is not known, import customers first", one.key()))
             .collect();
+        let mut bad = bad;
+        bad.extend(self.without_program(&told));
         if !bad.is_empty() {
             return Err(PartyError::Bad(bad));
         }
@@ -158,11 +168,48 @@ impl App {
         if how == How::Record && recorded > 0 {
             let kept = new.into_iter().map(|(key, statement)| Ok((key, self.kept(statement)?)));
             let new = kept.collect::<Result<Vec<_>, PartyError>>()?;
-            let facts = new.iter().map(|(key, kept)| fact(record::STATEMENT, key, &kept.body())).collect();
+            let mut facts: Vec<Fact> =
+                new.iter().map(|(key, kept)| fact(record::STATEMENT, key, &kept.body())).collect();
+            let attested: Vec<String> =
+                new.iter().filter_map(|(_, kept)| kept.attestation().map(str::to_owned)).collect();
+            let mut figures = Vec::new();
+            if !attested.is_empty() {
+                // What was attested is what was so then, and not what would be counted later.
+                let counted = self.blocking(App::certification)?;
+                let mut counted = serde_json::to_value(counted).expect("plain data with string keys");
+                counted.as_object_mut().map(|counted| counted.remove("attestation"));
+                figures.extend(attested.into_iter().map(|id| (id, counted.clone())));
+            }
+            facts.extend(figures.iter().map(|(id, counted)| fact(record::ATTESTED, id, counted)));
             self.record(facts).await?;
-            self.parties(|known| known.statements.extend(new));
+            self.parties(|known| {
+                known.statements.extend(new);
+                known.attested.extend(figures);
+            });
         }
         Ok(Imported { rows, recorded, left_out: 0 })
+    }
+
+    /// Attestations of a version of the program that nobody told of.
+    fn without_program(&self, told: &[Statement]) -> Vec<String> {
+        let coming = told.iter().filter_map(|one| match one {
+            Statement::Program(program) => Some(program.id.as_str().to_owned()),
+            _ => None,
+        });
+        let coming: BTreeSet<String> = coming.collect();
+        let known = |version: &str| {
+            let key = format!("{} {version}", Kind::Program.as_str());
+            coming.contains(version) || self.parties(|known| known.statements.contains_key(&key))
+        };
+        let unknown = told.iter().filter_map(|one| match one {
+            Statement::Attestation(one) if !known(one.program.as_str()) => Some(format!(
+                "attestation {}: program {} is not known, import programs first",
+                one.id.as_str(),
+                one.program.as_str()
+            )),
+            _ => None,
+        });
+        unknown.collect()
     }
 
     fn kept(&self, statement: Statement) -> Result<Kept, PartyError> {

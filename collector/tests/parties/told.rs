@@ -188,6 +188,7 @@ async fn the_figures_of_a_certification_are_counted_by_country_and_what_is_not_k
         ("C-3", customer("person", "undetermined", "", false, json!({}))),
         ("C-4", customer("reseller", "foreign", "NO", false, json!({}))),
         ("C-5", customer("entity", "foreign", "FR", false, json!({ "closed": "2020-02-01T00:00:00Z" }))),
+        ("C-6", customer("entity", "foreign", "FR", false, json!({ "remedy": "not_opened" }))),
         ("P-1", customer("person", "foreign", "SE", true, json!({ "no_account": true }))),
         ("P-2", customer("person", "us", "US", true, json!({ "no_account": true }))),
         ("P-3", customer("person", "foreign", "FR", true, json!({ "no_account": true }))),
@@ -232,6 +233,29 @@ async fn the_figures_of_a_certification_are_counted_by_country_and_what_is_not_k
     assert_eq!(figures["foreign_accounts_not_verified"], 2);
     assert_eq!(figures["program"]["version"], "2");
     assert_eq!(site.app.store.records("audit").await.unwrap().len(), 0, "nobody looked");
+
+    // What is attested is on record with its figures, which stay as they were.
+    let attestation = |program: &str| {
+        json!({
+            "id": "2026", "program": program, "at": "2026-03-02T08:00:00Z", "reviewed": true,
+            "updated_for_services": true, "updated_for_threats": true, "complies": true,
+            "failures_resolved": true, "by": "Ada",
+        })
+    };
+    let path = "/api/v1/statements/attestations";
+    let unknown = site.call("POST", path, &attestation("9"), &[]).await;
+    assert_eq!(unknown.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(unknown.body.contains("attestation 2026: program 9 is not known"), "{}", unknown.body);
+    let told = site.call("POST", path, &attestation("2"), &[]).await;
+    assert_eq!(told.status, StatusCode::OK, "{}", told.body);
+    put(&site, "C-7", &customer("entity", "foreign", "NO", true, json!({}))).await;
+    let site = site.restarted().await;
+    let now = site.call("GET", "/api/v1/certification", &Value::Null, &[]).await.json();
+    let then = site.call("GET", "/api/v1/certification?attestation=2026", &Value::Null, &[]).await.json();
+    assert_eq!((&now["customers"]["number"], &then["customers"]), (&json!(5), &figures["customers"]));
+    assert_eq!(now["attestation"]["id"], "2026");
+    let none = site.call("GET", "/api/v1/certification?attestation=1999", &Value::Null, &[]).await;
+    assert_eq!(none.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
