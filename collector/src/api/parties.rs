@@ -15,13 +15,15 @@ use axum::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    CustomerKind, Decision, Filled, Group, IdentityField, Interest, KeyError, Link, PartyId, SealedCustomer,
-    Standing, UsPerson,
+    BadRecord, CustomerKind, Decision, Filled, Group, IdentityField, Interest, KeyError, Link, PartyId,
+    PartyRecord, SealedCustomer, Standing, UsPerson,
     blind::What,
     identity::ReportField,
     ownership::{self, Share},
+    parse_record,
     statement::{self, Cell, Effect, SpecialMeasure, Statement},
 };
+use zeroize::Zeroizing;
 
 use super::problem::{Admin, Problem};
 use crate::{
@@ -196,6 +198,24 @@ pub(super) fn body<T: DeserializeOwned>(
     })
 }
 
+/// Reads a record as a line of a file of them is read, so that a fault is named by its place.
+fn record_of(id: &PartyId, asked: Result<Bytes, BytesRejection>) -> Result<Told, Problem> {
+    let asked =
+        asked.map_err(|error| Problem::new(error.status(), "body not readable", error.body_text()))?;
+    let wrong =
+        |problem: String| Problem::unusable(format!("the body is not a record of a party: {problem}"));
+    let rest = asked.trim_ascii().strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
+    let rest = rest.ok_or_else(|| wrong("expected {\"party\": {\"kind\": ..., ...}, ...}".into()))?;
+    let id = serde_json::to_string(id).map_err(|error| Problem::failed(&error))?;
+    let comma = if rest.starts_with(b"}") { "" } else { "," };
+    let line = Zeroizing::new([format!("{{\"id\":{id}{comma}").as_bytes(), rest].concat());
+    let PartyRecord { control_group, standing, party, .. } =
+        parse_record(&line).map_err(|BadRecord { place, problem }| {
+            wrong(place.map(|place| format!("{place}: ")).unwrap_or_default() + &problem)
+        })?;
+    Ok(Told { control_group, standing, party })
+}
+
 /// Replaces the record of a party, or makes it. The same again changes nothing. With `If-Match` it is replaced only if
 /// it is still the one that was read.
 pub(super) async fn put_party(
@@ -206,7 +226,7 @@ pub(super) async fn put_party(
     asked: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let id = party_id(&id)?;
-    let told: Told = body(asked, "a record of a party, {\"party\": {\"kind\": ..., ...}, ...}")?;
+    let told = record_of(&id, asked)?;
     let expected = match headers.get(header::IF_MATCH) {
         None => None,
         Some(value) => {

@@ -69,8 +69,11 @@ async fn what_cannot_be_kept_changes_nothing_and_is_not_repeated() {
     let mut reseller = jane();
     reseller["standing"]["reseller"] = json!("R-9");
     for (record, says) in [
-        (&card, "party P-1: payments[0].source is not free of full card numbers"),
-        (&unknown, "the body is not a record of a party"),
+        (
+            &card,
+            "a party: party.payments[0].source: the value (withheld) does not fit, expected free of full card numbers",
+        ),
+        (&unknown, "the body is not a record of a party: party: "),
         (&reseller, "party P-1: reseller R-9 is not known"),
     ] {
         let refused = put(&site, "P-1", record).await;
