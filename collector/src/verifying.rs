@@ -1,11 +1,13 @@
 //! `verify`: is the ledger whole, does the tree over it lead to what was signed, do the sums follow.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use weighbridge_meter::{EpochId, Estimator};
+use weighbridge_registry::{PartyId, keys::key_in};
 use weighbridge_store::{
     Place, SqliteStore, State, UsageStore,
     entry::AgentFact,
@@ -19,6 +21,7 @@ use weighbridge_tlog::note::VerifierKey;
 use weighbridge_wire::SigningKey;
 
 use crate::{
+    app::record,
     command::{Failure, say},
     config::Config,
     opening::Places,
@@ -225,6 +228,46 @@ async fn full(
             faults.extend(differing.rows);
         }
         Err(error) => faults.push(chain_of(&error)),
+    }
+    faults.extend(erased(config, &store).await?);
+    Ok(faults)
+}
+
+/// Keys that are destroyed by what is recorded, and lie in the key store: of who is erased for good nothing opens.
+async fn erased(config: &Config, store: &SqliteStore) -> Result<Vec<String>, Failure> {
+    let rows = store.records(record::ERASURE).await.map_err(|error| Failure::missing(&error))?;
+    let mut destroyed = BTreeMap::new();
+    for row in rows {
+        let at = row.body["destroyed"].as_str().map(str::to_owned);
+        destroyed.insert(row.key, at);
+    }
+    destroyed.retain(|_, at| at.is_some());
+    if destroyed.is_empty() {
+        return Ok(Vec::new());
+    }
+    if !config.key_store.is_dir() {
+        say(format_args!(
+            "{}: there are no keys: whether those of {} erased parties are gone was not looked at",
+            config.key_store.display(),
+            destroyed.len()
+        ));
+        return Ok(Vec::new());
+    }
+    let mut faults = Vec::new();
+    for (id, at) in &destroyed {
+        let Ok(party) = id.parse::<PartyId>() else { continue };
+        match key_in(&config.key_store, &party) {
+            Ok(None) => {}
+            Ok(Some(path)) => faults.push(format!(
+                "party {id}: its key was destroyed at {}, and lies in {}: a start destroys it again",
+                at.as_deref().unwrap_or_default(),
+                path.display()
+            )),
+            Err(error) => faults.push(chain_of(&error)),
+        }
+    }
+    if faults.is_empty() {
+        say(format_args!("the keys of {} erased parties are gone from the key store", destroyed.len()));
     }
     Ok(faults)
 }

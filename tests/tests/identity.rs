@@ -4,7 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 use weighbridge_registry::{KeyError, KeyStore, OperatorKey, SealedCustomer};
@@ -204,6 +207,13 @@ fn no_identity_can_be_found_without_a_key_nor_with_the_operators_once_its_own_is
         assert!(!Planted::in_any(&keys, secret), "{secret} beside the keys");
     }
 
+    let before: Vec<(PathBuf, Vec<u8>)> = fs::read_dir(collector.keys())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect();
+
     // Erased: what was sealed is still in the ledger, and nothing opens it but an older copy of the key store.
     let erased = desk.call("POST", "parties/P-1/erase", &by);
     assert_eq!(erased.status, 200, "{}", erased.body);
@@ -244,6 +254,28 @@ fn no_identity_can_be_found_without_a_key_nor_with_the_operators_once_its_own_is
     collector.stop();
     let verified = collector.run(&["verify"]);
     assert_eq!(verified.code, Some(0), "{}{}", verified.stdout, verified.stderr);
+    assert!(
+        verified.stdout.contains("the keys of 1 erased parties are gone from the key store"),
+        "{}",
+        verified.stdout
+    );
+    // A key that came back is found, and goes again.
+    let back = before
+        .iter()
+        .find(|(path, _)| fs::read_to_string(path).is_ok_and(|now| now.contains("destroyed-v1")));
+    let (path, key) = back.unwrap();
+    fs::write(path, key).unwrap();
+    let verified = collector.run(&["verify"]);
+    assert_eq!(verified.code, Some(1), "{}", verified.stdout);
+    assert!(
+        verified.stderr.contains("party P-1: its key was destroyed at")
+            && verified.stderr.contains(&path.display().to_string()),
+        "{}",
+        verified.stderr
+    );
+    collector.start_ready();
+    collector.stop();
+    assert_eq!(collector.run(&["verify"]).code, Some(0), "the start has destroyed it again");
     let erasures = ledgers::entries(&collector.data())
         .into_iter()
         .filter(|entry| matches!(&entry.body, Body::Fact(Fact::Record { kind, key, .. }) if kind == "erasure" && key == "P-1"));

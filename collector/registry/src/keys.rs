@@ -507,6 +507,24 @@ fn draft_name(random: RandomSource<'_>) -> String {
     hex(&name)
 }
 
+/// The file with the key of a customer, if a folder of keys has it: no operator's key is needed to look.
+///
+/// # Errors
+/// [`KeyError::Io`] where the folder cannot be read; [`KeyError::KeyDamaged`] where it cannot be told what a file is.
+pub fn key_in(folder: &Path, subject: &CustomerId) -> Result<Option<PathBuf>, KeyError> {
+    let path = folder.join(file_stem(subject) + ".json");
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error("read", &path)(error)),
+    };
+    match serde_json::from_slice(&text) {
+        Ok(KeyFile::Destroyed {}) => Ok(None),
+        Ok(KeyFile::Key { .. } | KeyFile::Bound { .. }) => Ok(Some(path)),
+        Err(error) => Err(KeyError::KeyDamaged { path, problem: error.to_string() }),
+    }
+}
+
 fn file_stem(subject: &CustomerId) -> String {
     hex(&Sha256::digest(subject.as_str()))
 }
