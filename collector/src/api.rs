@@ -98,6 +98,8 @@ pub fn routes(app: App) -> Router {
         .route("/api/v1/findings", get(cases::all_findings))
         .route("/api/v1/cases", get(cases::all_cases))
         .route("/api/v1/cases/{id}", get(cases::one_case))
+        .route("/api/v1/cases/{id}/steps", post(cases::step))
+        .route("/api/v1/cases/{id}/draft", post(cases::draft))
         .route("/api/v1/cases/{id}/report", get(cases::masked_report).post(cases::opened_report))
         .route("/api/v1/packs", get(packs::packs))
         .route("/api/v1/parties", get(parties::parties))

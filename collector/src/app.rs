@@ -233,6 +233,8 @@ pub struct Inner {
     casebook: Mutex<Casebook>,
     /// One at a time: an import decides on what is there, a judge raises each finding once.
     pub(crate) writing: tokio::sync::Mutex<()>,
+    /// Whether whoever decided a case may not also carry that out.
+    pub(crate) second_person: bool,
     pub(crate) viewed: tokio::sync::Mutex<Option<(Place, Arc<View>)>>,
 }
 
@@ -305,6 +307,7 @@ impl App {
             mended,
             noting: Arc::default(),
             writing: tokio::sync::Mutex::default(),
+            second_person: config.second_person,
             viewed: tokio::sync::Mutex::default(),
         }));
         app.learn_agents();

@@ -10,7 +10,7 @@ use weighbridge_casework::{
     },
 };
 use weighbridge_meter::{GapCause, estimate::METHOD};
-use weighbridge_registry::{IdentityField, KeyError};
+use weighbridge_registry::{IdentityField, KeyError, SealedCustomer};
 use weighbridge_store::{HourlySum, StoreError, UsageStore, fold::hex, hour::HeldState, ledger::CommitError};
 
 use crate::{
@@ -164,7 +164,7 @@ impl App {
                     .last()
                     .map(|sum| sum.hour.plus(weighbridge_meter::UtcMillis::HOUR).min(view.as_of)),
             },
-            kind: ReportKind::Initial,
+            kind: kind(case),
             version: case.drafted() + 1,
             supersedes: case.filed(),
             written_at: view.as_of,
@@ -183,13 +183,19 @@ impl App {
         case: &Case,
         how: Identity,
     ) -> Result<BTreeMap<String, IdentityValue>, CasefileError> {
-        let customers = self.customers();
-        let customer = match case.subject() {
-            Subject::Customer(id) => customers.get(id),
-            _ => None,
+        let (customers, groups) = (self.customers(), self.groups());
+        let about: Vec<&SealedCustomer> = match case.subject() {
+            Subject::Customer(id) => customers.get(id).into_iter().collect(),
+            Subject::ControlGroup(name) => {
+                let group = groups.0.get(name).map(|(_, group)| &group.customers);
+                group.into_iter().flatten().filter_map(|id| customers.get(id.as_str())).collect()
+            }
+            _ => Vec::new(),
         };
-        let Some(customer) = customer else { return Ok(BTreeMap::new()) };
-        let known = |field: IdentityField| customer.knows(field);
+        if about.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let known = |field: IdentityField| about.iter().any(|customer| customer.knows(field));
         let opened = match how {
             Identity::Masked => None,
             Identity::Opened { actor, reason } => {
@@ -199,14 +205,28 @@ impl App {
                 if reason.trim().is_empty() {
                     return Err(CasefileError::Blank("the reason"));
                 }
-                let opened = self.identity_of(customer)?;
-                let look = serde_json::json!({
-                    "act": "identity_opened", "customer": customer.customer, "case": case.id(),
-                    "actor": actor, "reason": reason,
+                let mut opened = Vec::new();
+                for customer in &about {
+                    match self.identity_of(customer) {
+                        Ok(identity) => opened.push((&customer.customer, identity)),
+                        // What is left of a group is still to be reported.
+                        Err(KeyError::KeyDestroyed { .. }) if about.len() > 1 => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                let looks = opened.iter().map(|(id, _)| {
+                    let look = serde_json::json!({
+                        "act": "identity_opened", "customer": id, "case": case.id(),
+                        "actor": actor, "reason": reason,
+                    });
+                    fact(record::AUDIT, id.as_str(), &look)
                 });
-                self.record(vec![fact(record::AUDIT, customer.customer.as_str(), &look)]).await?;
+                self.record(looks.collect()).await?;
                 Some(opened)
             }
+        };
+        let of = |identity: &weighbridge_registry::Identity, fields: &[IdentityField]| {
+            fields.iter().filter_map(|field| identity.get(*field)).collect::<Vec<_>>().join("; ")
         };
         let value = |fields: &[IdentityField]| {
             if !fields.iter().any(|field| known(*field)) {
@@ -214,9 +234,14 @@ impl App {
             }
             match &opened {
                 None => IdentityValue::Sealed,
-                Some(identity) => IdentityValue::Value(
-                    fields.iter().filter_map(|field| identity.get(*field)).collect::<Vec<_>>().join("; "),
-                ),
+                Some(opened) => IdentityValue::Value(match opened.as_slice() {
+                    [(_, identity)] if about.len() == 1 => of(identity, fields),
+                    all => {
+                        let each = all.iter().map(|(id, identity)| (id, of(identity, fields)));
+                        let each = each.filter(|(_, value)| !value.is_empty());
+                        each.map(|(id, value)| format!("{id}: {value}")).collect::<Vec<_>>().join("\n")
+                    }
+                }),
             }
         };
         use IdentityField as F;
@@ -230,6 +255,18 @@ impl App {
             ("access_addresses", &[F::Access]),
         ];
         Ok(fields.into_iter().map(|(key, fields)| (key.to_owned(), value(fields))).collect())
+    }
+}
+
+/// What the next report of a case is: while a question of the authority waits for an answer, that; else the first one,
+/// or one in place of the one that was sent.
+fn kind(case: &Case) -> ReportKind {
+    if case.filed().is_none() {
+        ReportKind::Initial
+    } else if case.is_asked() {
+        ReportKind::FollowUp
+    } else {
+        ReportKind::Corrected
     }
 }
 

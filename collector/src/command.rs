@@ -32,6 +32,7 @@ use crate::{
     random, rotation, tls, verifying, witness,
 };
 
+mod case;
 mod keeping;
 
 /// Weighs the compute that tenants use and keeps the book.
@@ -101,6 +102,9 @@ enum Command {
     /// Measures estimates and classes against runs of which the truth is known from elsewhere.
     #[command(subcommand)]
     Evaluate(Evaluate),
+    /// Lists and shows cases, and says what was done about them.
+    #[command(subcommand)]
+    Case(case::Cases),
     /// Writes the report of a case as JSON and printable HTML, with the proof of its figures.
     Report {
         /// Id of the case, such as case-0001.
@@ -262,6 +266,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Restore(restore) => restore.run(&load(&Flags::default())?),
         Command::Prune(prune) => prune.run(&load(&Flags::default())?).await,
         Command::Rebuild => rebuild(&load(&Flags::default())?).await,
+        Command::Case(cases) => cases.run(&load(&Flags::default())?).await,
         Command::Report { case, actor, reason, masked, out, with_batches } => {
             let identity = match (masked, actor, reason) {
                 (false, Some(actor), Some(reason)) => Identity::Opened { actor, reason },
@@ -580,16 +585,13 @@ async fn report(
     content: Content,
     out: &Path,
 ) -> Result<(), Failure> {
-    let pretty = |value: &serde_json::Value| {
-        serde_json::to_string_pretty(value).map_err(|error| Failure::missing(&error))
-    };
     let (json, html, proof) = match access(config).await? {
         Access::Here(app) => {
             let proven = app.proven_report(case, identity, content).await;
             let (report, proof) = proven.map_err(|error| Failure::check(verify::chain_of(&error)))?;
-            let json = serde_json::to_string_pretty(&report).map_err(|error| Failure::missing(&error))?;
+            let json = serde_json::to_value(&report).map_err(|error| Failure::missing(&error))?;
             let proof = serde_json::to_value(&proof).map_err(|error| Failure::missing(&error))?;
-            (json, pages::report_document(&report), pretty(&proof)?)
+            (json, pages::report_document(&report), proof)
         }
         Access::Running(remote) => {
             let path = format!("/api/v1/cases/{}/report", escaped(case));
@@ -605,13 +607,27 @@ async fn report(
             // One request, so that one look is recorded: the answer carries all forms.
             let answer =
                 remote.post(&path, &query, "application/json", body.to_string().into_bytes()).await?;
-            let answer: serde_json::Value =
+            let mut answer: serde_json::Value =
                 serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?;
             let html = answer["html"].as_str().unwrap_or_default().to_owned();
-            (pretty(&answer["report"])?, html, pretty(&answer["proof"])?)
+            (answer["report"].take(), html, answer["proof"].take())
         }
     };
-    for (extension, text) in [("json", json), ("html", html), ("proof", proof)] {
+    write_reports(out, case, &json, &html, &proof)
+}
+
+/// Writes a report in all its forms, and says where.
+fn write_reports(
+    out: &Path,
+    case: &str,
+    json: &serde_json::Value,
+    html: &str,
+    proof: &serde_json::Value,
+) -> Result<(), Failure> {
+    let pretty = |value: &serde_json::Value| {
+        serde_json::to_string_pretty(value).map_err(|error| Failure::missing(&error))
+    };
+    for (extension, text) in [("json", pretty(json)?), ("html", html.to_owned()), ("proof", pretty(proof)?)] {
         let file = out.join(format!("{case}.{extension}"));
         write_private(&file, text.as_bytes())
             .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;

@@ -40,6 +40,7 @@ struct Raw {
     /// Who may tell over HTTP what came of a verification; nobody by default.
     verification: Vec<RawVerification>,
     places: RawPlaces,
+    cases: RawCases,
     log: RawLog,
 }
 
@@ -166,6 +167,13 @@ struct RawPlaces {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+struct RawCases {
+    /// Whether whoever decided a case may not also say that its report was sent, nor close it. Default `false`.
+    second_person: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct RawLog {
     /// `error`, `warn`, `info` or `debug`. Default `info`.
     level: Option<String>,
@@ -208,6 +216,8 @@ pub struct Config {
     pub verification: BTreeMap<String, Secret>,
     /// Where on the network addresses are.
     pub databases: Arc<Places>,
+    /// Whether whoever decided a case may not also carry that out.
+    pub second_person: bool,
     /// How much is logged.
     pub log: tracing::Level,
 }
@@ -308,6 +318,7 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
         packs_folder: raw.rules.folder,
         verification: verification(raw.verification)?,
         databases: Arc::new(databases(raw.places)?),
+        second_person: raw.cases.second_person,
         log: level(raw.log.level.as_deref().unwrap_or("info"))?,
     })
 }

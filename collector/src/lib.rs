@@ -10,6 +10,7 @@ pub mod api;
 pub mod app;
 pub mod backup;
 pub mod casefile;
+pub mod casesteps;
 pub mod command;
 pub mod config;
 pub mod demo;

@@ -190,3 +190,70 @@ fn a_proof_without_batches_shows_that_they_are_in_the_ledger_and_says_what_it_do
         elsewhere.finds(&proof, &["do not lead to the root", "the signature over the file does not verify"]);
     }
 }
+
+#[test]
+fn a_case_goes_from_the_first_look_to_a_corrected_report_on_the_command_line() {
+    let packs = tempfile::tempdir().unwrap();
+    let mut site = with_case(packs.path());
+    let case = |site: &Site, arguments: &[&str]| {
+        let [verb, rest @ ..] = arguments else { panic!("a verb") };
+        let actor: &[&str] = if ["ls", "show"].contains(verb) { &[] } else { &["--actor", "ada"] };
+        let whole = [&["case", verb], rest, actor].concat();
+        site.collector.run(&whole)
+    };
+    let done = |site: &Site, arguments: &[&str], says: &str| {
+        let finished = case(site, arguments);
+        assert_eq!(finished.code, Some(0), "{arguments:?}: {finished:?}");
+        assert!(finished.stdout.contains(says), "{arguments:?}: {finished:?}");
+    };
+    done(&site, &["ls"], "case-0001  open  customer:C-");
+    let early = case(&site, &["decide", "case-0001", "reportable", "--reason", "it trained"]);
+    assert_eq!(early.code, Some(1), "{early:?}");
+    assert!(early.stderr.contains("decided cannot follow in state"), "{early:?}");
+    done(&site, &["seen", "case-0001"], "state: seen");
+    done(
+        &site,
+        &["decide", "case-0001", "reportable", "--reason", "it trained"],
+        "state: decided: reportable",
+    );
+    let drafts = tempfile::tempdir().unwrap();
+    let draft = |site: &Site, name: &str| {
+        let folder = drafts.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        let out = folder.display().to_string();
+        done(site, &["draft", "case-0001", "--reason", "to file it", "--out", &out], "case-0001.json");
+        folder
+    };
+    let first = draft(&site, "first");
+    done(&site, &["file", "case-0001", "--version", "1", "--reference", "BIS-7"], "state: filed 1");
+    done(&site, &["wrong", "case-0001", "--what", "an hour was missing"], "state: filed 1");
+    site.stop_agents();
+    // What was recorded while it ran is there when it does not.
+    site.collector.stop();
+    let second = draft(&site, "second");
+    done(&site, &["correct", "case-0001", "--version", "2"], "state: filed 2");
+    done(&site, &["close", "case-0001", "--reason", "acknowledged"], "state: closed");
+    done(&site, &["show", "case-0001"], "corrected by ada");
+    done(&site, &["ls"], "case-0001  closed");
+
+    // Both drafts are proved elsewhere, and are those that the ledger names.
+    let shown = tlog::log_key(&site.collector).to_string();
+    site.collector.start_ready();
+    let history = site.collector.get("cases/case-0001")["history"].clone();
+    let hashes: Vec<&Value> = history
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["step"]["kind"] == "drafted")
+        .map(|event| &event["step"]["report_sha256"])
+        .collect();
+    for (folder, hash) in [first, second].into_iter().zip(hashes) {
+        let proof = fs::read_to_string(folder.join("case-0001.proof")).unwrap();
+        let proof: Value = serde_json::from_str(&proof).unwrap();
+        assert_eq!(&proof["report_sha256"], hash);
+        let elsewhere = Elsewhere { folder, key: shown.clone() };
+        let checked = elsewhere.run(&["--key", &shown]);
+        assert_eq!(checked.code, Some(0), "{checked:?}");
+        assert!(checked.stdout.contains("the report beside it is the one that was proved"), "{checked:?}");
+    }
+}

@@ -61,6 +61,9 @@ pub enum Step {
     Drafted {
         /// One more than the version before; the first is 1.
         version: u32,
+        /// SHA-256 of the report, so that what is sent can be shown to be it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        report_sha256: Option<String>,
     },
     /// The first report was sent.
     Filed {
@@ -357,7 +360,7 @@ impl Case {
                 self.state = State::Decided { decision: *decision, at };
             }
             (
-                Step::Drafted { version },
+                Step::Drafted { version, .. },
                 State::Decided { decision: Decision::Reportable, .. }
                 | State::Drafted { .. }
                 | State::Filed { .. },
@@ -573,6 +576,11 @@ impl Case {
     /// Version of the newest report sent.
     pub fn filed(&self) -> Option<u32> {
         self.filed
+    }
+
+    /// Whether a further question waits for an answer.
+    pub fn is_asked(&self) -> bool {
+        self.waiting_for(ClockStart::FollowUpRequested)
     }
 
     /// Every event, oldest first.

@@ -482,7 +482,13 @@ fn filled(field: &ReportField, input: &ReportInput<'_>, now: Option<Certainty>) 
     let (value, provenance) = match &field.source {
         FieldSource::Identity(key) => match input.identity.get(key) {
             Some(IdentityValue::Value(value)) if !value.trim().is_empty() => {
-                (Some(FieldValue::Text(value.clone())), "customer registry".to_owned())
+                // Of several customers a line each.
+                let lines: Vec<String> = value.lines().map(str::to_owned).collect();
+                let value = match lines.len() {
+                    1 => FieldValue::Text(value.clone()),
+                    _ => FieldValue::Lines(lines),
+                };
+                (Some(value), "customer registry".to_owned())
             }
             Some(IdentityValue::Sealed) => {
                 (None, "sealed in the customer registry, not opened here".to_owned())

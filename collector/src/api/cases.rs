@@ -12,10 +12,14 @@ use weighbridge_casework::{
 };
 use weighbridge_meter::UtcMillis;
 
-use super::problem::{Admin, Problem};
+use super::{
+    parties::body,
+    problem::{Admin, Problem},
+};
 use crate::{
     app::App,
     casefile::{Identity, main_finding},
+    casesteps::Asked,
     judge, pages,
     proof::Content,
     view::View,
@@ -283,4 +287,50 @@ async fn report(app: &App, id: &str, identity: Identity, shown: &HowShown) -> Re
             Json(serde_json::json!({ "report": report, "html": html })).into_response()
         }
     })
+}
+
+/// What somebody did about a case.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepAsked {
+    actor: String,
+    step: Asked,
+}
+
+/// Takes a step in a case and answers with the case as it is after it.
+pub(super) async fn step(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    _admin: Admin,
+    asked: Result<Bytes, BytesRejection>,
+) -> Result<Json<CaseDetail>, Problem> {
+    let expected = "{\"actor\", \"step\": {\"kind\": seen, decided, filed, follow_up_requested, follow_up_answered, \
+        error_found, error_dismissed, corrected, closed or reopened, ...}} in JSON";
+    let StepAsked { actor, step } = body(asked, expected)?;
+    app.case_step(&id, step, &actor).await?;
+    one_case(State(app), Path(id)).await
+}
+
+/// Who drafts, and why who it is about is opened for it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DraftAsked {
+    actor: String,
+    reason: String,
+    #[serde(default)]
+    proof: Content,
+}
+
+/// Makes the next draft of a case's report, and answers with it.
+pub(super) async fn draft(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    _admin: Admin,
+    asked: Result<Bytes, BytesRejection>,
+) -> Result<Json<serde_json::Value>, Problem> {
+    let DraftAsked { actor, reason, proof } =
+        body(asked, "{\"actor\", \"reason\", \"proof\": leaves or batches} in JSON")?;
+    let (report, proof) = app.case_draft(&id, &actor, &reason, proof).await?;
+    let html = pages::report_document(&report);
+    Ok(Json(serde_json::json!({ "report": report, "html": html, "proof": proof })))
 }

@@ -7,9 +7,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use weighbridge_casework::CaseError;
 use weighbridge_store::{StoreError, ledger::CommitError, verify::chain_of};
 
-use crate::{app::App, casefile::CasefileError, import::ImportError, prune::PruneError};
+use crate::{
+    app::App, casefile::CasefileError, casesteps::StepError, import::ImportError, prune::PruneError,
+};
 
 /// An answer that is not what was asked for.
 #[derive(Clone, Debug, Serialize)]
@@ -118,6 +121,18 @@ impl From<CasefileError> for Problem {
             CasefileError::Store(error) => error.into(),
             CasefileError::Commit(_) | CasefileError::Proof(_) => Self::unavailable(&error),
             CasefileError::Report(_) | CasefileError::Keys(_) => Self::failed(&error),
+        }
+    }
+}
+
+impl From<StepError> for Problem {
+    fn from(error: StepError) -> Self {
+        match error {
+            StepError::Case(CaseError::Illegal { .. } | CaseError::NotOpened { .. })
+            | StepError::SamePerson { .. } => Self::new(StatusCode::CONFLICT, "not as things stand", error),
+            StepError::Case(CaseError::Invalid { .. }) | StepError::Unusable { .. } => Self::unusable(error),
+            StepError::Casefile(error) => error.into(),
+            StepError::Commit(error) => error.into(),
         }
     }
 }

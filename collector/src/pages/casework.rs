@@ -167,7 +167,9 @@ fn told(step: &Step) -> Markup {
         @match step {
             Step::Opened { findings, .. } => { " for " (counted(findings.len(), "finding")) },
             Step::Decided { decision, reason } => { ": " (decision) ", because " q { (reason) } },
-            Step::Drafted { version } => { ": version " (version) },
+            Step::Drafted { version, report_sha256 } => {
+                ": version " (version) @if let Some(hash) = report_sha256 { ", SHA-256 " code { (hash) } }
+            },
             Step::Filed { version, reference } | Step::Corrected { version, reference } => {
                 ": version " (version) @if let Some(reference) = reference { ", reference " (reference) }
             },

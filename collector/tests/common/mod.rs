@@ -175,7 +175,12 @@ impl Site {
     /// One with an H100 on host gpu-1, leased to C-1 until 10:00, that ran at 08:00, 08:01 and 09:00 for a minute
     /// each, as of 09:01; and lease L-2 of host gpu-2 to somebody unmapped, of two devices that nobody reported.
     pub(crate) async fn with_an_hour() -> Self {
-        let site = Self::empty().await;
+        Self::with_an_hour_and("").await
+    }
+
+    /// The same with more in its configuration, as [`Site::configured`].
+    pub(crate) async fn with_an_hour_and(more: &str) -> Self {
+        let site = Self::configured(more).await;
         site.import(Kind::Agents, &agents()).await;
         site.import(Kind::Customers, CUSTOMERS).await;
         site.import(

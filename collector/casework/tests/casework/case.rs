@@ -35,7 +35,7 @@ fn step(word: &str) -> Step {
         "no" => decided(Decision::NotReportable),
         "more" => decided(Decision::MoreInformationNeeded),
         "mute" => Step::Decided { decision: Decision::NotReportable, reason: " ".into() },
-        "draft" => Step::Drafted { version: version() },
+        "draft" => Step::Drafted { version: version(), report_sha256: None },
         "file" => Step::Filed { version: version(), reference: None },
         "correct" => Step::Corrected { version: version(), reference: Some("R-1".into()) },
         "asked" => {
