@@ -12,7 +12,7 @@ use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
     CustomerRow, ImportErrors, KeyError, LeaseRow, LeaseSelector, Party, PartyId, PartyRecord,
     PrincipalMapping, SHOWN_FAULTS, SlurmRow, parse_agents, parse_customers, parse_interests, parse_leases,
-    parse_parties, parse_principals, parse_records, parse_slurm, parse_statements,
+    parse_parties, parse_principals_for, parse_records, parse_slurm, parse_statements,
     party::{Basis, StatusBasis},
     read_accesses, statement,
 };
@@ -219,25 +219,17 @@ impl App {
                 (facts.len(), new.into_iter().map(Fact::Job).collect())
             }
             Kind::Principals => {
-                let rows = parse_principals(file, text)?;
                 let customers = self.customers();
-                let wrong = rows.iter().filter_map(|row| {
-                    let (principal, customer) = (&row.principal, &row.customer);
+                let rows = parse_principals_for(file, text, |customer| {
                     match customers.get(customer.as_str()) {
-                        None => Some(format!(
-                            "{file}: {principal}: customer {customer} is not known, import customers first"
-                        )),
+                        None => Some("is not known, expected one that is: import customers first"),
                         // What it used would be missing in its group.
-                        Some(party) if party.standing.no_account => Some(format!(
-                            "{file}: {principal}: {customer} has no account: record that it has one first"
-                        )),
+                        Some(party) if party.standing.no_account => {
+                            Some("has no account, expected one that has: record that it has one first")
+                        }
                         Some(_) => None,
                     }
-                });
-                let wrong: Vec<String> = wrong.collect();
-                if !wrong.is_empty() {
-                    return Err(ImportError::Contradiction(wrong));
-                }
+                })?;
                 let new = self.shared.with(|state| mappings(state, &rows));
                 (rows.len(), new.into_iter().map(Fact::Mapping).collect())
             }

@@ -357,7 +357,7 @@ fn bad_files() -> Vec<(&'static str, String, Vec<&'static str>)> {
         (
             "principals",
             PRINCIPALS.to_owned() + "lease:site-1/two,C-404,2026-03-01T00:00:00Z,\n",
-            vec!["lease:site-1/two: customer C-404 is not known, import customers first"],
+            vec!["principals.csv:3: customer: customer C-404 is not known, expected one that is"],
         ),
     ]
 }

@@ -32,7 +32,7 @@ pub use interests::{parse_interests, write_interests};
 pub use leases::{BadSelector, LEASE_COLUMNS, LeaseRow, LeaseSelector, lease_rows, parse_leases};
 pub use ndjson::{BadRecord, parse_record, parse_records, write_records};
 pub use parties::{Mapping, PartyRecord, Told, parse_parties, party_paths, write_parties};
-pub use principals::{PrincipalMapping, parse_principals};
+pub use principals::{PrincipalMapping, parse_principals, parse_principals_for};
 pub use slurm::{SlurmRow, parse_slurm};
 pub use statements::parse_statements;
 

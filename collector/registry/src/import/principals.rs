@@ -44,7 +44,26 @@ const HOUR_OR_BLANK: &str = "blank or an RFC 3339 time at a whole UTC hour, for 
 /// # Errors
 /// Every fault in the file; nothing of it is imported then.
 pub fn parse_principals(file_name: &str, text: &[u8]) -> Result<Vec<PrincipalMapping>, ImportErrors> {
-    read(file_name, text, &SHAPE, parse, refuse_overlaps)
+    parse_principals_for(file_name, text, |_| None)
+}
+
+/// The same against what is there: `wrong` says what a customer is instead of one that a principal can be mapped to.
+///
+/// # Errors
+/// As [`parse_principals`].
+pub fn parse_principals_for(
+    file_name: &str,
+    text: &[u8],
+    wrong: impl Fn(&CustomerId) -> Option<&'static str>,
+) -> Result<Vec<PrincipalMapping>, ImportErrors> {
+    read(file_name, text, &SHAPE, parse, |rows, faults| {
+        refuse_overlaps(rows, faults);
+        for Placed { line, row } in rows {
+            if let Some(wrong) = wrong(&row.customer) {
+                faults.add(*line, Some("customer"), format!("customer {} {wrong}", row.customer));
+            }
+        }
+    })
 }
 
 fn parse(row: &mut Row<'_>) -> Option<PrincipalMapping> {
