@@ -190,7 +190,7 @@ fn standing() -> impl Strategy<Value = Standing> {
                 closed,
                 last_access,
                 open_discrepancies,
-                told_by_file: None,
+                told_by_file: Option::None,
             }
         },
     )
