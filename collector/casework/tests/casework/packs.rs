@@ -146,7 +146,7 @@ fn the_hash_follows_the_text() {
 /// Keys that may be left out: the words beside a value, and inputs of an example.
 fn optional(path: &str, key: &str) -> bool {
     key == "note" && path != ".applies_to"
-        || path.is_empty() && ["retention", "beneficial_owner"].contains(&key)
+        || path.is_empty() && ["retention", "beneficial_owner", "measured_owners"].contains(&key)
         || path.starts_with(".example")
             && (["cluster_peak", "network_gbit", "declared"].contains(&key) || path.ends_with(".declared"))
 }
