@@ -12,6 +12,7 @@ pub mod backup;
 pub mod casefile;
 pub mod command;
 pub mod config;
+mod declared;
 pub mod demo;
 pub mod enrol;
 pub mod evaluate;

@@ -4,9 +4,11 @@ mod behind;
 #[expect(dead_code, reason = "shared with other test files")]
 #[path = "../common/mod.rs"]
 mod common;
+mod declared;
 mod erasing;
 mod files;
 mod records;
+mod reserved;
 mod told;
 
 use common::{Answer, Site};
