@@ -4,8 +4,8 @@
 //! is on the pages. The program says what meets criteria; whether that is to be reported is for a person.
 
 use weighbridge_casework::{
-    Case, CaseEvent, Certainty, Facts, Finding, Met, OpsPerSecond, Rule, RulePack, Scope, Step, Subject,
-    Verdict, case::FindingRef, evaluate,
+    Arrangement, Case, CaseEvent, Certainty, Facts, Finding, Met, OpsPerSecond, Reservation, Rule, RulePack,
+    Scope, Step, Subject, Verdict, case::FindingRef, evaluate, evaluate_reserved,
 };
 use weighbridge_meter::{Operations, UtcMillis};
 use weighbridge_store::{Fact, HourlySum, StoreError, ledger::CommitError};
@@ -13,6 +13,7 @@ use weighbridge_store::{Fact, HourlySum, StoreError, ledger::CommitError};
 use crate::{
     alarm::{self, Alarm},
     app::{App, Casebook, record},
+    evaluate::model,
     integrity::{self, IntegrityFinding},
     view::{Owned, View},
 };
@@ -52,36 +53,25 @@ impl App {
         for (pack, _) in self.packs.iter().filter(|(_, enabled)| *enabled) {
             for rule in &pack.rule {
                 for (subject, owned) in subjects(&view, rule) {
-                    let Some((met, totals)) = compare(&view, pack, rule, &subject, &owned) else { continue };
-                    let id = Finding::id_of(pack, rule, &subject, met.certainty);
-                    if book.findings.contains_key(&id) {
-                        continue;
-                    }
-                    let met_at = self.met_at(&view, &subject, &met).await?;
-                    let finding = Finding::raise(pack, rule, subject, &met, &totals, met_at, view.as_of);
-                    facts.push(fact(record::FINDING, &finding.id, &finding));
-                    if rule.opens_case(met.certainty) {
-                        let whom = whom(&view, &finding.subject);
-                        let (id, event) = step(&book.cases, pack, whom, &finding);
-                        let case = match book.cases.remove(&id) {
-                            Some(case) => case.apply(event.clone()),
-                            None => Case::open(&id, event.clone()),
-                        };
-                        match case {
-                            Ok(case) => {
-                                if matches!(event.step, Step::Opened { .. }) {
-                                    judged.opened.push(id.clone());
-                                }
-                                book.cases.insert(id.clone(), case);
-                                facts.push(fact(record::CASE, &id, &event));
-                            }
-                            Err(error) => {
-                                tracing::error!(case = id, problem = %error, "a finding fits no case")
-                            }
+                    if let Some((met, totals)) = compare(self, &view, pack, rule, &subject, &owned) {
+                        let id = Finding::id_of(pack, rule, &subject, met.certainty);
+                        if !book.findings.contains_key(&id) {
+                            let met_at = self.met_at(&view, &subject, &met).await?;
+                            let subject = subject.clone();
+                            let finding =
+                                Finding::raise(pack, rule, subject, &met, &totals, met_at, view.as_of);
+                            enter(&view, pack, rule, finding, &mut book, &mut judged, &mut facts);
                         }
                     }
-                    book.findings.insert(finding.id.clone(), finding.clone());
-                    judged.findings.push(finding);
+                    let could = could_result(self, &view, pack, rule, &subject, &owned);
+                    if let Some((met, totals, arrangement)) = could {
+                        let mut known = book.findings.values();
+                        if !known.any(|finding| finding.covers(pack, rule, &subject, &arrangement)) {
+                            let finding =
+                                Finding::raise_reserved(pack, rule, subject, &met, &totals, arrangement);
+                            enter(&view, pack, rule, finding, &mut book, &mut judged, &mut facts);
+                        }
+                    }
                 }
             }
         }
@@ -122,7 +112,7 @@ impl App {
             Certainty::Certain => Some(sum.usage.sums.bound.low()),
             Certainty::Likely => Some(sum.usage.sums.calibrated.low()),
             Certainty::Possible => Some(sum.usage.sums.bound.high()),
-            Certainty::Projected => None,
+            Certainty::Projected | Certainty::CouldResult => None,
         };
         let mut total = Operations::ZERO;
         for sum in self.hourly(view, subject).await? {
@@ -136,20 +126,80 @@ impl App {
     }
 }
 
+/// Takes a new finding into the book, and opens a case for it or adds it to the open one, where its rule says so.
+fn enter(
+    view: &View,
+    pack: &RulePack,
+    rule: &Rule,
+    finding: Finding,
+    book: &mut Casebook,
+    judged: &mut Judged,
+    facts: &mut Vec<Fact>,
+) {
+    facts.push(fact(record::FINDING, &finding.id, &finding));
+    if rule.opens_case(finding.certainty) {
+        let (id, event) = step(&book.cases, pack, whom(view, &finding.subject), &finding);
+        let case = match book.cases.remove(&id) {
+            Some(case) => case.apply(event.clone()),
+            None => Case::open(&id, event.clone()),
+        };
+        match case {
+            Ok(case) => {
+                if matches!(event.step, Step::Opened { .. }) {
+                    judged.opened.push(id.clone());
+                }
+                book.cases.insert(id.clone(), case);
+                facts.push(fact(record::CASE, &id, &event));
+            }
+            Err(error) => tracing::error!(case = id, problem = %error, "a finding fits no case"),
+        }
+    }
+    book.findings.insert(finding.id.clone(), finding.clone());
+    judged.findings.push(finding);
+}
+
+/// Whether what somebody reserved could, used for all of its time, result in a rule being met, and what that is.
+pub fn could_result(
+    app: &App,
+    view: &View,
+    pack: &RulePack,
+    rule: &Rule,
+    subject: &Subject,
+    owned: &Owned,
+) -> Option<(Met, weighbridge_casework::Totals, Arrangement)> {
+    let asked = rule.reservations.as_ref().filter(|_| rule.looks_at(subject))?;
+    if owned.reserved.is_empty() {
+        return None;
+    }
+    let table = app.estimator.table();
+    let left = owned.reserved.iter().filter_map(|terms| {
+        let named = table.find(None, &terms.model).or_else(|| model(table, &terms.model));
+        Reservation::left(terms.clone(), &app.estimator, named, view.as_of, asked.open_days)
+    });
+    let arrangement = Arrangement::of(left);
+    let totals = view.totals(owned, None);
+    let verdict = with_declared(app, view, subject, owned, |facts| {
+        evaluate_reserved(pack, rule, &totals, arrangement.sum(), facts)
+    });
+    verdict.met().map(|met| (met.clone(), totals, arrangement))
+}
+
 /// A total compared with a rule as it stands now; `None` where the rule is not met.
 pub fn compare(
+    app: &App,
     view: &View,
     pack: &RulePack,
     rule: &Rule,
     subject: &Subject,
     owned: &Owned,
 ) -> Option<(Met, weighbridge_casework::Totals)> {
-    let (verdict, totals) = verdict(view, pack, rule, subject, owned)?;
+    let (verdict, totals) = verdict(app, view, pack, rule, subject, owned)?;
     verdict.met().map(|met| (met.clone(), totals))
 }
 
 /// The same with what is not known; `None` where the rule does not look at such a subject.
 pub fn verdict(
+    app: &App,
     view: &View,
     pack: &RulePack,
     rule: &Rule,
@@ -160,17 +210,36 @@ pub fn verdict(
         return None;
     }
     let totals = view.totals(owned, rule.projection.as_ref().map(|projection| projection.cap_days));
+    let verdict = with_declared(app, view, subject, owned, |facts| evaluate(pack, rule, &totals, facts));
+    Some((verdict, totals))
+}
+
+/// Judges by what is known, and once more with what customers declare where only that is missing.
+fn with_declared(
+    app: &App,
+    view: &View,
+    subject: &Subject,
+    owned: &Owned,
+    judged: impl Fn(&Facts) -> Verdict,
+) -> Verdict {
+    let mut facts = known_facts(view, owned);
+    let verdict = judged(&facts);
+    let Verdict::NotKnown { unknown, .. } = &verdict else { return verdict };
+    facts.declared = app.declared(view, subject, owned, unknown);
+    if facts.declared.is_empty() { verdict } else { judged(&facts) }
+}
+
+fn known_facts(view: &View, owned: &Owned) -> Facts {
     let peak: u128 = view.current(owned).map(|attempt| attempt.peak_ops_per_ms).sum();
     let peak_tera =
         u64::try_from(peak * 1000 / Operations::UNIT).ok().and_then(|tera| Operations::from_tera(tera).ok());
-    let facts = Facts {
+    Facts {
         standing: owned.standing,
         cluster_peak: peak_tera
             .filter(|peak| *peak > Operations::ZERO)
             .map(OpsPerSecond::from_operations_in_a_second),
         ..Facts::default()
-    };
-    Some((evaluate(pack, rule, &totals, &facts), totals))
+    }
 }
 
 /// Everybody a rule looks at.

@@ -13,6 +13,7 @@ pub mod casefile;
 pub mod casesteps;
 pub mod command;
 pub mod config;
+mod declared;
 pub mod demo;
 pub mod enrol;
 pub mod evaluate;

@@ -8,9 +8,13 @@ use std::{
 };
 
 use tokio::sync::OnceCell;
-use weighbridge_casework::{CappedBy, Projection, Standing, Subject, finding};
+use weighbridge_casework::{CappedBy, Projection, Standing, Subject, Terms, finding};
 use weighbridge_meter::{Interval, Operations, Principal, Span, UtcMillis};
-use weighbridge_registry::{Groups, SealedCustomer, UsPerson, interest::Behind};
+use weighbridge_registry::{
+    Groups, SealedCustomer, UsPerson,
+    interest::Behind,
+    statement::{Kind, Statement},
+};
 use weighbridge_store::{
     Filter, HourlySum, StoreError, UsageStore,
     account::{Account, AttemptAccount, TimeAccount, Totals, account, account_within},
@@ -19,7 +23,7 @@ use weighbridge_store::{
     witness::WitnessedHour,
 };
 
-use crate::app::App;
+use crate::{app::App, parties::Kept};
 
 /// A view is made anew when the ledger moved on, at most this often, and at least this often: gaps grow with time.
 const FRESH_MS: i64 = 1_000;
@@ -66,6 +70,8 @@ pub struct Owned {
     pub principals: BTreeSet<Principal>,
     /// U.S. person or not.
     pub standing: Standing,
+    /// What they reserved, ended or not. Runs and principals have none.
+    pub reserved: Vec<Terms>,
 }
 
 impl App {
@@ -122,6 +128,11 @@ impl App {
             last_day: OnceCell::new(),
             account,
         };
+        for (customer, terms) in self.reserved() {
+            if let Some(owned) = view.customers.get_mut(&customer) {
+                owned.reserved.push(terms);
+            }
+        }
         for accelerator in &view.account.accelerators {
             view.time.merge(&accelerator.time);
         }
@@ -168,11 +179,24 @@ impl App {
                 of_group.attempts.extend(&owned.attempts);
                 of_group.current.extend(&owned.current);
                 of_group.principals.extend(owned.principals.iter().cloned());
+                of_group.reserved.extend(owned.reserved.iter().cloned());
             }
             view.groups.insert(name.to_owned(), of_group);
         }
         view.grouped = groups;
         Ok(view)
+    }
+
+    /// What every customer reserved.
+    fn reserved(&self) -> impl Iterator<Item = (String, Terms)> {
+        self.statements(Kind::Reservation).into_iter().filter_map(|kept| match kept {
+            Kept::Clear(Statement::Reservation(one)) => {
+                let (id, model) = (one.id.as_str().to_owned(), one.model.as_str().to_owned());
+                let terms = Terms { id, model, count: one.count.0, from: one.from, to: one.to };
+                Some((one.customer.to_string(), terms))
+            }
+            Kept::Clear(_) | Kept::Sealed { .. } => None,
+        })
     }
 
     /// The time of all accelerators together in the last 24 h and the hour in which those begin.
@@ -337,6 +361,7 @@ impl View {
                 standing: owners
                     .get(&index)
                     .map_or_else(Standing::default, |all| Standing::of_group(all.iter().copied())),
+                reserved: Vec::new(),
             };
             (id.clone(), owned)
         })

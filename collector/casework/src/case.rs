@@ -141,11 +141,19 @@ pub struct FindingRef {
     pub id: String,
     /// When it was raised.
     pub raised_at: UtcMillis,
+    /// Whether it has a clock of its own, beside that of the others: a change in the arrangements is known from its
+    /// day on, and not from that of an earlier one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_clock: bool,
 }
 
 impl From<&Finding> for FindingRef {
     fn from(finding: &Finding) -> Self {
-        Self { id: finding.id.clone(), raised_at: finding.raised_at }
+        Self {
+            id: finding.id.clone(),
+            raised_at: finding.raised_at,
+            own_clock: finding.arrangement.is_some(),
+        }
     }
 }
 
@@ -486,7 +494,7 @@ impl Case {
     /// Its clocks under `pack` as of `now`, in the pack's order.
     ///
     /// The clock of findings starts when the first of them was raised. It stops when they are reported or dismissed;
-    /// findings that come later start another.
+    /// findings that come later start another, and so does each that is about an arrangement.
     pub fn clocks(&self, pack: &RulePack, now: UtcMillis) -> Vec<ClockReading> {
         let mut readings = Vec::new();
         for clock in &pack.clock {
@@ -506,21 +514,23 @@ impl Case {
         readings
     }
 
-    /// Times of knowledge, with when what was known then was settled: one for each settlement, and one for what is not.
+    /// Times of knowledge, with when what was known then was settled: one for each settlement, one for what is not, and
+    /// one for each arrangement.
     fn knowledge(&self) -> Vec<(UtcMillis, Option<UtcMillis>)> {
         let dismissed = match self.state {
             State::Decided { decision: Decision::NotReportable, at } => Some(at),
             _ => None,
         };
-        let mut known: Vec<(UtcMillis, Option<UtcMillis>)> = Vec::new();
+        let mut known: Vec<(UtcMillis, Option<UtcMillis>, bool)> = Vec::new();
         for CaseFinding { finding, settled } in &self.findings {
             let stopped = settled.map(Settled::at).or(dismissed);
-            match known.iter_mut().find(|(_, other)| *other == stopped) {
-                Some((started, _)) => *started = (*started).min(finding.raised_at),
-                None => known.push((finding.raised_at, stopped)),
+            let joins = |(_, other, own): &&mut (_, _, bool)| !own && !finding.own_clock && *other == stopped;
+            match known.iter_mut().find(joins) {
+                Some((started, ..)) => *started = (*started).min(finding.raised_at),
+                None => known.push((finding.raised_at, stopped, finding.own_clock)),
             }
         }
-        known
+        known.into_iter().map(|(started, stopped, _)| (started, stopped)).collect()
     }
 
     /// Its id.

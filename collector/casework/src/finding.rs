@@ -11,6 +11,7 @@ use weighbridge_meter::{Calibrated, Interval, Operations, UtcMillis};
 
 use crate::{
     amount::{Comparator, OpsPerSecond, Threshold},
+    arrangement::Arrangement,
     pack::{Condition, Rule, RulePack, Who},
 };
 
@@ -21,18 +22,56 @@ use crate::{
 /// All other conditions must be known to hold as well. Whether the rule looks at this kind of subject at all is for
 /// the caller to ask first, with [`Rule::looks_at`].
 pub fn evaluate(pack: &RulePack, rule: &Rule, totals: &Totals, facts: &Facts) -> Verdict {
+    let reached = |line: &Threshold, comparator| certainty_of(rule, totals, line, comparator);
+    judged(pack, rule, facts, Certainty::Certain, reached)
+}
+
+/// Decides whether what is reserved could result in `rule` of `pack` being met: whether the totals and what is left
+/// of all reservations pass the line together, at the end that the rule names, if every hour of them is used.
+///
+/// Where the totals pass it by themselves, what is reserved is compared alone: else the smallest reservation of
+/// somebody who is above a line would be one that could result in it. All other conditions must be known to hold as
+/// well, apart from the cluster, which nobody knows before it is there.
+pub fn evaluate_reserved(
+    pack: &RulePack,
+    rule: &Rule,
+    totals: &Totals,
+    reserved: (Interval<Operations>, Calibrated),
+    facts: &Facts,
+) -> Verdict {
+    let (Some(asked), Some(_)) = (&rule.reservations, rule.line()) else { return Verdict::NotMet };
+    let (used, more) = (asked.end.of_totals(totals), asked.end.of(&reserved.0, &reserved.1));
+    if more == Operations::ZERO {
+        return Verdict::NotMet;
+    }
+    let facts = Facts { cluster_peak: None, network_gbit: None, ..facts.clone() };
+    judged(pack, rule, &facts, Certainty::CouldResult, |line, comparator| {
+        let passes = |total| line.passed_by(total, comparator);
+        let already = [used, totals.bound.low(), totals.calibrated.low()].into_iter().any(passes);
+        let together = if already { more } else { used.saturating_add(more) };
+        passes(together).then_some(Certainty::CouldResult)
+    })
+}
+
+fn judged(
+    pack: &RulePack,
+    rule: &Rule,
+    facts: &Facts,
+    strongest: Certainty,
+    reached: impl Fn(&Threshold, Comparator) -> Option<Certainty>,
+) -> Verdict {
     if !pack.applies_to.who.includes(facts.standing)
         || !rule.who.is_none_or(|who| who.includes(facts.standing))
     {
         return Verdict::NotMet;
     }
-    let mut certainty = Certainty::Certain;
+    let mut certainty = strongest;
     let mut unknown = Vec::new();
     let mut line = None;
     for condition in &rule.condition {
         match condition {
             Condition::Operations { threshold, comparator, .. } => {
-                let Some(reached) = certainty_of(rule, totals, threshold, *comparator) else {
+                let Some(reached) = reached(threshold, *comparator) else {
                     return Verdict::NotMet;
                 };
                 certainty = certainty.min(reached);
@@ -100,6 +139,11 @@ impl Comparator {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Certainty {
+    /// What is reserved could result in it. Weaker than all others, even than what is merely possible: those speak of
+    /// work that is going on or was done, this of work that nobody may ever begin. It stands beside them, because it
+    /// asks about the time to come.
+    #[serde(rename = "could_result")]
+    CouldResult,
     /// The high bound passes: it cannot be ruled out.
     Possible,
     /// Going on as now, it will be met before the projection ends.
@@ -118,6 +162,7 @@ impl Certainty {
             Self::Likely => "likely",
             Self::Projected => "projected",
             Self::Possible => "possible",
+            Self::CouldResult => "could_result",
         }
     }
 
@@ -128,6 +173,7 @@ impl Certainty {
             Self::Likely => "likely meets",
             Self::Projected => "is projected to meet",
             Self::Possible => "possibly meets",
+            Self::CouldResult => "could come to meet",
         }
     }
 }
@@ -425,7 +471,8 @@ impl<'de> Deserialize<'de> for Subject {
 /// A rule met by a subject at some certainty, with what was known then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// The same for the same pack version, rule, subject and certainty: raising it again changes nothing.
+    /// The same for the same pack version, rule, subject and certainty, and for the same arrangement where it is about
+    /// one: raising it again changes nothing.
     pub id: String,
     /// Id of the pack.
     pub pack: String,
@@ -447,6 +494,9 @@ pub struct Finding {
     pub totals: Totals,
     /// All of that in a sentence.
     pub reason: String,
+    /// What was reserved, where that could result in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrangement: Option<Arrangement>,
 }
 
 impl Finding {
@@ -472,11 +522,52 @@ impl Finding {
             met_at,
             raised_at,
             totals: *totals,
+            arrangement: None,
         }
+    }
+
+    /// Makes the finding that what is reserved could result in `rule` being met, as of the totals.
+    pub fn raise_reserved(
+        pack: &RulePack,
+        rule: &Rule,
+        subject: Subject,
+        met: &Met,
+        totals: &Totals,
+        arrangement: Arrangement,
+    ) -> Self {
+        let id = Self::id_of_reserved(pack, rule, &subject, &arrangement);
+        let reason = reason_reserved(pack, rule, &subject, met, totals, &arrangement);
+        let raised = Self::raise(pack, rule, subject, met, totals, totals.as_of, totals.as_of);
+        Self { id, reason, arrangement: Some(arrangement), ..raised }
+    }
+
+    /// Whether it was raised for this or more: then nothing is new in `arrangement`.
+    pub fn covers(&self, pack: &RulePack, rule: &Rule, subject: &Subject, arrangement: &Arrangement) -> bool {
+        self.certainty == Certainty::CouldResult
+            && self.pack == pack.id
+            && self.pack_version == pack.version
+            && self.rule == rule.id
+            && self.subject == *subject
+            && self.arrangement.as_ref().is_some_and(|known| known.covers(arrangement))
     }
 
     /// The id that such a finding has: 32 hexadecimal digits.
     pub fn id_of(pack: &RulePack, rule: &Rule, subject: &Subject, certainty: Certainty) -> String {
+        Self::id_named(pack, rule, certainty.as_str(), subject)
+    }
+
+    /// The id of one about what is reserved.
+    pub fn id_of_reserved(
+        pack: &RulePack,
+        rule: &Rule,
+        subject: &Subject,
+        arrangement: &Arrangement,
+    ) -> String {
+        let certainty = format!("{}:{}", Certainty::CouldResult, arrangement.sha256());
+        Self::id_named(pack, rule, &certainty, subject)
+    }
+
+    fn id_named(pack: &RulePack, rule: &Rule, certainty: &str, subject: &Subject) -> String {
         // The subject comes last, so that no other part can be mistaken for a piece of it.
         let named = format!("{}@{}\0{}\0{certainty}\0{subject}", pack.id, pack.version, rule.id);
         let digest = Sha256::digest(named.as_bytes());
@@ -500,20 +591,49 @@ fn reason(pack: &RulePack, rule: &Rule, subject: &Subject, met: &Met, totals: &T
                     projection.until
                 )
             }
-            (Certainty::Projected | Certainty::Possible, _) => {
+            (Certainty::Projected | Certainty::Possible | Certainty::CouldResult, _) => {
                 format!("up to {} operations cannot be ruled out", totals.bound.high())
             }
         };
-        text.push_str(&format!(": {seen}; the line is {comparator} {line}"));
-        if rule.line_is_operators() {
-            text.push_str(", a default of the operator that is not in the text");
-        }
+        text.push_str(&format!(": {seen}"));
+        push_line(&mut text, rule, line, *comparator);
+    }
+    text
+}
+
+fn push_line(text: &mut String, rule: &Rule, line: &Threshold, comparator: Comparator) {
+    text.push_str(&format!("; the line is {comparator} {line}"));
+    if rule.line_is_operators() {
+        text.push_str(", a default of the operator that is not in the text");
+    }
+}
+
+fn reason_reserved(
+    pack: &RulePack,
+    rule: &Rule,
+    subject: &Subject,
+    met: &Met,
+    totals: &Totals,
+    arrangement: &Arrangement,
+) -> String {
+    let meets = met.certainty.meets();
+    let mut text = format!("{subject} {meets} the criteria of {} ({})", pack.name, rule.title);
+    text.push_str(&format!(": {}", arrangement.in_words()));
+    if let (Some(asked), Some((line, comparator))) = (&rule.reservations, &met.line) {
+        let (bound, calibrated) = arrangement.sum();
+        text.push_str(&format!(
+            "; all that is reserved comes to {} operations {}, beside {} already counted",
+            asked.end.of(&bound, &calibrated),
+            asked.end.in_words(),
+            asked.end.of_totals(totals)
+        ));
+        push_line(&mut text, rule, line, *comparator);
     }
     text
 }
 
 /// An interval as a record: exact, each key with its unit.
-mod interval_record {
+pub(crate) mod interval_record {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
     use weighbridge_meter::{Interval, Operations};
 
@@ -525,7 +645,7 @@ mod interval_record {
         high_tera: Operations,
     }
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         interval: &Interval<Operations>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -533,7 +653,7 @@ mod interval_record {
             .serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Interval<Operations>, D::Error> {
         let record = Record::deserialize(deserializer)?;
@@ -542,7 +662,7 @@ mod interval_record {
 }
 
 /// The same for a calibrated interval.
-mod calibrated_record {
+pub(crate) mod calibrated_record {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
     use weighbridge_meter::{Calibrated, Operations};
 
@@ -553,14 +673,14 @@ mod calibrated_record {
         high_tera: Operations,
     }
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         calibrated: &Calibrated,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         Record { low_tera: calibrated.low(), high_tera: calibrated.high() }.serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Calibrated, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Calibrated, D::Error> {
         let record = Record::deserialize(deserializer)?;
         Calibrated::new(record.low_tera, record.high_tera).map_err(de::Error::custom)
     }

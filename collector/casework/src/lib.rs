@@ -8,6 +8,7 @@
 //! the law leaves to a person. The words are "meets the criteria of", never "must report".
 
 pub mod amount;
+pub mod arrangement;
 pub mod case;
 pub mod clock;
 pub mod finding;
@@ -15,11 +16,12 @@ pub mod pack;
 pub mod report;
 
 pub use amount::{Comparator, OpsPerSecond, Threshold};
+pub use arrangement::{Arrangement, Reservation, Terms};
 pub use case::{Case, CaseError, CaseEvent, Decision, State, Step};
 pub use clock::{ClockReading, ClockStart, Zone};
 pub use finding::{
     CappedBy, Certainty, Declaration, Facts, Finding, Met, Projection, Scope, Standing, Subject, Totals,
-    Unknown, Verdict, evaluate,
+    Unknown, Verdict, evaluate, evaluate_reserved,
 };
 pub use pack::{PackError, Rule, RulePack, shipped};
 pub use report::{Report, ReportError, ReportInput};

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     amount::{Amount, Comparator, Threshold},
+    arrangement::End,
     clock::{ClockStart, Zone},
     finding::{Certainty, Declaration, Scope, Standing, Subject},
 };
@@ -346,11 +347,15 @@ pub struct Rule {
     pub who: Option<Who>,
     /// Whose totals it looks at.
     pub scope: Vec<Scope>,
-    /// At which certainties a case is opened; what is projected is said under `projection`.
+    /// At which certainties a case is opened; what is projected is said under `projection`, what is reserved under
+    /// `reservations`.
     pub opens_case: Vec<Certainty>,
     /// Whether it looks ahead.
     #[serde(default)]
     pub projection: Option<ProjectionRule>,
+    /// Whether it looks at what is reserved.
+    #[serde(default)]
+    pub reservations: Option<ReservationRule>,
     /// All of them must hold.
     pub condition: Vec<Condition>,
     /// What a reader should know about it.
@@ -368,6 +373,7 @@ impl Rule {
     pub fn opens_case(&self, certainty: Certainty) -> bool {
         match certainty {
             Certainty::Projected => self.projection.as_ref().is_some_and(|projection| projection.opens_case),
+            Certainty::CouldResult => self.reservations.as_ref().is_some_and(|asked| asked.opens_case),
             Certainty::Certain | Certainty::Likely | Certainty::Possible => {
                 self.opens_case.contains(&certainty)
             }
@@ -400,6 +406,18 @@ pub struct ProjectionRule {
     /// At most this many days of 24 hours.
     pub cap_days: u16,
     /// Whether a case is opened for what is projected.
+    pub opens_case: bool,
+}
+
+/// How a rule looks at what is reserved, before a single operation ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReservationRule {
+    /// Which end of what is reserved is compared with the line, together with the same end of what was used.
+    pub end: End,
+    /// Over how many days of 24 hours a reservation without an end is counted.
+    pub open_days: u16,
+    /// Whether a case is opened for what could result.
     pub opens_case: bool,
 }
 
@@ -489,6 +507,12 @@ struct Example {
     #[serde(default)]
     projected_days: Option<u16>,
     #[serde(default)]
+    reserved_best: Option<Amount>,
+    #[serde(default)]
+    reserved_calibrated_high: Option<Amount>,
+    #[serde(default)]
+    reserved_high: Option<Amount>,
+    #[serde(default)]
     declared: std::collections::BTreeMap<Declaration, bool>,
     #[serde(default)]
     cluster_peak: Option<Amount>,
@@ -504,6 +528,7 @@ enum Expected {
     Likely,
     Projected,
     Possible,
+    CouldResult,
     NotKnown,
     NotMet,
 }
@@ -515,6 +540,7 @@ impl Expected {
             Self::Likely => "likely",
             Self::Projected => "projected",
             Self::Possible => "possible",
+            Self::CouldResult => "could_result",
             Self::NotKnown => "not_known",
             Self::NotMet => "not_met",
         }

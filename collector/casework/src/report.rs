@@ -424,10 +424,12 @@ fn fitting_rule<'a>(input: &ReportInput<'a>) -> Result<&'a Rule, ReportError> {
     }
 }
 
-/// A rule without a line stays as sure as it was: totals say nothing about it.
+/// A rule without a line stays as sure as it was: totals say nothing about it. Nor do they say that what was reserved
+/// could not have resulted in it.
 fn certainty_now(input: &ReportInput<'_>, rule: &Rule) -> Option<Certainty> {
     match rule.line() {
-        Some((threshold, comparator)) => certainty_of(rule, &input.totals, threshold, comparator),
+        Some((threshold, comparator)) => certainty_of(rule, &input.totals, threshold, comparator)
+            .or(Some(input.finding.certainty).filter(|raised| *raised == Certainty::CouldResult)),
         None => Some(input.finding.certainty),
     }
 }

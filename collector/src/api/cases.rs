@@ -135,7 +135,17 @@ impl FindingJson {
         let rule = pack.and_then(|pack| Some((pack, pack.rule(&finding.rule)?)));
         let owned = view.subject(&finding.subject);
         let certainty = rule.zip(owned).and_then(|((pack, rule), owned)| {
-            judge::compare(view, pack, rule, &finding.subject, &owned).map(|(met, _)| met.certainty)
+            let subject = &finding.subject;
+            let now = judge::compare(app, view, pack, rule, subject, &owned).map(|(met, _)| met.certainty);
+            // What is reserved says nothing about a finding that was about something else.
+            let reserved = || {
+                let could = judge::could_result(app, view, pack, rule, subject, &owned);
+                could.map(|(met, ..)| met.certainty)
+            };
+            match finding.certainty {
+                Certainty::CouldResult => now.or_else(reserved),
+                _ => now,
+            }
         });
         let totals = app.totals_now(view, &finding);
         Self { now: Now { as_of: view.as_of, certainty, totals }, finding, case }

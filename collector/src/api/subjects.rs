@@ -255,7 +255,9 @@ pub(crate) fn rules(app: &App, view: &View, subject: &Subject, owned: &Owned) ->
     let mut checks = Vec::new();
     for (pack, _) in app.packs.iter().filter(|(_, enabled)| *enabled) {
         for rule in &pack.rule {
-            let Some((verdict, totals)) = judge::verdict(view, pack, rule, subject, owned) else { continue };
+            let Some((verdict, totals)) = judge::verdict(app, view, pack, rule, subject, owned) else {
+                continue;
+            };
             let unknown = match &verdict {
                 Verdict::NotKnown { unknown, .. } => unknown.iter().map(ToString::to_string).collect(),
                 Verdict::Met(_) | Verdict::NotMet => Vec::new(),

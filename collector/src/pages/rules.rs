@@ -81,6 +81,9 @@ fn rule_row(rule: &Rule) -> Markup {
     if rule.projection.as_ref().is_some_and(|projection| projection.opens_case) {
         opens.push("projected");
     }
+    if rule.reservations.as_ref().is_some_and(|reservations| reservations.opens_case) {
+        opens.push("could_result");
+    }
     html! {
         tr {
             th scope="row" { (rule.title) small.note { (rule.citation) " (" (rule.confidence.as_str()) ")" } }
@@ -88,6 +91,7 @@ fn rule_row(rule: &Rule) -> Markup {
                 ul.plain { @for condition in &rule.condition { li { (condition_words(condition)) } } }
                 @if rule.line_is_operators() { small.note { "a default of the operator that is not in the text" } }
                 @if let Some(projection) = &rule.projection { small.note { "looks ahead at most " (counted(usize::from(projection.cap_days), "day")) } }
+                @if let Some(reservations) = &rule.reservations { small.note { "looks at reservations " (reservations.end.in_words()) } }
                 @if let Some(note) = &rule.note { small.note { (note) } }
             }
             td { (rule.scope.iter().map(|scope| scope_words(*scope)).collect::<Vec<_>>().join(", ")) }

@@ -4,12 +4,14 @@ mod behind;
 #[expect(dead_code, reason = "shared with other test files")]
 #[path = "../common/mod.rs"]
 mod common;
+mod declared;
 mod erasing;
 mod files;
 #[expect(dead_code, reason = "shared with tests of the registry")]
 #[path = "../../registry/tests/support/mmdb.rs"]
 mod mmdb;
 mod records;
+mod reserved;
 mod told;
 
 use common::{Answer, Site};

@@ -1,11 +1,11 @@
 //! What a pack must fulfil beyond its form: nothing contradicts, and every example comes out as it says.
 
-use weighbridge_meter::{Calibrated, Interval, UtcMillis};
+use weighbridge_meter::{Calibrated, Interval, Operations, UtcMillis};
 
 use super::{Condition, Example, OwnerLine, PackError, RulePack, Who, first_duplicate};
 use crate::{
     amount::OpsPerSecond,
-    finding::{CappedBy, Certainty, Facts, Projection, Totals, evaluate},
+    finding::{CappedBy, Certainty, Facts, Projection, Totals, evaluate, evaluate_reserved},
 };
 
 /// Checks everything that needs more than one value to see.
@@ -67,6 +67,21 @@ pub(super) fn consistent(file: &str, pack: &RulePack) -> Result<(), PackError> {
         if rule.opens_case.contains(&Certainty::Projected) {
             return wrong(key("opens_case"), "projected", "projection.opens_case to say that");
         }
+        if rule.opens_case.contains(&Certainty::CouldResult) {
+            return wrong(key("opens_case"), "could_result", "reservations.opens_case to say that");
+        }
+        if let Some(reservations) = &rule.reservations {
+            if reservations.open_days == 0 {
+                return wrong(key("reservations.open_days"), "0", "at least 1");
+            }
+            if lines == 0 {
+                return wrong(
+                    key("reservations"),
+                    "present",
+                    "a condition of kind operations to compare with",
+                );
+            }
+        }
         if let Some(projection) = &rule.projection {
             if projection.cap_days == 0 {
                 return wrong(key("projection.cap_days"), "0", "at least 1");
@@ -111,7 +126,14 @@ pub(super) fn examples(file: &str, pack: &RulePack, examples: &[Example]) -> Res
         };
         let (totals, facts) = inputs(example)
             .map_err(|(key, expected)| wrong(format!("example[{index}]"), key, expected.to_owned()))?;
-        let given = evaluate(pack, rule, &totals, &facts).as_str();
+        let given = match reserved(example) {
+            Ok(None) => evaluate(pack, rule, &totals, &facts),
+            Ok(Some(reserved)) => evaluate_reserved(pack, rule, &totals, reserved, &facts),
+            Err((key, expected)) => {
+                return Err(wrong(format!("example[{index}]"), key, expected.to_owned()));
+            }
+        };
+        let given = given.as_str();
         if given != example.expect.as_str() {
             return Err(PackError::Example {
                 file: file.to_owned(),
@@ -130,7 +152,28 @@ pub(super) fn examples(file: &str, pack: &RulePack, examples: &[Example]) -> Res
     Ok(())
 }
 
-fn inputs(example: &Example) -> Result<(Totals, Facts), (&'static str, &'static str)> {
+type Wrong = (&'static str, &'static str);
+
+/// What is reserved, in an example that is about that.
+fn reserved(example: &Example) -> Result<Option<(Interval<Operations>, Calibrated)>, Wrong> {
+    const KEYS: &str = "reserved_best, reserved_calibrated_high, reserved_high";
+    match (example.reserved_best, example.reserved_calibrated_high, example.reserved_high) {
+        (None, None, None) => Ok(None),
+        (Some(best), Some(calibrated), Some(high)) => {
+            let ordered = |_| (KEYS, "none above reserved_high");
+            let high = high.operations();
+            let bound = Interval::new(Operations::ZERO, best.operations(), high).map_err(ordered)?;
+            let calibrated = Calibrated::new(Operations::ZERO, calibrated.operations()).map_err(ordered)?;
+            if calibrated.high() > high {
+                return Err((KEYS, "none above reserved_high"));
+            }
+            Ok(Some((bound, calibrated)))
+        }
+        _ => Err((KEYS, "all or none")),
+    }
+}
+
+fn inputs(example: &Example) -> Result<(Totals, Facts), Wrong> {
     let (low, best, high) = (example.low.operations(), example.best.operations(), example.high.operations());
     let bound = Interval::new(low, best, high).map_err(|_| ("low, best, high", "them in ascending order"))?;
     let calibrated =

@@ -37,6 +37,13 @@ pub(super) fn method_and_doubt(input: &ReportInput<'_>, rule: &Rule, now: Option
             projection.capped_by.in_words()
         ));
     }
+    if let Some(arrangement) = &input.finding.arrangement {
+        paragraphs.push(format!(
+            "When the finding was raised, the following was reserved. None of it is in the totals above before it is \
+             used: {}.",
+            arrangement.in_words()
+        ));
+    }
     if now != Some(input.finding.certainty) {
         paragraphs.push(format!(
             "When the finding was raised at {}, it was {}. By the totals of this report it is {}.",

@@ -11,7 +11,7 @@ fn day(day: i64) -> UtcMillis {
 }
 
 fn finding(name: &str, raised: i64) -> FindingRef {
-    FindingRef { id: name.into(), raised_at: day(raised) }
+    FindingRef { id: name.into(), raised_at: day(raised), own_clock: false }
 }
 
 fn step(word: &str) -> Step {
@@ -29,6 +29,11 @@ fn step(word: &str) -> Step {
         "add" => {
             let (id, raised) = rest.split_once('@').unwrap();
             Step::FindingAdded { finding: finding(id, raised.parse().unwrap()) }
+        }
+        "change" => {
+            let (id, raised) = rest.split_once('@').unwrap();
+            let finding = FindingRef { own_clock: true, ..finding(id, raised.parse().unwrap()) };
+            Step::FindingAdded { finding }
         }
         "seen" => Step::Seen,
         "yes" => decided(Decision::Reportable),
@@ -169,6 +174,28 @@ fn a_new_finding_starts_a_clock_of_its_own() {
             decided: reportable | report due 2026-02-16 07:00 America/New_York stopped in time 312h | report due 2026-02-23 07:00 America/New_York runs 264h
         "#]],
     );
+}
+
+#[test]
+fn each_change_in_the_arrangements_has_a_clock_of_its_own() {
+    check(
+        &[
+            ("1:open 4:change=f2@4 9:add=f3@9 10:change=f4@10", 12),
+            ("1:open 4:change=f2@4 5:seen 6:no 10:change=f3@10", 12),
+        ],
+        expect![[r#"
+            open | report due 2026-02-16 07:00 America/New_York runs 96h | report due 2026-02-19 07:00 America/New_York runs 168h | report due 2026-02-25 07:00 America/New_York runs 312h
+            open | report due 2026-02-16 07:00 America/New_York stopped in time 240h | report due 2026-02-19 07:00 America/New_York stopped in time 312h | report due 2026-02-25 07:00 America/New_York runs 312h
+        "#]],
+    );
+}
+
+#[test]
+fn a_finding_of_an_older_ledger_has_no_clock_of_its_own() {
+    let older = r#"{"id":"f1","raised_at":"2026-02-01T12:00:00Z"}"#;
+    let read: FindingRef = serde_json::from_str(older).unwrap();
+    assert!(!read.own_clock);
+    assert_eq!(serde_json::to_string(&read).unwrap(), older);
 }
 
 #[test]

@@ -10,4 +10,6 @@ mod packs;
 #[cfg(test)]
 mod report;
 #[cfg(test)]
+mod reserved;
+#[cfg(test)]
 mod support;

@@ -33,6 +33,12 @@ impl PartialDate {
         self.day.is_some()
     }
 
+    /// The first moment of it, in UTC; `None` outside the calendar.
+    pub fn start(&self) -> Option<UtcMillis> {
+        let (month, day) = (self.month.unwrap_or(1), self.day.unwrap_or(1));
+        format!("{:04}-{month:02}-{day:02}T00:00:00Z", self.year).parse().ok()
+    }
+
     /// The first moment after it, in UTC; `None` at the end of the calendar.
     pub fn end(&self) -> Option<UtcMillis> {
         let (mut year, mut month, mut day) = (self.year, self.month.unwrap_or(12), self.day.unwrap_or(31));
@@ -118,6 +124,17 @@ mod tests {
             ["", "0000", "70", "1970-13", "1970-00", "2023-02-29", "1900-02-29", "1970-05-12-01", "+970"]
         {
             assert!(bad.parse::<PartialDate>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_date_starts_at_the_first_moment_of_it() {
+        for (date, start) in [
+            ("1970", "1970-01-01T00:00:00Z"),
+            ("2024-02", "2024-02-01T00:00:00Z"),
+            ("2024-02-29", "2024-02-29T00:00:00Z"),
+        ] {
+            assert_eq!(date.parse::<PartialDate>().unwrap().start(), Some(start.parse().unwrap()), "{date}");
         }
     }
 
