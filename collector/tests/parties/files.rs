@@ -133,3 +133,25 @@ async fn what_is_written_out_in_a_format_says_the_same_when_it_is_read_elsewhere
         site.call("POST", "/api/v1/export/csv", &json!({ "actor": "", "reason": "x" }), &[]).await;
     assert_eq!(anonymous.status, StatusCode::UNPROCESSABLE_ENTITY);
 }
+
+async fn import(site: &Site, kind: &str, text: &str, query: &str) -> crate::common::Answer {
+    let bearer = format!("Bearer {}", site.token());
+    site.sent(&format!("/api/v1/import/{kind}{query}"), text.into(), &[("authorization", &bearer)]).await
+}
+
+#[tokio::test]
+async fn no_card_number_is_taken_in_a_note_or_a_declaration() {
+    let site = Site::empty().await;
+    let mut record = jane();
+    record["party"]["risk_reasons"] = json!(["pays by 4111 1111 1111 1111 12/27"]);
+    let refused = put(&site, "P-1", &record).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused.body.contains("risk_reasons[0] is not free of full card numbers"), "{}", refused.body);
+    assert!(!refused.body.contains("4111"), "{}", refused.body);
+    put(&site, "P-1", &jane()).await;
+    let declaration =
+        "id,customer,purpose,signed_by,signed_on\nD-1,P-1,see 4111-1111-1111-1111,Jane,2026-01\n";
+    let refused = import(&site, "declarations", declaration, "").await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", refused.body);
+    assert!(!refused.body.contains("4111"), "{}", refused.body);
+}
