@@ -312,6 +312,8 @@ pub(crate) struct OwnerJson {
 #[derive(Debug, Serialize)]
 pub(crate) struct GroupJson {
     pub(crate) name: String,
+    /// Who does so if its votes, which were not told exactly, are as many as they can be.
+    pub(crate) possible_control: Vec<PartyId>,
     #[serde(flatten)]
     pub(crate) group: Group,
 }
@@ -344,14 +346,18 @@ impl Behind {
                 })
             }));
         }
-        let control =
-            stands.interests.iter().filter(|interest| interest.asset == *id && interest.is_control());
+        let (mut control, mut possible_control) = (Vec::new(), Vec::new());
+        for interest in stands.interests.iter().filter(|one| one.asset == *id && one.is_control()) {
+            let list = if interest.is_certain_control() { &mut control } else { &mut possible_control };
+            list.push(interest.owner.clone());
+        }
         let group = app.groups();
         let group = group.0.group_of(id).and_then(|name| group.0.get(name));
         Self {
             as_of: app.now(),
             id: id.clone(),
-            control: control.map(|interest| interest.owner.clone()).collect(),
+            control,
+            possible_control,
             interests: stands.interests,
             owners,
             unknown: percent(unknown),

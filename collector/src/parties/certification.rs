@@ -129,8 +129,11 @@ impl App {
                     Standing::Below => {}
                 }
             }
-            let controls = behind.controls.iter().filter(|(_, controlled)| *controlled == place);
-            sure.extend(controls.map(|(controller, _)| *controller));
+            let of_it = |pairs: &[(usize, usize)]| -> Vec<usize> {
+                pairs.iter().filter(|pair| pair.1 == place).map(|(controller, _)| *controller).collect()
+            };
+            sure.extend(of_it(&behind.certain_controls));
+            possible.extend(of_it(&behind.controls));
         }
         let person = |place: &usize| {
             let sealed = known.get(behind.parties.get(*place)?.as_str())?;

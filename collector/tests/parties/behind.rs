@@ -180,3 +180,33 @@ async fn what_cannot_be_beside_what_was_told_of_a_party_is_refused_and_takes_no_
         assert_eq!((&named["total"]["held_ms"], &named["members"]), (held, members), "{name}");
     }
 }
+
+#[tokio::test]
+async fn what_may_be_much_and_may_be_little_joins_and_is_said_to_be_only_possible() {
+    let site = Site::with_an_hour().await;
+    for id in ["C-3", "C-4"] {
+        put(&site, id, &entity(None, false)).await;
+    }
+    put(&site, "F-1", &entity(None, true)).await;
+    let holds = |asset: &str| json!({ "owner": "F-1", "asset": asset, "kind": "shareholding" });
+    let votes = json!({ "owner": "F-1", "asset": "C-4", "kind": "voting_rights" });
+    let told = json!([holds("C-3"), holds("C-4"), votes]);
+    site.call("POST", "/api/v1/interests", &told, &[]).await;
+    let group = site.json("/api/v1/groups/@C-3").await;
+    let because = group["because"].as_array().unwrap();
+    assert_eq!(because.len(), 3, "{group}");
+    assert!(because.iter().all(|one| one["only_possible"] == true), "{group}");
+    let behind = site.json("/api/v1/parties/C-4/behind").await;
+    assert_eq!((&behind["control"], &behind["possible_control"]), (&json!([]), &json!(["F-1"])));
+    let page = site.get("/groups/@C-3").await.body;
+    assert!(page.contains("possible: how much was not told, or not exactly"), "{page}");
+    assert!(site.get("/customers/C-4").await.body.contains("possible"), "its page says so too");
+
+    // Once it is told, it is sure, or no link at all.
+    let mut sure = interest("F-1", "C-3", "60");
+    site.call("POST", "/api/v1/interests", &json!([sure]), &[]).await;
+    sure = interest("F-1", "C-4", "55");
+    site.call("POST", "/api/v1/interests", &json!([sure]), &[]).await;
+    let group = site.json("/api/v1/groups/@C-3").await;
+    assert!(group["because"].as_array().unwrap().iter().all(|one| one["only_possible"].is_null()), "{group}");
+}
