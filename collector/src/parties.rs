@@ -38,7 +38,7 @@ pub use statements::Kept;
 
 use crate::{
     app::{App, StartError, record, unreadable},
-    import::Imported,
+    import::{Imported, LeftOut},
     judge::fact,
     random,
 };
@@ -360,7 +360,7 @@ impl App {
             let earlier = one.party.verifications.iter().find(|before| before.id == told.id);
             // An older word on it came late, or was overheard and is said again.
             if earlier.is_some_and(|earlier| earlier.at >= told.at) {
-                return Ok(Imported { rows: 1, recorded: 0, left_out: 0 });
+                return Ok(Imported { rows: 1, recorded: 0, left_out: LeftOut::new() });
             }
             let act = serde_json::json!({
                 "act": "verification_told", "customer": id, "provider": told.checker, "id": told.id,
@@ -440,7 +440,7 @@ impl App {
             self.record(facts).await?;
             self.learn_customers(sealed);
         }
-        Ok(Imported { rows, recorded, left_out: 0 })
+        Ok(Imported { rows, recorded, left_out: LeftOut::new() })
     }
 
     /// Seals records, with few syncs for the keys that are made.
@@ -504,7 +504,7 @@ impl App {
                 known.grouped = None;
             });
         }
-        Ok(Imported { rows, recorded, left_out: 0 })
+        Ok(Imported { rows, recorded, left_out: LeftOut::new() })
     }
 
     /// Whether interests can be, at whatever time.

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::{How, PartyError, Told};
 use crate::{
     app::{App, record},
-    import::Imported,
+    import::{self, Imported},
     judge::fact,
     random,
 };
@@ -107,6 +107,7 @@ impl App {
             self.parties(|known| known.logs.extend(logs));
             self.learn_customers(sealed);
         }
+        let left_out = import::left_out("logs of who is erased", left_out);
         Ok(Imported { rows, recorded, left_out })
     }
 

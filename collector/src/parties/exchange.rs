@@ -221,7 +221,7 @@ impl App {
                 interests.iter().filter(|interest| there.get(&interest.key()) != Some(interest)).count()
             }
         };
-        Ok(Imported { rows, recorded: put.recorded + held, left_out: left_out.values().sum() })
+        Ok(Imported { rows, recorded: put.recorded + held, left_out })
     }
 }
 

@@ -12,7 +12,7 @@ use weighbridge_store::ledger::CommitError;
 use super::{By, How, PartyError, said};
 use crate::{
     app::{App, StartError, record},
-    import::Imported,
+    import::{Imported, LeftOut},
     judge::fact,
     random,
 };
@@ -162,7 +162,7 @@ impl App {
             self.record(facts).await?;
             self.parties(|known| known.statements.extend(new));
         }
-        Ok(Imported { rows, recorded, left_out: 0 })
+        Ok(Imported { rows, recorded, left_out: LeftOut::new() })
     }
 
     fn kept(&self, statement: Statement) -> Result<Kept, PartyError> {

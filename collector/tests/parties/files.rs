@@ -155,3 +155,15 @@ async fn no_card_number_is_taken_in_a_note_or_a_declaration() {
     assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", refused.body);
     assert!(!refused.body.contains("4111"), "{}", refused.body);
 }
+
+#[tokio::test]
+async fn what_a_file_says_that_has_no_place_is_counted_by_name() {
+    let site = Site::empty().await;
+    let ftm = r#"{"id":"C-1","schema":"Company","properties":{"name":["A"]}}
+{"id":"v","schema":"Vessel","properties":{"name":["B"]}}
+{"id":"w","schema":"Vessel","properties":{"name":["C"]}}
+{"id":"a","schema":"Airplane","properties":{"name":["D"]}}
+"#;
+    let answer = import(&site, "ftm", ftm, "").await;
+    assert_eq!(answer.json()["left_out"], json!({ "Airplane": 1, "Vessel": 2 }), "{}", answer.body);
+}
