@@ -256,7 +256,12 @@ impl App {
                 return self.statements_told(told, how).await.map_err(ImportError::from);
             }
             Kind::Parties => {
-                let records = if text.trim_ascii_start().starts_with(b"{") {
+                let records = if text
+                    .strip_prefix(b"\xef\xbb\xbf")
+                    .unwrap_or(text)
+                    .trim_ascii_start()
+                    .starts_with(b"{")
+                {
                     parse_records(file, text)?
                 } else {
                     let told = weighbridge_registry::Told { at: self.now(), by: BY_FILE[1] };

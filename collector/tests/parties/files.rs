@@ -167,3 +167,12 @@ async fn what_a_file_says_that_has_no_place_is_counted_by_name() {
     let answer = import(&site, "ftm", ftm, "").await;
     assert_eq!(answer.json()["left_out"], json!({ "Airplane": 1, "Vessel": 2 }), "{}", answer.body);
 }
+
+#[tokio::test]
+async fn records_are_known_by_their_first_character_behind_a_byte_order_mark_too() {
+    let site = Site::empty().await;
+    let mut line = jane();
+    line["id"] = json!("P-1");
+    let answer = import(&site, "parties", &format!("\u{feff}{line}\n"), "").await;
+    assert_eq!(answer.json()["recorded"], 1, "{}", answer.body);
+}
