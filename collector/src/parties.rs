@@ -480,9 +480,6 @@ impl App {
                     ));
                 }
             }
-            if interest.owner == interest.asset && interest.is_control() {
-                bad.push(format!("interest of {0} in {0}: nobody controls itself", interest.owner));
-            }
         }
         let mut all = self.parties(|known| known.interests.clone());
         let new: Vec<Interest> =
@@ -517,7 +514,7 @@ impl App {
             interest.kind == InterestKind::Shareholding
                 && kinds.get(&interest.asset) == Some(&CustomerKind::Person)
         });
-        let bad: Vec<String> =
+        let mut bad: Vec<String> =
             of_persons.map(|interest| BadInterest { interest: interest.key() }.to_string()).collect();
         if bad.is_empty() { Ok(()) } else { Err(PartyError::Bad(bad)) }
     }
@@ -537,6 +534,16 @@ impl App {
             let _one_at_a_time = app.writing.lock().await;
             let known = app.customers();
             for party in [&link.one, &link.other] {
+        // Votes of which nobody tells how many are, may be its own shares.
+        let of_itself = |one: &&Interest| {
+            one.owner == one.asset && one.is_control() && (one.share.is_some() || one.is_certain_control())
+        };
+        bad.extend(
+            interests
+                .iter()
+                .filter(of_itself)
+                .map(|one| format!("interest of {0} in {0}: nobody controls itself", one.owner)),
+        );
                 if !known.contains_key(party.as_str()) {
                     return Err(PartyError::NoParty(party.to_string()));
                 }

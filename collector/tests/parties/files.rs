@@ -176,3 +176,60 @@ async fn records_are_known_by_their_first_character_behind_a_byte_order_mark_too
     let answer = import(&site, "parties", &format!("\u{feff}{line}\n"), "").await;
     assert_eq!(answer.json()["recorded"], 1, "{}", answer.body);
 }
+
+#[tokio::test]
+async fn an_own_file_that_comes_back_changes_nothing_whatever_its_format_lost() {
+    let site = Site::empty().await;
+    let mut person = jane();
+    let names = person["party"]["names"].as_array_mut().unwrap();
+    names.push(json!({ "kind": "trading", "full": "Roe Trading" }));
+    names.push(json!({ "kind": "birth", "full": "Jane Doe" }));
+    person["party"]["residence"] = json!("NO");
+    put(&site, "P-1", &person).await;
+    let mut reseller = entity(None, false);
+    reseller["party"]["kind"] = json!("reseller");
+    reseller["party"]["born"] = json!("1970-05");
+    reseller["party"]["addresses"] = json!([{ "kind": "use", "full": "Some Street", "locality": "Oslo" }]);
+    put(&site, "C-1", &reseller).await;
+    let mut held = interest("P-1", "C-1", "30");
+    held["from"] = json!("2020-01-01T10:00:00Z");
+    let votes =
+        json!({ "owner": "P-1", "asset": "C-1", "kind": "voting_rights", "share": { "exact": "40" } });
+    site.call("POST", "/api/v1/interests", &json!([held, votes]), &[]).await;
+    let tag = site.json("/api/v1/parties/P-1").await["tag"].clone();
+    for format in ["ftm", "bods", "verified-claims"] {
+        let text = site.call("POST", &format!("/api/v1/export/{format}"), &by(), &[]).await.body;
+        for query in ["?dry_run=true", ""] {
+            let answer = import(&site, format, &text, query).await;
+            assert_eq!(answer.json()["recorded"], 0, "{format}{query}: {}", answer.body);
+        }
+    }
+    assert_eq!(site.json("/api/v1/parties/P-1").await["tag"], tag);
+}
+
+#[tokio::test]
+async fn a_file_in_which_somebody_controls_itself_leaves_no_party_behind() {
+    let ftm = r#"{"id":"C-1","schema":"Company","properties":{"name":["A"]}}
+{"id":"x","schema":"Control","properties":{"controller":["C-1"],"controlled":["C-1"]}}
+"#;
+    let other = Site::empty().await;
+    put(&other, "C-1", &entity(None, false)).await;
+    put(&other, "C-2", &entity(None, false)).await;
+    let board = json!({ "owner": "C-2", "asset": "C-1", "kind": "appoints_board" });
+    other.call("POST", "/api/v1/interests", &json!([board]), &[]).await;
+    let bods = other.call("POST", "/api/v1/export/bods", &by(), &[]).await.body;
+    let bods = bods.replace("\"interestedParty\":\"C-2\"", "\"interestedParty\":\"C-1\"");
+    for (format, text) in [("ftm", ftm), ("bods", bods.as_str())] {
+        let site = Site::empty().await;
+        for query in ["?dry_run=true", ""] {
+            let refused = import(&site, format, text, query).await;
+            assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{format}{query}: {}", refused.body);
+            assert!(
+                refused.body.contains("interest of C-1 in C-1: nobody controls itself"),
+                "{}",
+                refused.body
+            );
+        }
+        assert_eq!(site.json("/api/v1/parties").await["parties"], json!([]), "{format}");
+    }
+}
