@@ -278,7 +278,7 @@ impl App {
                 return self.interests(told, how).await.map_err(ImportError::from);
             }
             Kind::Accesses => {
-                let told = read_accesses(file, text)?;
+                let told = read_accesses(file, text, self.now())?;
                 return self.accesses_told(told, how).await.map_err(ImportError::from);
             }
             Kind::Customers => {

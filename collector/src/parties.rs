@@ -25,6 +25,7 @@ use weighbridge_registry::{
     ControlGroupId, CustomerKind, Group, Groups, IdentityField, Interest, InterestKind, KeyError, Link,
     Party, PartyId, SealedCustomer, SealedField, Standing,
     interest::{BadInterest, Behind},
+    latest_access,
     ownership::{Owners, Share},
     party::{BadParty, StatusBasis, Verification},
 };
@@ -63,8 +64,10 @@ pub(crate) const BY_FILE: [&str; 2] = ["a file of customers", "a file of parties
 impl Told {
     /// Keeps what others than who hands it over have found: when it was last used, what logs raised, what providers of
     /// verifications told; and of a file's decision on a status, when it was first told.
-    fn keep(&mut self, standing: &Standing, before: &Party) {
-        self.standing.last_access = self.standing.last_access.max(standing.last_access);
+    fn keep(&mut self, standing: &Standing, before: &Party, now: UtcMillis) {
+        // A time that is still to come was taken once, and keeps nobody for ever.
+        let seen = standing.last_access.filter(|last| *last <= latest_access(now));
+        self.standing.last_access = self.standing.last_access.max(seen);
         let raised = before.discrepancies.iter().filter(|one| one.id.starts_with("place:"));
         for one in raised {
             if self.party.discrepancies.iter().all(|known| known.id != one.id) {
@@ -323,6 +326,13 @@ impl App {
             if let Some(interest) = held {
                 bad.push(format!("party {id}: kind is person, but interest {interest:?} is told of it"));
             }
+        let latest = latest_access(self.now());
+        let before = self.customers().get(id.as_str()).and_then(|known| known.standing.last_access);
+        if let Some(last) = told.standing.last_access.filter(|last| *last > latest && before != Some(*last)) {
+            bad.push(format!(
+                "party {id}: standing.last_access: {last} is still to come, expected a time of at most a day ahead: {latest}"
+            ));
+        }
         }
         // What an account used counts for its group: who uses something has one.
         let used = || self.shared.with(|state| state.mappings.iter().any(|one| one.customer == id.as_str()));
@@ -411,7 +421,7 @@ impl App {
         for (id, mut one) in told {
             if let Some(before) = known.get(id.as_str()) {
                 let opened = self.keys.open_party(before)?;
-                one.keep(&before.standing, &opened);
+                one.keep(&before.standing, &opened, self.now());
                 let standing = Standing {
                     verified: before.standing.verified,
                     open_discrepancies: before.standing.open_discrepancies,

@@ -233,3 +233,22 @@ async fn a_file_in_which_somebody_controls_itself_leaves_no_party_behind() {
         assert_eq!(site.json("/api/v1/parties").await["parties"], json!([]), "{format}");
     }
 }
+
+#[tokio::test]
+async fn a_use_that_is_still_to_come_keeps_nobody_for_ever() {
+    let site = Site::empty().await;
+    put(&site, "P-1", &jane()).await;
+    let refused =
+        import(&site, "accesses", "customer,address,at\nP-1,192.0.2.9,9999-12-01T00:00:00Z\n", "").await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(
+        refused.body.contains("accesses.csv:2: at: 9999-12-01T00:00:00Z is still to come"),
+        "{}",
+        refused.body
+    );
+    let mut record = jane();
+    record["standing"]["last_access"] = json!("9999-12-01T00:00:00Z");
+    let refused = put(&site, "P-1", &record).await;
+    assert!(refused.body.contains("standing.last_access: 9999-12-01T00:00:00Z"), "{}", refused.body);
+    assert_eq!(site.json("/api/v1/parties/P-1").await["standing"]["last_access"], json!(null));
+}
