@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
     ControlGroupId, CustomerKind, Group, Groups, IdentityField, Interest, InterestKind, KeyError, Link,
-    Party, PartyId, SealedCustomer, SealedField, Standing,
+    Party, PartyId, SealedCustomer, Standing,
     interest::{BadInterest, Behind},
     latest_access,
     ownership::{Owners, Share},
@@ -37,6 +37,7 @@ pub use exchange::{Export, Format};
 pub use index::{Proposal, Proposals};
 pub use statements::Kept;
 
+use self::accesses::SealedLog;
 use crate::{
     app::{App, StartError, record, unreadable},
     import::{Imported, LeftOut},
@@ -171,7 +172,7 @@ pub(crate) struct Parties {
     mirrors: BTreeMap<String, Mirror>,
     statements: BTreeMap<String, Kept>,
     /// Logs of uses of the service, under lock.
-    logs: BTreeMap<String, SealedField>,
+    logs: BTreeMap<String, SealedLog>,
     /// As of an hour, until something changes.
     grouped: Option<(UtcMillis, Arc<(Groups, Behind)>)>,
 }
@@ -213,7 +214,14 @@ impl Parties {
             parties.mirrors.insert(key, Mirror::after(before, read(record::KEY_MIRROR, row)?));
         }
         for row in store.records(record::ACCESSES).await? {
-            parties.logs.insert(row.key.clone(), read(record::ACCESSES, row)?);
+            let log = parties.logs.entry(row.key.clone()).or_default();
+            log.take(read(record::ACCESSES, row)?);
+        }
+        let known = Arc::make_mut(&mut parties.known);
+        for (key, log) in &parties.logs {
+            if let Some(party) = known.get_mut(key) {
+                party.standing.last_access = party.standing.last_access.max(log.last);
+            }
         }
         for row in store.records(record::STATEMENT).await? {
             parties.statements.insert(row.key.clone(), Kept::read(row)?);
@@ -318,6 +326,13 @@ impl App {
         if told.control_group.as_ref().is_some_and(|group| group.as_str().starts_with('@')) {
             bad.push(format!("party {id}: control_group begins with @, as those do that are worked out"));
         }
+        let latest = latest_access(self.now());
+        let before = self.customers().get(id.as_str()).and_then(|known| known.standing.last_access);
+        if let Some(last) = told.standing.last_access.filter(|last| *last > latest && before != Some(*last)) {
+            bad.push(format!(
+                "party {id}: standing.last_access: {last} is still to come, expected a time of at most a day ahead: {latest}"
+            ));
+        }
         if told.party.kind == CustomerKind::Person {
             let held = self.parties(|known| {
                 let shares = |one: &&Interest| one.asset == *id && one.kind == InterestKind::Shareholding;
@@ -326,13 +341,6 @@ impl App {
             if let Some(interest) = held {
                 bad.push(format!("party {id}: kind is person, but interest {interest:?} is told of it"));
             }
-        let latest = latest_access(self.now());
-        let before = self.customers().get(id.as_str()).and_then(|known| known.standing.last_access);
-        if let Some(last) = told.standing.last_access.filter(|last| *last > latest && before != Some(*last)) {
-            bad.push(format!(
-                "party {id}: standing.last_access: {last} is still to come, expected a time of at most a day ahead: {latest}"
-            ));
-        }
         }
         // What an account used counts for its group: who uses something has one.
         let used = || self.shared.with(|state| state.mappings.iter().any(|one| one.customer == id.as_str()));
@@ -526,6 +534,16 @@ impl App {
         });
         let mut bad: Vec<String> =
             of_persons.map(|interest| BadInterest { interest: interest.key() }.to_string()).collect();
+        // Votes of which nobody tells how many are, may be its own shares.
+        let of_itself = |one: &&Interest| {
+            one.owner == one.asset && one.is_control() && (one.share.is_some() || one.is_certain_control())
+        };
+        bad.extend(
+            interests
+                .iter()
+                .filter(of_itself)
+                .map(|one| format!("interest of {0} in {0}: nobody controls itself", one.owner)),
+        );
         if bad.is_empty() { Ok(()) } else { Err(PartyError::Bad(bad)) }
     }
 
@@ -544,16 +562,6 @@ impl App {
             let _one_at_a_time = app.writing.lock().await;
             let known = app.customers();
             for party in [&link.one, &link.other] {
-        // Votes of which nobody tells how many are, may be its own shares.
-        let of_itself = |one: &&Interest| {
-            one.owner == one.asset && one.is_control() && (one.share.is_some() || one.is_certain_control())
-        };
-        bad.extend(
-            interests
-                .iter()
-                .filter(of_itself)
-                .map(|one| format!("interest of {0} in {0}: nobody controls itself", one.owner)),
-        );
                 if !known.contains_key(party.as_str()) {
                     return Err(PartyError::NoParty(party.to_string()));
                 }

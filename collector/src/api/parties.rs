@@ -15,8 +15,9 @@ use axum::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    CustomerKind, Decision, Filled, Group, IdentityField, Interest, KeyError, Link, PartyId, SealedCustomer,
-    Standing, UsPerson,
+    AccessLog, CustomerKind, Decision, Filled, Group, IdentityField, Interest, KeyError, Link, PartyId,
+    SealedCustomer, Standing, UsPerson,
+    accesses::Grain,
     blind::What,
     identity::ReportField,
     ownership::{self, Share},
@@ -48,12 +49,32 @@ pub(crate) struct PartyJson {
     pub(crate) standing: Standing,
     /// Which fields of its identity are known.
     pub(crate) identity: BTreeMap<&'static str, &'static str>,
+    /// How coarse the times are of what logs told, where the keys say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_times: Option<AccessTimes>,
     /// How far each field that a report asks for can be filled.
     pub(crate) report_fields: BTreeMap<&'static str, Filled>,
     pub(crate) hold: Option<HoldJson>,
     pub(crate) erasure: Option<ErasedJson>,
     /// Changes when anything of the record does.
     tag: String,
+}
+
+/// For what the times of uses stand that logs told of.
+#[derive(Debug, Serialize)]
+struct AccessTimes {
+    grain: Grain,
+    /// How many uses they stand for.
+    uses: u64,
+    /// The same in words, where not every use has its time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+impl AccessTimes {
+    fn of(log: &AccessLog) -> Self {
+        Self { grain: log.grain(), uses: log.count(), note: log.coarseness() }
+    }
 }
 
 impl PartyJson {
@@ -79,6 +100,7 @@ impl PartyJson {
             group: app.groups().0.group_of(&sealed.customer).map(str::to_owned),
             standing: sealed.standing.clone(),
             identity,
+            access_times: None,
             report_fields: ReportField::ALL
                 .into_iter()
                 .map(|field| {
@@ -171,7 +193,11 @@ fn party_id(id: &str) -> Result<PartyId, Problem> {
 
 pub(super) async fn party(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
     let sealed = found(&app, &id)?;
-    Ok(tagged(StatusCode::OK, &tag(&sealed), Json(PartyJson::of(&app, &sealed))))
+    let mut party = PartyJson::of(&app, &sealed);
+    // Opened only to be counted; of who is erased nothing opens.
+    party.access_times =
+        app.access_log(&sealed.customer).ok().filter(|log| !log.is_empty()).map(|log| AccessTimes::of(&log));
+    Ok(tagged(StatusCode::OK, &tag(&sealed), Json(party)))
 }
 
 fn tagged(status: StatusCode, tag: &str, body: impl IntoResponse) -> Response {
@@ -264,12 +290,13 @@ pub(super) async fn bundle(
         .collect::<Result<_, _>>()?;
     let log = app.access_log(&sealed.customer).map_err(PartyError::from)?;
     let accesses: Vec<_> = log.entries().collect();
+    let access_times = AccessTimes::of(&log);
     let acts = app.history_of(&id).await?;
     Ok(Json(serde_json::json!({
         "as_of": app.now(),
         "id": sealed.customer, "control_group": sealed.control_group, "standing": sealed.standing,
         "party": party, "interests": interests, "links": links, "principals": mappings,
-        "statements": statements, "accesses": accesses, "acts": acts,
+        "statements": statements, "accesses": accesses, "access_times": access_times, "acts": acts,
         "hold": app.hold_of(&id), "erasure": app.erasure_of(&id),
     })))
 }
@@ -285,6 +312,8 @@ pub(crate) struct Behind {
     pub(crate) owners: Vec<OwnerJson>,
     /// Who decides in it without that.
     pub(crate) control: Vec<PartyId>,
+    /// Who does so if its votes, which were not told exactly, are as many as they can be.
+    pub(crate) possible_control: Vec<PartyId>,
     /// How much of it nobody told of, in percent.
     pub(crate) unknown: (String, String),
     /// What is not known could be a beneficial owner.
@@ -312,8 +341,6 @@ pub(crate) struct OwnerJson {
 #[derive(Debug, Serialize)]
 pub(crate) struct GroupJson {
     pub(crate) name: String,
-    /// Who does so if its votes, which were not told exactly, are as many as they can be.
-    pub(crate) possible_control: Vec<PartyId>,
     #[serde(flatten)]
     pub(crate) group: Group,
 }
