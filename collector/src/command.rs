@@ -228,7 +228,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
                             }
                             _ => Failure::check(error),
                         })?;
-                    told(imported.rows as u64, imported.recorded as u64, imported.left_out as u64)
+                    told(&serde_json::json!(imported))
                 }
                 Access::Running(remote) => {
                     let path = format!("/api/v1/import/{}", kind.as_str());
@@ -237,8 +237,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
                     let answer = remote.post(&path, &query, "text/csv", text).await?;
                     let imported: serde_json::Value =
                         serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?;
-                    let count = |key: &str| imported[key].as_u64().unwrap_or(0);
-                    told(count("rows"), count("recorded"), count("left_out"))
+                    told(&imported)
                 }
             };
             say(if dry_run { format!("not recorded: {imported}") } else { imported });
@@ -374,13 +373,13 @@ fn mapped(name: &str, text: &[u8], mapping_name: &str, mapping: &[u8]) -> Result
     Ok(write_records(&records).as_bytes().to_vec())
 }
 
-/// What an import did.
-fn told(rows: u64, recorded: u64, left_out: u64) -> String {
-    let text = format!("{rows} rows, {recorded} recorded");
-    match left_out {
-        0 => text,
-        count => format!("{text}; left out: {count} jobs without accelerators or not begun"),
-    }
+/// What an import did, as [`import::Imported`] says it.
+fn told(imported: &serde_json::Value) -> String {
+    let count = |key: &str| imported[key].as_u64().unwrap_or(0);
+    let text = format!("{} rows, {} recorded", count("rows"), count("recorded"));
+    let left_out = imported["left_out"].as_object().into_iter().flatten();
+    let left_out: Vec<String> = left_out.map(|(what, count)| format!("{count} {what}")).collect();
+    if left_out.is_empty() { text } else { format!("{text}; left out: {}", left_out.join(", ")) }
 }
 
 async fn serve(config: &Config) -> Result<(), Failure> {
@@ -634,4 +633,18 @@ fn write_reports(
         say(file.display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_import_left_out_is_told_by_what_it_is() {
+        let mut imported = import::Imported { rows: 5, recorded: 2, ..import::Imported::default() };
+        let shown = |imported: &import::Imported| told(&serde_json::json!(imported));
+        assert_eq!(shown(&imported), "5 rows, 2 recorded");
+        imported.left_out = [("Vessel".into(), 2), ("Airplane".into(), 1)].into();
+        assert_eq!(shown(&imported), "5 rows, 2 recorded; left out: 1 Airplane, 2 Vessel");
+    }
 }

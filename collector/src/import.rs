@@ -96,19 +96,26 @@ impl FromStr for Kind {
 }
 
 /// What an import did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Imported {
     /// Rows in the file.
     pub rows: usize,
     /// Of these recorded: the others were there already, unchanged.
     pub recorded: usize,
-    /// Left out: jobs without accelerators, and those that did not begin.
-    #[serde(skip_serializing_if = "is_none")]
-    pub left_out: usize,
+    /// What was left out, by what it is, and how much of it.
+    #[serde(skip_serializing_if = "LeftOut::is_empty")]
+    pub left_out: LeftOut,
 }
 
-fn is_none(count: &usize) -> bool {
-    *count == 0
+/// What an import left out, and how often it stood in the file.
+pub type LeftOut = BTreeMap<String, usize>;
+
+/// As what who is erased is left out.
+pub(crate) const ERASED: &str = "records of who is erased";
+
+/// What was left out of one kind; nothing where there is none of it.
+pub(crate) fn left_out(what: &str, count: usize) -> LeftOut {
+    (count > 0).then(|| (what.to_owned(), count)).into_iter().collect()
 }
 
 /// Nothing of the file was recorded.
@@ -171,7 +178,7 @@ impl App {
             if recorded > 0 {
                 app.record(facts).await?;
             }
-            Ok(Imported { rows, recorded, left_out: 0 })
+            Ok(Imported { rows, recorded, left_out: LeftOut::new() })
         });
         taken.await.unwrap_or(Err(ImportError::Commit(CommitError::Unwritable)))
     }
@@ -191,7 +198,7 @@ impl App {
         how: How,
     ) -> Result<Imported, ImportError> {
         let _one_at_a_time = self.writing.lock().await;
-        let mut left_out = 0;
+        let mut others_left_out = LeftOut::new();
         let (rows, facts) = match kind {
             Kind::Agents => {
                 let rows = parse_agents(file, text)?;
@@ -213,7 +220,7 @@ impl App {
             Kind::Leases => self.new_leases(file, &parse_leases(file, text)?)?,
             Kind::Slurm => {
                 let (rows, others) = parse_slurm(file, text)?;
-                left_out = others;
+                others_left_out = left_out("jobs without accelerators or not begun", others);
                 let facts: Vec<JobFact> = rows.into_iter().map(|row| self.job(row)).collect();
                 let new = self.shared.with(|state| jobs(state, file, &facts))?;
                 (facts.len(), new.into_iter().map(Fact::Job).collect())
@@ -238,7 +245,12 @@ impl App {
                 return self.statements_told(told, how).await.map_err(ImportError::from);
             }
             Kind::Parties => {
-                let records = if text.trim_ascii_start().starts_with(b"{") {
+                let records = if text
+                    .strip_prefix(b"\xef\xbb\xbf")
+                    .unwrap_or(text)
+                    .trim_ascii_start()
+                    .starts_with(b"{")
+                {
                     parse_records(file, text)?
                 } else {
                     let told = weighbridge_registry::Told { at: self.now(), by: BY_FILE[1] };
@@ -255,13 +267,13 @@ impl App {
                 return self.interests(told, how).await.map_err(ImportError::from);
             }
             Kind::Accesses => {
-                let told = read_accesses(file, text)?;
+                let told = read_accesses(file, text, self.now())?;
                 return self.accesses_told(told, how).await.map_err(ImportError::from);
             }
             Kind::Customers => {
                 let rows = parse_customers(file, text)?;
                 let (new, erased) = self.changed(&rows)?;
-                left_out = erased;
+                others_left_out = left_out(ERASED, erased);
                 let bad: Vec<String> = new.iter().flat_map(|(id, told)| self.cannot_be(id, told)).collect();
                 if !bad.is_empty() {
                     let named = bad.into_iter().map(|problem| format!("{file}: {problem}"));
@@ -269,7 +281,7 @@ impl App {
                 }
                 let recorded = new.len();
                 if how == How::DryRun {
-                    return Ok(Imported { rows: rows.len(), recorded, left_out });
+                    return Ok(Imported { rows: rows.len(), recorded, left_out: others_left_out });
                 }
                 let sealed = self.sealed(new)?;
                 let facts = sealed
@@ -278,7 +290,7 @@ impl App {
                     .collect();
                 self.record(facts).await?;
                 self.learn_customers(sealed);
-                return Ok(Imported { rows: rows.len(), recorded, left_out });
+                return Ok(Imported { rows: rows.len(), recorded, left_out: others_left_out });
             }
         };
         let recorded = facts.len();
@@ -286,7 +298,7 @@ impl App {
             self.record(facts).await?;
         }
         self.learn_agents();
-        Ok(Imported { rows, recorded, left_out })
+        Ok(Imported { rows, recorded, left_out: others_left_out })
     }
 
     /// A start of a job, with digests in place of a tenant's texts.

@@ -23,8 +23,9 @@ use serde::{Deserialize, Serialize};
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
     ControlGroupId, CustomerKind, Group, Groups, IdentityField, Interest, InterestKind, KeyError, Link,
-    Party, PartyId, SealedCustomer, SealedField, Standing, UsPerson,
+    Party, PartyId, SealedCustomer, Standing, UsPerson,
     interest::{BadInterest, Behind},
+    latest_access,
     ownership::{Owners, Share},
     party::{BadParty, StatusBasis, UsStatus, Verification},
 };
@@ -36,9 +37,10 @@ pub use exchange::{Export, Format};
 pub use index::{Proposal, Proposals};
 pub use statements::Kept;
 
+use self::accesses::SealedLog;
 use crate::{
     app::{App, StartError, record, unreadable},
-    import::Imported,
+    import::{ERASED, Imported, LeftOut, left_out},
     judge::fact,
     random,
 };
@@ -63,8 +65,10 @@ pub(crate) const BY_FILE: [&str; 2] = ["a file of customers", "a file of parties
 impl Told {
     /// Keeps what others than who hands it over have found: when it was last used, what logs raised, what providers of
     /// verifications told; and of a file's decision on a status, when it was first told.
-    fn keep(&mut self, standing: &Standing, before: &Party) {
-        self.standing.last_access = self.standing.last_access.max(standing.last_access);
+    fn keep(&mut self, standing: &Standing, before: &Party, now: UtcMillis) {
+        // A time that is still to come was taken once, and keeps nobody for ever.
+        let seen = standing.last_access.filter(|last| *last <= latest_access(now));
+        self.standing.last_access = self.standing.last_access.max(seen);
         let raised = before.discrepancies.iter().filter(|one| one.id.starts_with("place:"));
         for one in raised {
             if self.party.discrepancies.iter().all(|known| known.id != one.id) {
@@ -200,7 +204,7 @@ pub(crate) struct Parties {
     attested: BTreeMap<String, serde_json::Value>,
     statements: BTreeMap<String, Kept>,
     /// Logs of uses of the service, under lock.
-    logs: BTreeMap<String, SealedField>,
+    logs: BTreeMap<String, SealedLog>,
     /// As of an hour, until something changes.
     grouped: Option<(UtcMillis, Arc<(Groups, Behind)>)>,
 }
@@ -248,7 +252,14 @@ impl Parties {
             parties.attested.insert(row.key.clone(), row.body);
         }
         for row in store.records(record::ACCESSES).await? {
-            parties.logs.insert(row.key.clone(), read(record::ACCESSES, row)?);
+            let log = parties.logs.entry(row.key.clone()).or_default();
+            log.take(read(record::ACCESSES, row)?);
+        }
+        let known = Arc::make_mut(&mut parties.known);
+        for (key, log) in &parties.logs {
+            if let Some(party) = known.get_mut(key) {
+                party.standing.last_access = party.standing.last_access.max(log.last);
+            }
         }
         for row in store.records(record::STATEMENT).await? {
             parties.statements.insert(row.key.clone(), Kept::read(row)?);
@@ -353,6 +364,13 @@ impl App {
         if told.control_group.as_ref().is_some_and(|group| group.as_str().starts_with('@')) {
             bad.push(format!("party {id}: control_group begins with @, as those do that are worked out"));
         }
+        let latest = latest_access(self.now());
+        let before = self.customers().get(id.as_str()).and_then(|known| known.standing.last_access);
+        if let Some(last) = told.standing.last_access.filter(|last| *last > latest && before != Some(*last)) {
+            bad.push(format!(
+                "party {id}: standing.last_access: {last} is still to come, expected a time of at most a day ahead: {latest}"
+            ));
+        }
         if told.party.kind == CustomerKind::Person {
             let held = self.parties(|known| {
                 let shares = |one: &&Interest| one.asset == *id && one.kind == InterestKind::Shareholding;
@@ -381,7 +399,7 @@ impl App {
         let done = tokio::spawn(async move {
             let _one_at_a_time = app.writing.lock().await;
             let imported = app.put(vec![(id.clone(), told)], How::Record, expected).await?;
-            if imported.left_out > 0 {
+            if !imported.left_out.is_empty() {
                 return Err(KeyError::KeyDestroyed { subject: id }.into());
             }
             let tag = app.customers().get(id.as_str()).map(tag).unwrap_or_default();
@@ -401,7 +419,7 @@ impl App {
             let earlier = one.party.verifications.iter().find(|before| before.id == told.id);
             // An older word on it came late, or was overheard and is said again.
             if earlier.is_some_and(|earlier| earlier.at >= told.at) {
-                return Ok(Imported { rows: 1, recorded: 0, left_out: 0 });
+                return Ok(Imported { rows: 1, recorded: 0, left_out: LeftOut::new() });
             }
             let act = serde_json::json!({
                 // The provider's name for it may be anybody's.
@@ -451,19 +469,19 @@ impl App {
             }
         }
         let mut new = Vec::new();
-        let mut left_out = 0;
+        let mut erased = 0;
         for (id, mut one) in told {
             one.standing.told_by_file = word_of_file(&one.party.us_person).map(|word| word.says);
             if let Some(before) = known.get(id.as_str()) {
                 let opened = match self.keys.open_party(before) {
                     // A feed goes on about who is erased for a while.
                     Err(KeyError::KeyDestroyed { .. }) => {
-                        left_out += 1;
+                        erased += 1;
                         continue;
                     }
                     opened => opened?,
                 };
-                one.keep(&before.standing, &opened);
+                one.keep(&before.standing, &opened, self.now());
                 let standing = Standing {
                     verified: before.standing.verified,
                     open_discrepancies: before.standing.open_discrepancies,
@@ -492,7 +510,7 @@ impl App {
             self.record(facts).await?;
             self.learn_customers(sealed);
         }
-        Ok(Imported { rows, recorded, left_out })
+        Ok(Imported { rows, recorded, left_out: left_out(ERASED, erased) })
     }
 
     /// Seals records, with few syncs for the keys that are made.
@@ -533,9 +551,6 @@ impl App {
                     ));
                 }
             }
-            if interest.owner == interest.asset && interest.is_control() {
-                bad.push(format!("interest of {0} in {0}: nobody controls itself", interest.owner));
-            }
         }
         let mut all = self.parties(|known| known.interests.clone());
         let new: Vec<Interest> =
@@ -557,7 +572,7 @@ impl App {
                 known.grouped = None;
             });
         }
-        Ok(Imported { rows, recorded, left_out: 0 })
+        Ok(Imported { rows, recorded, left_out: LeftOut::new() })
     }
 
     /// Whether interests can be, at whatever time.
@@ -570,8 +585,18 @@ impl App {
             interest.kind == InterestKind::Shareholding
                 && kinds.get(&interest.asset) == Some(&CustomerKind::Person)
         });
-        let bad: Vec<String> =
+        let mut bad: Vec<String> =
             of_persons.map(|interest| BadInterest { interest: interest.key() }.to_string()).collect();
+        // Votes of which nobody tells how many are, may be its own shares.
+        let of_itself = |one: &&Interest| {
+            one.owner == one.asset && one.is_control() && (one.share.is_some() || one.is_certain_control())
+        };
+        bad.extend(
+            interests
+                .iter()
+                .filter(of_itself)
+                .map(|one| format!("interest of {0} in {0}: nobody controls itself", one.owner)),
+        );
         if bad.is_empty() { Ok(()) } else { Err(PartyError::Bad(bad)) }
     }
 

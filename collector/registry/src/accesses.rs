@@ -207,6 +207,22 @@ impl AccessLog {
         accesses
     }
 
+    /// Whether it tells of the same uses, each however often.
+    pub fn tells_the_same(&self, other: &Self) -> bool {
+        let of = |(key, uses): (&(IpAddr, AccessKind, i64), &Uses)| (*key, uses.first, uses.last);
+        self.grain == other.grain && self.uses.iter().map(of).eq(other.uses.iter().map(of))
+    }
+
+    /// In words, where its times do not stand for every use: how coarse they are and how many uses they stand for.
+    pub fn coarseness(&self) -> Option<String> {
+        let kept = match self.grain {
+            Grain::Exact => return None,
+            Grain::Days => "the first and the last of each address and UTC day",
+            Grain::Ends => "the first and the last of each address",
+        };
+        Some(format!("times are {kept}, and stand for {} uses", self.count()))
+    }
+
     /// When it was last used.
     pub fn last(&self) -> Option<UtcMillis> {
         self.uses.values().map(|uses| uses.last).max()
@@ -343,6 +359,28 @@ mod tests {
             .assert_eq(&entries(&uses(2, 5)).join(", "));
         expect!["1970-01-01T00:00:00Z..1970-01-07T00:00:00.004Z x35"]
             .assert_eq(&entries(&uses(7, 5)).join(", "));
+    }
+
+    #[test]
+    fn times_that_do_not_stand_for_every_use_say_so() {
+        let days = |days| {
+            let times = (0..days).flat_map(|day| [0, 1, 2].map(|at| day * UtcMillis::DAY + at));
+            log(times.map(|at| (access("192.0.2.7", at), AccessKind::Access)), 4).coarseness()
+        };
+        assert_eq!(days(1), None);
+        expect!["times are the first and the last of each address and UTC day, and stand for 12 uses"]
+            .assert_eq(&days(4).unwrap());
+        expect!["times are the first and the last of each address, and stand for 15 uses"]
+            .assert_eq(&days(5).unwrap());
+    }
+
+    #[test]
+    fn what_a_use_was_for_is_part_of_what_is_told_and_how_often_is_not() {
+        let of = |whats: &[AccessKind]| log(whats.iter().map(|what| (access("192.0.2.7", 0), *what)), 9);
+        let (used, administered) = (AccessKind::Access, AccessKind::Administration);
+        assert!(of(&[used, used]).tells_the_same(&of(&[used])));
+        assert!(!of(&[used]).tells_the_same(&of(&[administered])));
+        assert!(!of(&[used]).tells_the_same(&of(&[used, administered])));
     }
 
     #[test]

@@ -77,6 +77,9 @@ pub enum Because {
         asset: PartyId,
         /// In what it lies.
         kind: crate::InterestKind,
+        /// It makes them one only if it is as much as it can be: how much it is was not told, or not exactly.
+        #[serde(skip_serializing_if = "is_certain")]
+        only_possible: bool,
     },
     /// A person confirmed it.
     Confirmed {
@@ -87,6 +90,11 @@ pub enum Because {
         /// Who.
         by: String,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_certain(only_possible: &bool) -> bool {
+    !only_possible
 }
 
 /// One control group.
@@ -126,14 +134,23 @@ impl Groups {
             }
         }
         let confirmed = || links.values().filter(|link| link.decision == Decision::Confirmed);
-        let place = |party| behind.place(party);
-        let mut joined = behind.controls.clone();
+        let place = |party: &PartyId| behind.place(party);
+        let mut joined = Vec::new();
         for members in told.values() {
             let places = members.iter().filter_map(|party| place(party));
             let places: Vec<usize> = places.collect();
             joined.extend(places.windows(2).map(|two| (two[0], two[1])));
         }
         joined.extend(confirmed().filter_map(|link| Some((place(&link.one)?, place(&link.other)?))));
+        let with = |controls: &[(usize, usize)]| [controls, &joined].concat();
+        let certain = behind.ownership.certain_control_groups(&with(&behind.certain_controls));
+        let certain_of: BTreeMap<usize, usize> = certain
+            .iter()
+            .enumerate()
+            .flat_map(|(group, places)| places.iter().map(move |place| (*place, group)))
+            .collect();
+        let certain_of = |party: &PartyId| certain_of.get(&place(party)?);
+        let joined = with(&behind.controls);
 
         let mut groups = Self::default();
         let name_of = |party: &PartyId| {
@@ -170,11 +187,10 @@ impl Groups {
             let Interest { owner, asset, kind, .. } = interest.clone();
             // What does not decide by itself may do so with what others of the group hold.
             if interest.is_control() || kind == crate::InterestKind::Shareholding {
-                groups.say(
-                    Some(&interest.owner),
-                    Some(&interest.asset),
-                    Because::Interest { owner, asset, kind },
-                );
+                let (certain, other) = (certain_of(&owner), certain_of(&asset));
+                let only_possible = certain.is_none() || certain != other;
+                let because = Because::Interest { owner, asset, kind, only_possible };
+                groups.say(Some(&interest.owner), Some(&interest.asset), because);
             }
         }
         for link in confirmed() {
@@ -216,8 +232,8 @@ mod tests {
     use super::*;
     use crate::{CustomerKind, InterestKind, Standing, UsPerson, ownership::Stake};
 
-    /// Parties as `a b:G c-`: with the group that their file names, or without an account; interests as `a>b:60`;
-    /// confirmed links as `a=b`, rejected ones as `a!b`.
+    /// Parties as `a b:G c-`: with the group that their file names, or without an account; interests as `a>b:60`, or
+    /// `a>b:?` where the share is not told, or `a>b:?votes`; confirmed links as `a=b`, rejected ones as `a!b`.
     fn check(parties: &str, statements: &str, expected: Expect) {
         let parties: BTreeMap<String, SealedCustomer> = parties
             .split_whitespace()
@@ -244,8 +260,12 @@ mod tests {
                 let interest = Interest {
                     owner: owner.parse().unwrap(),
                     asset: asset.parse().unwrap(),
-                    kind: InterestKind::Shareholding,
-                    share: Some(Stake::exact(share.parse().unwrap())),
+                    kind: if share == "?votes" {
+                        InterestKind::VotingRights
+                    } else {
+                        InterestKind::Shareholding
+                    },
+                    share: (!share.starts_with('?')).then(|| Stake::exact(share.parse().unwrap())),
                     substantial_control: false,
                     from: None,
                     to: None,
@@ -270,7 +290,10 @@ mod tests {
                 .iter()
                 .map(|because| match because {
                     Because::Told { group } => format!("told {group}"),
-                    Because::Interest { owner, asset, .. } => format!("{owner}>{asset}"),
+                    Because::Interest { owner, asset, only_possible: false, .. } => {
+                        format!("{owner}>{asset}")
+                    }
+                    Because::Interest { owner, asset, .. } => format!("perhaps {owner}>{asset}"),
                     Because::Confirmed { one, other, .. } => format!("{one}={other}"),
                 })
                 .collect();
@@ -303,6 +326,19 @@ mod tests {
     fn what_a_group_holds_together_counts_together() {
         check("a:G b:G c", "a>c:30 b>c:21", expect!["G: a b c of a b c; told G, a>c, b>c"]);
         check("a b c", "a>c:30 b>c:21", expect![""]);
+    }
+
+    #[test]
+    fn what_joins_only_if_it_is_much_is_said_to_be_possible() {
+        check(
+            "a b fund-",
+            "fund>a:? fund>b:?",
+            expect!["@a: a b of a b fund; perhaps fund>a, perhaps fund>b"],
+        );
+        check("a b fund-", "fund>a:60 fund>b:?", expect!["@a: a b of a b fund; fund>a, perhaps fund>b"]);
+        check("a b", "a>b:?votes", expect!["@a: a b of a b; perhaps a>b"]);
+        // What a file says anyhow is not in doubt.
+        check("a:G b:G", "a>b:?", expect!["G: a b of a b; told G, a>b"]);
     }
 
     #[test]

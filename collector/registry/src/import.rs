@@ -25,7 +25,7 @@ use std::{borrow::Cow, fmt};
 use serde::Serialize;
 use weighbridge_meter::UtcMillis;
 
-pub use accesses::{MOST_PAIRS, read_accesses};
+pub use accesses::{MOST_PAIRS, latest_access, read_accesses};
 pub use agents::{AgentRow, PublicKey, parse_agents};
 pub use customers::{CustomerRow, parse_customers};
 pub use interests::{parse_interests, write_interests};

@@ -98,12 +98,20 @@ impl Interest {
         self.from.is_none_or(|from| from <= moment) && self.to.is_none_or(|to| moment < to)
     }
 
-    /// Whether it decides what the other does: more than half of the votes, its board, or in another way. That somebody
-    /// manages it or owns it is not control by itself.
+    /// Whether it may decide what the other does: more than half of the votes, if they can be as many, its board, or
+    /// in another way. That somebody manages it or owns it is not control by itself.
     pub fn is_control(&self) -> bool {
-        let most = self.share.map_or(Share::NOTHING, Stake::most);
+        self.controls_with(self.share.map_or(Share::WHOLE, Stake::most))
+    }
+
+    /// Whether it decides that however many votes there are of those that are not told exactly.
+    pub fn is_certain_control(&self) -> bool {
+        self.controls_with(self.share.map_or(Share::NOTHING, Stake::least))
+    }
+
+    fn controls_with(&self, votes: Share) -> bool {
         match self.kind {
-            InterestKind::VotingRights => most > Share::HALF,
+            InterestKind::VotingRights => votes > Share::HALF,
             InterestKind::AppointsBoard | InterestKind::OtherControl => true,
             InterestKind::Shareholding | InterestKind::Manages => self.substantial_control,
         }
@@ -171,8 +179,10 @@ pub struct Behind {
     pub parties: Vec<PartyId>,
     /// What they hold of each other.
     pub ownership: Ownership,
-    /// Who controls whom, by their places.
+    /// Who controls whom, or may, by their places.
     pub controls: Vec<(usize, usize)>,
+    /// Of these, who does so whatever is true of what is not told exactly.
+    pub certain_controls: Vec<(usize, usize)>,
     /// Keys of interests that cannot be, and are left out: somebody is told to hold a part of a person.
     pub impossible: Vec<String>,
 }
@@ -182,17 +192,17 @@ impl Behind {
     pub fn place(&self, party: &PartyId) -> Option<usize> {
         self.parties.binary_search(party).ok()
     }
+}
 
-    /// Who controls a party, directly or through others, in order of their places; not the party itself.
-    pub fn controllers_of(&self, place: usize) -> BTreeSet<usize> {
-        let mut found = BTreeSet::new();
-        let mut next = vec![place];
-        while let Some(controlled) = next.pop() {
-            let by = self.controls.iter().filter(|(_, of)| *of == controlled).map(|(by, _)| *by);
-            next.extend(by.filter(|by| *by != place && found.insert(*by)).collect::<Vec<_>>());
-        }
-        found
+/// Who controls a party, directly or through others, by pairs of who controls whom; not the party itself.
+pub fn controllers(controls: &[(usize, usize)], place: usize) -> BTreeSet<usize> {
+    let mut found = BTreeSet::new();
+    let mut next = vec![place];
+    while let Some(controlled) = next.pop() {
+        let by = controls.iter().filter(|(_, of)| *of == controlled).map(|(by, _)| *by);
+        next.extend(by.filter(|by| *by != place && found.insert(*by)).collect::<Vec<_>>());
     }
+    found
 }
 
 /// Builds what was so at `moment`. Who is not among `kinds` is taken to be a body that somebody stands behind. One
@@ -233,17 +243,17 @@ pub fn graph<'a>(
         Some(Holding { owner: place(&interest.owner), asset: place(&interest.asset), stake })
     });
     let holdings: Vec<Holding> = holdings.collect();
-    let controls = interests
-        .iter()
-        .filter(|interest| interest.is_control())
-        .map(|interest| (place(&interest.owner), place(&interest.asset)))
-        .collect();
+    let pairs = |is: fn(&Interest) -> bool| {
+        let those = interests.iter().filter(|interest| is(interest));
+        those.map(|interest| (place(&interest.owner), place(&interest.asset))).collect::<Vec<_>>()
+    };
+    let (controls, certain_controls) = (pairs(Interest::is_control), pairs(Interest::is_certain_control));
     let ownership = Ownership::new(holders, holdings).unwrap_or_else(|error| {
         // All places are those of parties, and nobody holds a part of a person.
         debug_assert!(false, "{error}");
         Ownership::default()
     });
-    Behind { parties, ownership, controls, impossible }
+    Behind { parties, ownership, controls, certain_controls, impossible }
 }
 
 /// Somebody is told to hold a part of a person.
@@ -334,15 +344,21 @@ mod tests {
             interest("a", "b", InterestKind::VotingRights, percent("50.0001")),
             interest("c", "d", InterestKind::VotingRights, percent("50")),
             interest("e", "f", InterestKind::Manages, None),
+            interest("h", "i", InterestKind::VotingRights, None),
+            interest("j", "k", InterestKind::VotingRights, Stake::between(Share::QUARTER, Share::WHOLE)),
             founder,
         ];
         let behind = graph(&interests, &BTreeMap::new(), UtcMillis(0));
-        let controls: Vec<String> = behind
-            .controls
-            .iter()
-            .map(|(owner, asset)| format!("{}>{}", behind.parties[*owner], behind.parties[*asset]))
-            .collect();
-        assert_eq!(controls, ["a>b", "founder>g"]);
+        let shown = |pairs: &[(usize, usize)]| -> Vec<String> {
+            let name = |place: &usize| behind.parties[*place].to_string();
+            pairs.iter().map(|(owner, asset)| format!("{}>{}", name(owner), name(asset))).collect()
+        };
+        assert_eq!(shown(&behind.controls), ["a>b", "h>i", "j>k", "founder>g"]);
+        assert_eq!(
+            shown(&behind.certain_controls),
+            ["a>b", "founder>g"],
+            "of unknown votes it is only possible"
+        );
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub use identity::{Access, BadAccess, Completeness, Filled, Identity, IdentityFi
 pub use import::{
     AgentRow, BadRecord, BadSelector, CustomerRow, Fault, ImportErrors, LEASE_COLUMNS, LeaseRow,
     LeaseSelector, Mapping, PartyRecord, PrincipalMapping, PublicKey, SHOWN_FAULTS, SlurmRow, Told,
-    lease_rows, parse_agents, parse_customers, parse_interests, parse_leases, parse_parties,
+    latest_access, lease_rows, parse_agents, parse_customers, parse_interests, parse_leases, parse_parties,
     parse_principals, parse_principals_for, parse_record, parse_records, parse_slurm, parse_statements,
     party_paths, read_accesses, write_interests, write_parties, write_records,
 };

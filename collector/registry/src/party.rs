@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 use weighbridge_meter::UtcMillis;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-pub use check::{BadParty, is_card_number};
+pub(crate) use check::NO_CARD;
+pub use check::{BadParty, CardReading, is_card_number};
 pub use country::{BadCountry, Country};
 pub use date::{BadDate, PartialDate};
 pub use standing::{Remedy, Risk, Standing, Verified};

@@ -17,7 +17,7 @@ use weighbridge_meter::{Operations, UtcMillis};
 
 pub use cell::{Cell, Count, Effect, Label, Money, Sha256Hex, Text, Verdict, YesNo};
 
-use crate::party::{Country, PartialDate, PartyId};
+use crate::party::{CardReading, Country, NO_CARD, PartialDate, PartyId, is_card_number};
 
 /// One field that does not hold what it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -367,10 +367,34 @@ impl Statement {
     /// # Errors
     /// Every field that does not hold what it should.
     pub fn read<'a>(kind: Kind, of: impl Fn(&'static str) -> Option<&'a str>) -> Result<Self, Vec<BadCell>> {
+        let read = Self::kept(kind, of)?;
+        let bad = read.card_numbers();
+        if bad.is_empty() { Ok(read) } else { Err(bad) }
+    }
+
+    fn kept<'a>(kind: Kind, of: impl Fn(&'static str) -> Option<&'a str>) -> Result<Self, Vec<BadCell>> {
         let of = |field| of(field).map(str::trim).filter(|text| !text.is_empty());
         let read = Self::read_cells(kind, of)?;
         let bad = read.contradictions();
         if bad.is_empty() { Ok(read) } else { Err(bad) }
+    }
+
+    /// Where somebody declares a full number of a payment card.
+    fn card_numbers(&self) -> Vec<BadCell> {
+        let Self::Declaration(one) = self else { return Vec::new() };
+        let texts = [
+            ("purpose", Some(&one.purpose)),
+            ("number_format", one.number_format.as_ref()),
+            ("model", one.model.as_ref()),
+            ("base_model", one.base_model.as_ref()),
+            ("training_practices", one.training_practices.as_ref()),
+            ("cybersecurity_practices", one.cybersecurity_practices.as_ref()),
+            ("signed_by", Some(&one.signed_by)),
+        ];
+        let is =
+            |text: Option<&Text>| text.is_some_and(|text| is_card_number(text.as_str(), CardReading::Strict));
+        let bad = texts.into_iter().filter(|(_, text)| is(*text));
+        bad.map(|(field, _)| BadCell { field, expected: NO_CARD }).collect()
     }
 
     /// What cannot be true together.
@@ -419,12 +443,12 @@ impl Statement {
         format!("{} {}", self.kind().as_str(), self.id())
     }
 
-    /// From what [`Statement::cells`] gave.
+    /// From what [`Statement::cells`] gave, as it was taken once.
     ///
     /// # Errors
-    /// As [`Statement::read`].
+    /// As [`Statement::read`], but what was taken before card numbers were looked for is still read.
     pub fn from_cells(kind: Kind, cells: &BTreeMap<String, String>) -> Result<Self, Vec<BadCell>> {
-        Self::read(kind, |field| cells.get(field).map(String::as_str))
+        Self::kept(kind, |field| cells.get(field).map(String::as_str))
     }
 }
 

@@ -15,10 +15,12 @@ use axum::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    BadRecord, CustomerKind, Decision, Filled, Group, IdentityField, Interest, KeyError, Link, PartyId,
-    PartyRecord, SealedCustomer, Standing, UsPerson,
+    AccessLog, BadRecord, CustomerKind, Decision, Filled, Group, IdentityField, Interest, KeyError, Link,
+    PartyId, PartyRecord, SealedCustomer, Standing, UsPerson,
+    accesses::Grain,
     blind::What,
     identity::ReportField,
+    interest,
     ownership::{self, Share},
     parse_record,
     statement::{self, Cell, Effect, SpecialMeasure, Statement},
@@ -52,12 +54,32 @@ pub(crate) struct PartyJson {
     pub(crate) standing: Standing,
     /// Which fields of its identity are known.
     pub(crate) identity: BTreeMap<&'static str, &'static str>,
+    /// How coarse the times are of what logs told, where the keys say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_times: Option<AccessTimes>,
     /// How far each field that a report asks for can be filled.
     pub(crate) report_fields: BTreeMap<&'static str, Filled>,
     pub(crate) hold: Option<HoldJson>,
     pub(crate) erasure: Option<ErasedJson>,
     /// Changes when anything of the record does.
     tag: String,
+}
+
+/// For what the times of uses stand that logs told of.
+#[derive(Debug, Serialize)]
+struct AccessTimes {
+    grain: Grain,
+    /// How many uses they stand for.
+    uses: u64,
+    /// The same in words, where not every use has its time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+impl AccessTimes {
+    fn of(log: &AccessLog) -> Self {
+        Self { grain: log.grain(), uses: log.count(), note: log.coarseness() }
+    }
 }
 
 impl PartyJson {
@@ -83,6 +105,7 @@ impl PartyJson {
             group: app.groups().0.group_of(&sealed.customer).map(str::to_owned),
             standing: sealed.standing.clone(),
             identity,
+            access_times: None,
             report_fields: ReportField::ALL
                 .into_iter()
                 .map(|field| {
@@ -175,7 +198,11 @@ fn party_id(id: &str) -> Result<PartyId, Problem> {
 
 pub(super) async fn party(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
     let sealed = found(&app, &id)?;
-    Ok(tagged(StatusCode::OK, &tag(&sealed), Json(PartyJson::of(&app, &sealed))))
+    let mut party = PartyJson::of(&app, &sealed);
+    // Opened only to be counted; of who is erased nothing opens.
+    party.access_times =
+        app.access_log(&sealed.customer).ok().filter(|log| !log.is_empty()).map(|log| AccessTimes::of(&log));
+    Ok(tagged(StatusCode::OK, &tag(&sealed), Json(party)))
 }
 
 fn tagged(status: StatusCode, tag: &str, body: impl IntoResponse) -> Response {
@@ -286,12 +313,13 @@ pub(super) async fn bundle(
         .collect::<Result<_, _>>()?;
     let log = app.access_log(&sealed.customer).map_err(PartyError::from)?;
     let accesses: Vec<_> = log.entries().collect();
+    let access_times = AccessTimes::of(&log);
     let acts = app.history_of(&id).await?;
     Ok(Json(serde_json::json!({
         "as_of": app.now(),
         "id": sealed.customer, "control_group": sealed.control_group, "standing": sealed.standing,
         "party": party, "interests": interests, "links": links, "principals": mappings,
-        "statements": statements, "accesses": accesses, "acts": acts,
+        "statements": statements, "accesses": accesses, "access_times": access_times, "acts": acts,
         "hold": app.hold_of(&id), "erasure": app.erasure_of(&id),
     })))
 }
@@ -307,6 +335,8 @@ pub(crate) struct Behind {
     pub(crate) owners: Vec<OwnerJson>,
     /// Who decides in it without that, directly or through others.
     pub(crate) control: Vec<PartyId>,
+    /// Who does so if its votes, which were not told exactly, are as many as they can be.
+    pub(crate) possible_control: Vec<PartyId>,
     /// Nobody was named whose part reaches the line of a beneficial owner, nor who controls it.
     pub(crate) nobody_named: bool,
     /// Special measures in force on it, or on who stands behind it.
@@ -383,11 +413,13 @@ impl Behind {
             }));
         }
         let place = parties.place(id);
-        let control: Vec<PartyId> = place
-            .into_iter()
-            .flat_map(|place| parties.controllers_of(place))
-            .filter_map(|place| parties.parties.get(place).cloned())
-            .collect();
+        let controllers = |of: &[(usize, usize)]| -> Vec<PartyId> {
+            let found = place.into_iter().flat_map(|place| interest::controllers(of, place));
+            found.filter_map(|place| parties.parties.get(place).cloned()).collect()
+        };
+        let control = controllers(&parties.certain_controls);
+        let mut possible_control = controllers(&parties.controls);
+        possible_control.retain(|party| !control.contains(party));
         let now = app.now();
         let in_force: Vec<SpecialMeasure> = app
             .statements(statement::Kind::SpecialMeasure)
@@ -432,6 +464,7 @@ impl Behind {
             nobody_named,
             measures,
             held_by_measured,
+            possible_control,
             interests: stands.interests,
             owners,
             unknown: percent(unknown),

@@ -105,7 +105,7 @@ fn read(kind: Kind, told: &Value) -> Result<Statement, Vec<String>> {
             }
         }
     }
-    match Statement::from_cells(kind, &cells) {
+    match Statement::read(kind, |field| cells.get(field).map(String::as_str)) {
         Ok(statement) if bad.is_empty() => Ok(statement),
         read => {
             let cells = read.err().into_iter().flatten();

@@ -83,7 +83,7 @@ pub(super) fn behind(party: &PartyJson, behind: &Behind) -> Markup {
         @if told || party.kind != CustomerKind::Person {
             section #behind {
                 h2 { "Who stands behind it" }
-                @if behind.owners.is_empty() && behind.control.is_empty() {
+                @if behind.owners.is_empty() && behind.control.is_empty() && behind.possible_control.is_empty() {
                     p.empty {
                         "Nobody has said. Record what others hold of it with " code { "POST /api/v1/interests" } "."
                     }
@@ -109,6 +109,12 @@ pub(super) fn behind(party: &PartyJson, behind: &Behind) -> Markup {
                                 tr {
                                     th scope="row" { (link(party.as_str())) }
                                     td {} td.n { "–" } td { span.tag.certain { "controls it" } } td {}
+                                }
+                            }
+                            @for party in &behind.possible_control {
+                                tr {
+                                    th scope="row" { (link(party.as_str())) }
+                                    td {} td.n { "–" } td { span.tag.possible { "may control it" } } td {}
                                 }
                             }
                         }
@@ -164,7 +170,10 @@ pub(super) fn group(group: &GroupJson) -> Markup {
                 @for because in &group.group.because {
                     li { @match because {
                         Because::Told { group } => { "their file names " code { (group) } },
-                        Because::Interest { owner, asset, kind: of } => { (link(owner.as_str())) " → " (link(asset.as_str())) ": " (kind(*of)) },
+                        Because::Interest { owner, asset, kind: of, only_possible } => {
+                            (link(owner.as_str())) " → " (link(asset.as_str())) ": " (kind(*of))
+                            @if *only_possible { " " span.tag.possible { "possible: how much was not told, or not exactly" } }
+                        },
                         Because::Confirmed { one, other, by } => {
                             (link(one.as_str())) " and " (link(other.as_str())) ": confirmed by " (by)
                         },

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use weighbridge_meter::UtcMillis;
 use weighbridge_registry::{
-    CustomerKind, KeyError, PartyId, Statement,
+    CustomerKind, KeyError, PartyId, Statement, interest,
     ownership::Standing,
     party::{Remedy, Verified},
     statement::{Attestation, Kind, Program},
@@ -135,7 +135,8 @@ impl App {
                     Standing::Below => {}
                 }
             }
-            sure.extend(behind.controllers_of(place));
+            sure.extend(interest::controllers(&behind.certain_controls, place));
+            possible.extend(interest::controllers(&behind.controls, place));
         }
         let person = |place: &usize| {
             let sealed = known.get(behind.parties.get(*place)?.as_str())?;

@@ -171,15 +171,22 @@ impl App {
         let rows = parties.len() + interests.len();
         let known = self.customers();
         let mut told: BTreeMap<PartyId, Told> = BTreeMap::new();
+        let mut as_known: BTreeMap<PartyId, Told> = BTreeMap::new();
         let mut bad = Vec::new();
         for (id, party) in parties {
             let before = match told.remove(&id) {
                 Some(told) => Some(told),
-                None => known.get(id.as_str()).map(|sealed| self.as_told(sealed)).transpose()?,
+                None => {
+                    let before = known.get(id.as_str()).map(|sealed| self.as_told(sealed)).transpose()?;
+                    as_known.extend(before.clone().map(|before| (id.clone(), before)));
+                    before
+                }
             };
             let merged = match before {
                 Some(mut before) => {
-                    let contradictions = format::merge(&mut before.party, &party);
+                    // An own file that comes back says nothing new, whatever its format lost.
+                    let held = held(format, &before.party);
+                    let contradictions = format::merge(&mut before.party, &party, &held);
                     bad.extend(contradictions.iter().map(|field| {
                         format!("{file}: party {id}: {field} is another than the one that is known")
                     }));
@@ -207,21 +214,47 @@ impl App {
         if !bad.is_empty() {
             return Err(ImportError::Contradiction(bad));
         }
+        let there = self.all_interests();
+        let interests = match format {
+            Format::FollowTheMoney => format::new_interests(interests, &there, ftm::held_interests),
+            Format::Bods => format::new_interests(interests, &there, bods::held_interests),
+            Format::VerifiedClaims => interests,
+        };
         // Interests are looked at beside the parties that come with them, before either is recorded.
         let mut kinds: BTreeMap<_, _> =
             known.values().map(|party| (party.customer.clone(), party.kind)).collect();
         kinds.extend(told.iter().map(|(id, told)| (id.clone(), told.party.kind)));
         self.possible(&interests, &kinds)?;
-        let put = self.put(told.into_iter().collect(), how, None).await?;
-        let held = match how {
-            How::Record => self.interests(interests, how).await?.recorded,
-            How::DryRun => {
-                let there: BTreeMap<String, Interest> =
-                    self.all_interests().into_iter().map(|one| (one.key(), one)).collect();
-                interests.iter().filter(|interest| there.get(&interest.key()) != Some(interest)).count()
-            }
-        };
-        Ok(Imported { rows, recorded: put.recorded + held, left_out: left_out.values().sum() })
+        let new: Vec<(PartyId, Told)> =
+            told.into_iter().filter(|(id, told)| as_known.get(id) != Some(told)).collect();
+        let recorded = new.len() + interests.len();
+        // All of it is looked at before any of it is recorded, and recorded at once.
+        self.put(new.clone(), How::DryRun, None).await?;
+        if how == How::Record && recorded > 0 {
+            drop(known);
+            let sealed = self.sealed(new)?;
+            let parties = sealed.iter().map(|party| fact(record::CUSTOMER, party.customer.as_str(), party));
+            let held = interests.iter().map(|one| fact(record::INTEREST, &one.key(), one));
+            self.record(parties.chain(held).collect()).await?;
+            self.parties(|known| {
+                known.interests.extend(interests.into_iter().map(|one| (one.key(), one)));
+                known.grouped = None;
+            });
+            self.learn_customers(sealed);
+        }
+        Ok(Imported { rows, recorded, left_out })
+    }
+}
+
+/// What a format has of a record.
+fn held(format: Format, party: &Party) -> Party {
+    match format {
+        Format::FollowTheMoney => ftm::held(party),
+        Format::Bods => bods::held(party),
+        // It has nobody but persons.
+        Format::VerifiedClaims => {
+            verified_claims::held(party, FRAMEWORK).unwrap_or_else(|| Party::unknown(party.kind))
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use weighbridge_store::{Fact, ledger::CommitError};
 use super::{By, How, PartyError, said};
 use crate::{
     app::{App, StartError, record},
-    import::Imported,
+    import::{Imported, LeftOut},
     judge::fact,
     random,
 };
@@ -187,7 +187,7 @@ impl App {
                 known.attested.extend(figures);
             });
         }
-        Ok(Imported { rows, recorded, left_out: 0 })
+        Ok(Imported { rows, recorded, left_out: LeftOut::new() })
     }
 
     /// Attestations of a version of the program that nobody told of.

@@ -257,3 +257,36 @@ async fn measures_on_those_behind_a_customer_are_shown_and_what_they_hold_togeth
     site.call("POST", path, &measure("M-2", "P-2", "2026-02-01T00:00:00Z"), &[]).await;
     assert_eq!(behind("C-1").await["held_by_measured"], "no", "one that has ended counts no more");
 }
+
+#[tokio::test]
+async fn what_may_be_much_and_may_be_little_joins_and_is_said_to_be_only_possible() {
+    let site = Site::with_an_hour().await;
+    for id in ["C-3", "C-4"] {
+        put(&site, id, &entity(None, false)).await;
+    }
+    put(&site, "F-1", &entity(None, true)).await;
+    let holds = |asset: &str| json!({ "owner": "F-1", "asset": asset, "kind": "shareholding" });
+    let votes = json!({ "owner": "F-1", "asset": "C-4", "kind": "voting_rights" });
+    let told = json!([holds("C-3"), holds("C-4"), votes]);
+    site.call("POST", "/api/v1/interests", &told, &[]).await;
+    let group = site.json("/api/v1/groups/@C-3").await;
+    let because = group["group"]["because"].as_array().unwrap_or_else(|| panic!("{group}"));
+    assert_eq!(because.len(), 3, "{group}");
+    assert!(because.iter().all(|one| one["only_possible"] == true), "{group}");
+    let behind = site.json("/api/v1/parties/C-4/behind").await;
+    assert_eq!((&behind["control"], &behind["possible_control"]), (&json!([]), &json!(["F-1"])));
+    let page = site.get("/groups/@C-3").await.body;
+    assert!(page.contains("possible: how much was not told, or not exactly"), "{page}");
+    assert!(site.get("/customers/C-4").await.body.contains("possible"), "its page says so too");
+
+    // Once it is told, it is sure, or no link at all.
+    let mut sure = interest("F-1", "C-3", "60");
+    site.call("POST", "/api/v1/interests", &json!([sure]), &[]).await;
+    sure = interest("F-1", "C-4", "55");
+    site.call("POST", "/api/v1/interests", &json!([sure]), &[]).await;
+    let group = site.json("/api/v1/groups/@C-3").await;
+    assert!(
+        group["group"]["because"].as_array().unwrap().iter().all(|one| one["only_possible"].is_null()),
+        "{group}"
+    );
+}

@@ -23,7 +23,7 @@ use weighbridge_agent::{
 };
 use weighbridge_casework::RulePack;
 use weighbridge_collector::config::Flags;
-use weighbridge_meter::AcceleratorTable;
+use weighbridge_meter::{AcceleratorTable, UtcMillis};
 use weighbridge_registry::import;
 use weighbridge_store::{Entry, tree::promise::Promise};
 use weighbridge_tests::handmade;
@@ -86,7 +86,11 @@ pub const TARGETS: &[Target] = &[
         read: |bytes| drop(import::parse_interests("i.csv", bytes)),
         most: 4_096,
     },
-    Target { name: "access-log", read: |bytes| drop(import::read_accesses("a", bytes)), most: 4_096 },
+    Target {
+        name: "access-log",
+        read: |bytes| drop(import::read_accesses("a", bytes, UtcMillis(i64::MAX))),
+        most: 4_096,
+    },
     Target { name: "place-database", read: weighbridge_registry::places::read_anything, most: 8_192 },
     Target { name: "import-slurm", read: |bytes| drop(import::parse_slurm("s.json", bytes)), most: 8_192 },
     Target { name: "slurm-hook", read: slurm_hook, most: 2_048 },
@@ -152,7 +156,7 @@ fn text_exposition(bytes: &[u8]) {
 
 /// In columns called as the paths, and in those of a mapping. What was taken is written and reads back.
 fn parties(bytes: &[u8]) {
-    let told = import::Told { at: weighbridge_meter::UtcMillis(0), by: "desk" };
+    let told = import::Told { at: UtcMillis(0), by: "desk" };
     if let Ok(mapping) = import::Mapping::parse("m.toml", seeds::MAPPING.as_bytes()) {
         drop(import::parse_parties("p.csv", bytes, Some(&mapping), told));
     }

@@ -328,7 +328,7 @@ pub fn read(file_name: &str, bytes: &[u8], source: Source<'_>) -> Result<Read, E
             let mut told = read_claims(&mut reading, claims, &join(&place, "claims"));
             count_others(&mut reading, claims);
             read_verification(&mut reading, verification, &join(&place, "verification"), source, &mut told);
-            for field in merge(&mut party, &told) {
+            for field in merge(&mut party, &told, &Party::unknown(CustomerKind::Person)) {
                 reading.leave_out(&format!("claims: {field} that contradict each other"));
             }
         }

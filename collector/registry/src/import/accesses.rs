@@ -23,6 +23,11 @@ use crate::{Access, AccessKind, AccessLog, CustomerId};
 /// The most bytes of a line.
 const LONGEST_LINE: u64 = 64 * 1024;
 
+/// The last moment at which a use can have been, as of `now`: clocks differ by less than a day.
+pub fn latest_access(now: UtcMillis) -> UtcMillis {
+    UtcMillis(now.0.saturating_add(UtcMillis::DAY))
+}
+
 /// The most different pairs of customer and address in one log.
 pub const MOST_PAIRS: usize = 2_000_000;
 
@@ -31,7 +36,8 @@ const COLUMNS: [&str; 4] = ["customer", "address", "at", "what"];
 const ADDRESS: &str = "an IP address, with or without a port, IPv6 with one in brackets";
 const AT: &str = "an RFC 3339 time, for example 2026-01-31T08:00:00Z, or seconds since 1970";
 
-/// Reads a log. It is JSON where it begins with `{`, else CSV.
+/// Reads a log. It is JSON where it begins with `{`, else CSV. What is more than a day ahead of `now` is no use: one
+/// wrong row would keep a customer for as long as it says.
 ///
 /// # Errors
 /// Every fault in it, by line and column but without the values, and that it cannot be read; nothing of it is taken
@@ -39,9 +45,11 @@ const AT: &str = "an RFC 3339 time, for example 2026-01-31T08:00:00Z, or seconds
 pub fn read_accesses(
     file_name: &str,
     mut log: impl BufRead,
+    now: UtcMillis,
 ) -> Result<BTreeMap<CustomerId, AccessLog>, ImportErrors> {
     let mut faults = Faults::default();
     let mut logs = Logs::default();
+    let latest = latest_access(now);
     let mut line = Vec::new();
     let mut form = None;
     for number in 1_u64.. {
@@ -74,8 +82,8 @@ pub fn read_accesses(
             }
         };
         let used = match form {
-            Form::Json => json(number, text, &mut faults),
-            Form::Csv(places) => row(number, text, *places, &mut faults),
+            Form::Json => json(number, text, latest, &mut faults),
+            Form::Csv(places) => row(number, text, *places, latest, &mut faults),
         };
         let Some(used) = used else { continue };
         if !logs.add(used) {
@@ -215,6 +223,7 @@ fn row(
     line: u64,
     text: &[u8],
     (places, count): ([Option<usize>; 4], usize),
+    latest: UtcMillis,
     faults: &mut Faults,
 ) -> Option<Used> {
     let Ok(text) = str::from_utf8(text) else {
@@ -231,7 +240,8 @@ fn row(
     }
     let [customer, address, at, what] =
         places.map(|place| place.and_then(|place| cells.get(place)).map_or("", |cell| cell.trim()));
-    used(line, [Some(customer), Some(address), Some(at), Some(what).filter(|what| !what.is_empty())], faults)
+    let what = Some(what).filter(|what| !what.is_empty());
+    used(line, [Some(customer), Some(address), Some(at), what], latest, faults)
 }
 
 /// A line of JSON. Its values are looked at one by one, so that no message of the reader is needed.
@@ -250,7 +260,7 @@ struct Line<'a> {
 
 type Text<'a> = &'a serde_json::value::RawValue;
 
-fn json(line: u64, text: &[u8], faults: &mut Faults) -> Option<Used> {
+fn json(line: u64, text: &[u8], latest: UtcMillis, faults: &mut Faults) -> Option<Used> {
     let Ok(told) = serde_json::from_slice::<Line<'_>>(text) else {
         let problem =
             "this is not a line of JSON as {\"customer\":…,\"address\":…,\"at\":…,\"what\":…}, expected one";
@@ -263,10 +273,15 @@ fn json(line: u64, text: &[u8], faults: &mut Faults) -> Option<Used> {
         serde_json::from_str::<String>(value).ok().or_else(|| Some(value.to_owned()))
     };
     let [customer, address, at, what] = [told.customer, told.address, told.at, told.what].map(text);
-    used(line, [customer.as_deref(), address.as_deref(), at.as_deref(), what.as_deref()], faults)
+    used(line, [customer.as_deref(), address.as_deref(), at.as_deref(), what.as_deref()], latest, faults)
 }
 
-fn used(line: u64, [customer, address, at, what]: [Option<&str>; 4], faults: &mut Faults) -> Option<Used> {
+fn used(
+    line: u64,
+    [customer, address, at, what]: [Option<&str>; 4],
+    latest: UtcMillis,
+    faults: &mut Faults,
+) -> Option<Used> {
     let mut read = |column, expected: &str, told: Option<&str>, fits: bool| {
         if !fits {
             let found = match told {
@@ -284,6 +299,12 @@ fn used(line: u64, [customer, address, at, what]: [Option<&str>; 4], faults: &mu
     read("at", AT, at, when.is_some());
     let kind = what.map_or(Some(AccessKind::Access), |text| text.parse().ok());
     read("what", AccessKind::EXPECTED, what, kind.is_some());
+    if let Some(when) = when.filter(|when| *when > latest) {
+        // It is when nobody used anything, and so it may be shown.
+        let problem = format!("{when} is still to come, expected a time of at most a day ahead: {latest}");
+        faults.add(line, Some("at"), problem);
+        return None;
+    }
     Some(Used { customer: of?, access: Access { address: from?, at: when? }, what: kind? })
 }
 
@@ -318,8 +339,11 @@ mod tests {
 
     use super::*;
 
+    /// 2026-02-01.
+    const NOW: UtcMillis = UtcMillis(1_769_904_000_000);
+
     fn check(text: &str, expected: Expect) {
-        expected.assert_eq(&match read_accesses("log", text.as_bytes()) {
+        expected.assert_eq(&match read_accesses("log", text.as_bytes(), NOW) {
             Ok(logs) => logs
                 .iter()
                 .flat_map(|(customer, log)| {
@@ -425,6 +449,17 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_is_still_to_come_was_no_use() {
+        check(
+            "customer,address,at\nA,192.0.2.7,9999-12-01T00:00:00Z\nA,192.0.2.7,1769990400\nA,::1,1769990400.001\n",
+            expect![[r#"
+                log is not imported, for 2 faults:
+                log:2: at: 9999-12-01T00:00:00Z is still to come, expected a time of at most a day ahead: 2026-02-02T00:00:00Z
+                log:4: at: 2026-02-02T00:00:00.001Z is still to come, expected a time of at most a day ahead: 2026-02-02T00:00:00Z"#]],
+        );
+    }
+
     /// Lines without end, of few customers and addresses.
     struct Endless {
         line: u64,
@@ -451,7 +486,7 @@ mod tests {
     fn of_a_long_log_no_more_is_kept_than_its_pairs_need() {
         let lines = 100_000;
         let log = b"customer,address,at\n".chain(Endless { line: 0, left: Vec::new(), lines });
-        let logs = read_accesses("log", io::BufReader::new(log)).unwrap();
+        let logs = read_accesses("log", io::BufReader::new(log), UtcMillis(i64::MAX)).unwrap();
         assert_eq!(logs.values().map(AccessLog::count).sum::<u64>(), lines);
         assert_eq!(logs.values().map(AccessLog::addresses).sum::<usize>(), 77);
         let kept = logs.values().map(AccessLog::kept);
@@ -465,7 +500,7 @@ mod tests {
         fn no_bytes_make_the_reader_panic(bytes: Vec<u8>, text in "(customer|[,{}\":.0-9\\[\\]-]|at|A|\n|\\PC){0,60}") {
             for begin in ["", "customer,address,at\n", "at,what,customer,address\n", "{\"customer\":\"A\",", "customer,address,at\nA,::1,"] {
                 for bytes in [&bytes[..], text.as_bytes()] {
-                    let _ = read_accesses("log", &[begin.as_bytes(), bytes].concat()[..]);
+                    let _ = read_accesses("log", &[begin.as_bytes(), bytes].concat()[..], NOW);
                 }
             }
         }

@@ -50,6 +50,16 @@ impl Ownership {
     /// and who `controls` another (controller and controlled, by their places). Of stakes that are ranges the most
     /// counts, so that what may belong together is not told apart. Groups of one are left out.
     pub fn control_groups(&self, controls: &[(usize, usize)]) -> Vec<Vec<usize>> {
+        self.groups_of(controls, |edge| edge.most)
+    }
+
+    /// Those of [`Ownership::control_groups`] that belong together whatever is true: of stakes that are ranges the
+    /// least counts.
+    pub fn certain_control_groups(&self, controls: &[(usize, usize)]) -> Vec<Vec<usize>> {
+        self.groups_of(controls, |edge| edge.least)
+    }
+
+    fn groups_of(&self, controls: &[(usize, usize)], of: fn(&Edge) -> u32) -> Vec<Vec<usize>> {
         let mut groups = Groups::new(self.len());
         for &(controller, controlled) in controls {
             if controller < self.len() && controlled < self.len() {
@@ -61,7 +71,7 @@ impl Ownership {
             grew = false;
             for (asset, owners) in self.owners.iter().enumerate() {
                 let mut by_group: Vec<(usize, u64)> =
-                    owners.iter().map(|edge| (groups.of(edge.owner), u64::from(edge.most))).collect();
+                    owners.iter().map(|edge| (groups.of(edge.owner), u64::from(of(edge)))).collect();
                 by_group.sort_unstable();
                 for of_one in by_group.chunk_by(|a, b| a.0 == b.0) {
                     let sum: u64 = of_one.iter().map(|(_, share)| share).sum();

@@ -1,6 +1,6 @@
 //! What no record of a party may say. Errors name the place and what was expected, never the value.
 
-use super::{Evidence, Identifier, Party, Scheme};
+use super::{Country, Evidence, Identifier, Party, Scheme};
 
 /// A record that cannot be kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +14,9 @@ pub struct BadParty {
 
 /// The most bytes of one text.
 const LONGEST: usize = 4096;
+
+/// What is expected where a card number stands.
+pub(crate) const NO_CARD: &str = "free of full card numbers: keep the last digits or a token";
 
 /// The most values of one kind.
 const MOST: usize = 10_000;
@@ -48,6 +51,9 @@ impl Party {
             let fits = !blank && value.len() <= LONGEST && value.trim().len() == value.len();
             good(fits, || place.clone(), "text of at most 4,096 bytes, without blanks around it")?;
             good(!value.contains(char::is_control), || place.clone(), "text in one line")?;
+            let of_payment = place.starts_with("payments[");
+            let reading = if of_payment { CardReading::Wide } else { CardReading::Strict };
+            good(!is_card_number(value, reading), || place.clone(), NO_CARD)?;
         }
         for (index, email) in self.emails.iter().enumerate() {
             let is = email.contains('@') && !email.contains(char::is_whitespace);
@@ -72,14 +78,6 @@ impl Party {
         for (index, payment) in self.payments.iter().enumerate() {
             let told = payment.means.is_some() || payment.source.is_some();
             good(told, || format!("payments[{index}]"), "a payment with means or source")?;
-            let texts = [("means", &payment.means), ("source", &payment.source)];
-            for (place, value) in told_parts(&format!("payments[{index}]"), texts) {
-                good(
-                    !is_card_number(value),
-                    || place,
-                    "free of full card numbers: keep the last digits or a token",
-                )?;
-            }
         }
         for (index, identifier) in self.identifiers.iter().enumerate() {
             good(
@@ -200,44 +198,102 @@ fn mod_97(text: &[u8]) -> Option<u32> {
     })
 }
 
-/// Whether a text holds what can be a full number of a payment card: 13 to 19 digits, blanks and hyphens between them
-/// left out, that begin as those of the card schemes do, whose check digit fits (ISO/IEC 7812-1), and which are neither
-/// an account number with its country (ISO 13616) nor a part of a hash or a wallet's address.
-pub fn is_card_number(text: &str) -> bool {
-    let mut digits: Vec<u8> = Vec::new();
-    let mut begins = 0;
-    let ended = |digits: &[u8], begins: usize| {
-        is_of_a_scheme(digits)
-            && luhn(digits)
-            && !in_long_word(text, begins)
-            && !in_account_number(text, begins)
-    };
-    for (place, character) in text.char_indices() {
-        match character {
-            '0'..='9' => {
-                if digits.is_empty() {
-                    begins = place;
-                }
-                digits.push(character as u8 - b'0');
-            }
-            ' ' | '-' => {}
-            _ => {
-                if ended(&digits, begins) {
-                    return true;
-                }
-                digits.clear();
-            }
-        }
-    }
-    ended(&digits, begins)
+/// How a text is looked at for card numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CardReading {
+    /// Where somebody may well write one: any length of a scheme, in any groups.
+    Wide,
+    /// Where other long numbers stand: the usual lengths of a scheme, in one group or as cards print them.
+    Strict,
 }
 
-/// First digits and lengths, from memory of the schemes' published ranges; wider rather than narrower.
-fn is_of_a_scheme(digits: &[u8]) -> bool {
-    matches!(
-        (digits.first(), digits.len()),
-        (Some(4), 13 | 16 | 19) | (Some(2), 16) | (Some(3), 14..=19) | (Some(5 | 6), 16..=19)
-    )
+/// Whether a text holds what can be a full number of a payment card: 13 to 19 digits, whole groups of them one after
+/// another, that begin as those of the card schemes do and whose check digit fits (ISO/IEC 7812-1). What lies in an
+/// account number with its country (ISO 13616), a legal entity identifier, a hash, a wallet's address or a UUID is
+/// none.
+pub fn is_card_number(text: &str, reading: CardReading) -> bool {
+    // Few texts have so many digits.
+    if text.bytes().filter(|byte| byte.is_ascii_digit() || !byte.is_ascii()).count() < SHORTEST {
+        return false;
+    }
+    let characters: Vec<char> = text.chars().map(plain).collect();
+    let groups = runs(&characters, char::is_ascii_digit);
+    let others = other_numbers(&characters);
+    (0..groups.len()).any(|first| {
+        let mut digits: Vec<u8> = Vec::new();
+        let mut lengths = Vec::new();
+        for (place, &(begins, ends)) in groups.iter().enumerate().skip(first) {
+            let apart = place > first && !is_between(&characters[groups[place - 1].1..begins]);
+            if apart || digits.len() + (ends - begins) > LONGEST_CARD {
+                break;
+            }
+            digits.extend(characters[begins..ends].iter().map(|digit| *digit as u8 - b'0'));
+            lengths.push(ends - begins);
+            let of_another = || others.iter().any(|(from, to)| *from <= groups[first].0 && ends <= *to);
+            if is_of_a_scheme(&digits, reading)
+                && (reading == CardReading::Wide || as_printed(&lengths))
+                && luhn(&digits)
+                && !of_another()
+            {
+                return true;
+            }
+        }
+        false
+    })
+}
+
+const SHORTEST: usize = 13;
+const LONGEST_CARD: usize = 19;
+
+/// A decimal digit of another script, or a wide one, as ASCII has it.
+fn plain(character: char) -> char {
+    const ZEROS: [u32; 6] = [0x660, 0x6f0, 0x966, 0x9e6, 0xe50, 0xff10];
+    let code = u32::from(character);
+    let digit = ZEROS.into_iter().find_map(|zero| code.checked_sub(zero).filter(|digit| *digit < 10));
+    digit.and_then(|digit| char::from_digit(digit, 10)).unwrap_or(character)
+}
+
+/// Where such characters stand without anything between them.
+fn runs(characters: &[char], is_of_it: fn(&char) -> bool) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for (place, _) in characters.iter().enumerate().filter(|(_, character)| is_of_it(character)) {
+        match runs.last_mut().filter(|(_, ends)| *ends == place) {
+            Some((_, ends)) => *ends += 1,
+            None => runs.push((place, place + 1)),
+        }
+    }
+    runs
+}
+
+/// What may stand between groups of one number: blanks, dashes, dots and the like; more of them mask something.
+fn is_between(characters: &[char]) -> bool {
+    (1..=3).contains(&characters.len()) && !characters.iter().any(|one| one.is_alphanumeric())
+}
+
+/// First digits and lengths, by the schemes' published ranges.
+fn is_of_a_scheme(digits: &[u8], reading: CardReading) -> bool {
+    if digits.len() < SHORTEST {
+        return false;
+    }
+    let begins = digits.iter().take(4).fold(0, |number, digit| number * 10 + u32::from(*digit));
+    let length = digits.len();
+    let strict = reading == CardReading::Strict;
+    let long = if strict { matches!(length, 16 | 19) } else { (16..=19).contains(&length) };
+    match begins {
+        4000..=4999 => matches!(length, 16 | 19) || (length == 13 && !strict),
+        5100..=5599 | 2221..=2720 => length == 16,
+        3400..=3499 | 3700..=3799 => length == 15,
+        3000..=3059 | 3095 | 3600..=3699 | 3800..=3999 => length == 14 || (long && !strict),
+        3528..=3589 | 6011 | 6200..=6299 | 6440..=6599 | 2200..=2204 | 8100..=8199 => long,
+        // Cards of debit, whose ranges are those of many other numbers too.
+        5000..=5099 | 5600..=5899 | 6000..=6999 => long && !strict,
+        _ => false,
+    }
+}
+
+/// The groups in which cards show their numbers, or none.
+fn as_printed(lengths: &[usize]) -> bool {
+    matches!(lengths, [_] | [4, 4, 4, 4] | [4, 4, 4, 4, 3] | [4, 6, 5] | [4, 6, 4] | [6, 13])
 }
 
 fn luhn(digits: &[u8]) -> bool {
@@ -248,37 +304,68 @@ fn luhn(digits: &[u8]) -> bool {
     sum.is_multiple_of(10)
 }
 
-/// Whether the place lies in a word of more letters and digits than any card number has.
-fn in_long_word(text: &str, place: usize) -> bool {
-    let is_of_it = |character: &char| character.is_ascii_alphanumeric();
-    let before = text[..place].chars().rev().take_while(is_of_it).count();
-    before + text[place..].chars().take_while(is_of_it).count() > 24
+/// Where numbers of other kinds stand, told by their form and their own check digits.
+fn other_numbers(characters: &[char]) -> Vec<(usize, usize)> {
+    let words = runs(characters, char::is_ascii_alphanumeric);
+    let mut others = Vec::new();
+    for (index, &(begins, ends)) in words.iter().enumerate() {
+        let word = &characters[begins..ends];
+        let hex = match word {
+            ['0', 'x', rest @ ..] => rest,
+            word => word,
+        };
+        let is_hash = hex.len() > 24
+            && hex.iter().all(char::is_ascii_hexdigit)
+            && hex.iter().any(char::is_ascii_alphabetic);
+        let is_lei = word.len() == 20 && mod_97(&upper(word)) == Some(1);
+        if is_hash || is_lei {
+            others.push((begins, ends));
+        }
+        others.extend(account_number(characters, &words[index..]));
+        others.extend(uuid(characters, &words[index..]));
+    }
+    others
 }
 
-/// Whether the digits at `place` are of an international account number: one that begins at most six places before
-/// them, blanks left out, and whose check digits fit.
-fn in_account_number(text: &str, place: usize) -> bool {
-    let before: Vec<usize> = text[..place]
-        .char_indices()
-        .rev()
-        .filter(|(_, character)| !character.is_whitespace())
-        .take_while(|(_, character)| character.is_ascii_alphanumeric())
-        .map(|(index, _)| index)
-        .take(8)
-        .collect();
-    before.into_iter().any(|begins| {
-        let rest = &text[begins..];
-        let number: Vec<u8> = rest
-            .bytes()
-            .filter(|byte| *byte != b' ')
-            .take_while(u8::is_ascii_alphanumeric)
-            .map(|byte| byte.to_ascii_uppercase())
-            .collect();
-        if !(15..=34).contains(&number.len()) {
-            return false;
+fn upper(characters: &[char]) -> Vec<u8> {
+    characters.iter().filter_map(|one| u8::try_from(one.to_ascii_uppercase()).ok()).collect()
+}
+
+/// An international account number that begins with the first word: whole words, with a character between them, as
+/// many as its check digits fit.
+fn account_number(characters: &[char], words: &[(usize, usize)]) -> Option<(usize, usize)> {
+    let &(mut begins, first_ends) = words.first()?;
+    if upper(&characters[begins..first_ends]).starts_with(b"IBAN") {
+        begins += 4;
+    }
+    let mut number: Vec<u8> = Vec::new();
+    let (mut last, mut found) = (first_ends, None);
+    for (index, &(from, ends)) in words.iter().enumerate() {
+        let from = from.max(begins);
+        if (index > 0 && from - last > 1) || number.len() + (ends - from) > 34 {
+            break;
         }
-        let (head, tail) = number.split_at(4);
-        let shaped = head[..2].iter().all(u8::is_ascii_uppercase) && head[2..].iter().all(u8::is_ascii_digit);
-        shaped && mod_97(&[tail, head].concat()) == Some(1)
-    })
+        number.extend(upper(&characters[from..ends]));
+        last = ends;
+        let Some((head, tail)) = number.split_at_checked(4) else { continue };
+        let country =
+            str::from_utf8(&head[..2]).is_ok_and(|two| two == "XK" || two.parse::<Country>().is_ok());
+        let shaped = country && head[2..].iter().all(u8::is_ascii_digit);
+        if !shaped {
+            break;
+        }
+        if number.len() >= 15 && mod_97(&[tail, head].concat()) == Some(1) {
+            found = Some((begins, ends));
+        }
+    }
+    found
+}
+
+fn uuid(characters: &[char], words: &[(usize, usize)]) -> Option<(usize, usize)> {
+    let five = words.get(..5)?;
+    let fits = five.iter().zip([8, 4, 4, 4, 12]).all(|(&(begins, ends), length)| {
+        ends - begins == length && characters[begins..ends].iter().all(char::is_ascii_hexdigit)
+    });
+    let joined = five.windows(2).all(|two| characters[two[0].1..two[1].0] == ['-']);
+    (fits && joined).then_some((five[0].0, five[4].1))
 }

@@ -88,29 +88,83 @@ fn what_no_record_may_say_is_named_by_its_place_and_not_repeated() {
         }));
 }
 
+const CARDS: [&str; 13] = [
+    "4111111111111111",
+    "4111 1111 1111 1111",
+    "Visa: 4111-1111-1111-1111, exp 12/27",
+    "4111 1111 1111 1111 12/27",
+    "01 4111 1111 1111 1111",
+    "4111.1111.1111.1111",
+    "4111\u{a0}1111\u{2013}1111\u{2011}1111",
+    "４１１１１１１１１１１１１１１１",
+    "CARD4111111111111111EXP1230",
+    "DE89 3704 0044 0532 0130 00 4111 1111 1111 1111",
+    "378282246310005",
+    "5555555555554444;",
+    "30569309025904",
+];
+
 #[test]
 fn card_numbers_are_told_from_other_numbers() {
-    for card in [
-        "4111111111111111",
-        "4111 1111 1111 1111",
-        "Visa: 4111-1111-1111-1111, exp 12/27",
-        "378282246310005",
-        "5555555555554444;",
-        "30569309025904",
-    ] {
-        assert!(is_card_number(card), "{card}");
+    for card in CARDS {
+        for reading in [CardReading::Wide, CardReading::Strict] {
+            assert!(is_card_number(card, reading), "{card} {reading:?}");
+        }
+    }
+    // Not as anybody prints it, or of a length that few have.
+    for card in ["41 1111 111111 1111", "4222222222222"] {
+        assert!(is_card_number(card, CardReading::Wide), "{card}");
+        assert!(!is_card_number(card, CardReading::Strict), "{card}");
     }
     for other in [
         "4111111111111112",
         "**** 1111",
+        "4111 11** **** 1111",
         "DE89370400440532013000",
         "DE89 3704 0044 0532 0130 00",
         "GB29 NWBK 6016 1331 9268 19",
+        // Its digits alone would do.
+        "GB70 4111 1111 1111 1111",
         "account 1234567890128",
         "0x52908400098527886E0F7030069857D2E4169EE7",
+        "a4111111111111111f5c3e8d9b7a6c5d4e3f2a1b",
+        "00004111-1111-1111-1111-1111111a1111",
+        "+49 30 901820 41",
         "",
     ] {
-        assert!(!is_card_number(other), "{other}");
+        for reading in [CardReading::Wide, CardReading::Strict] {
+            assert!(!is_card_number(other, reading), "{other} {reading:?}");
+        }
+    }
+}
+
+#[test]
+fn no_text_of_a_record_holds_a_card_number() {
+    let changes: [fn(&mut Party, String); 9] = [
+        |party, card| party.names[0].full = card,
+        |party, card| party.addresses[0].full = card,
+        |party, card| party.emails[0] = card.replace(' ', "") + "@example.net",
+        |party, card| party.telephones.push(card),
+        |party, card| party.domains.push(card),
+        |party, card| party.payments[0].means = Some(card),
+        |party, card| party.risk_reasons.push(card),
+        |party, number| {
+            let (scheme, issuer, country, expires) = (Scheme::Registration, None, None, None);
+            party.identifiers.push(Identifier { scheme, number, issuer, country, expires });
+        },
+        |party, what| {
+            let (id, found, resolved) = ("d".into(), UtcMillis(0), None);
+            party.discrepancies.push(Discrepancy { id, what, found, resolved });
+        },
+    ];
+    for change in changes {
+        let mut party = party();
+        change(&mut party, "4111 1111 1111 1111".into());
+        let error = party.check().expect_err("it holds one").to_string();
+        assert!(
+            error.ends_with("is not free of full card numbers: keep the last digits or a token"),
+            "{error}"
+        );
     }
 }
 
@@ -140,17 +194,48 @@ fn what_came_of_the_last_attempt_that_ended_is_how_it_stands() {
 proptest! {
     #[test]
     fn no_text_makes_the_look_for_card_numbers_panic(text in "\\PC{0,40}|[A-Z0-9 -]{0,40}") {
-        let _ = is_card_number(&text);
+        let _ = is_card_number(&text, CardReading::Wide);
     }
 
     #[test]
-    fn a_card_number_is_found_wherever_it_stands(before in "[a-z :]{0,4}", digits in "4[0-9]{14}", after in "[a-z,]{0,4}") {
-        let sum = |digits: &str| -> u32 {
-            let from_right = digits.bytes().rev().map(|byte| u32::from(byte - b'0')).enumerate();
-            from_right.map(|(index, digit)| if index % 2 == 0 { (2 * digit) / 10 + (2 * digit) % 10 } else { digit }).sum()
-        };
-        let check = (10 - sum(&digits) % 10) % 10;
-        let text = format!("{before}{digits}{check}{after}");
-        prop_assert!(is_card_number(&text), "{}", text);
+    fn a_card_number_is_found_wherever_it_stands(
+        before in "([g-z]{3,9}[: ]?)?|[0-9]{1,3} ", digits in "4[0-9]{14}", after in "[a-zG-Z,]{0,12}| [0-9]{2}/[0-9]{2}",
+        between in prop::sample::select(vec!["", " ", "-", ".", "\u{a0}", "\u{2013}", " - "]),
+    ) {
+        let digits = format!("{digits}{}", check_digit(&digits));
+        let groups: Vec<&str> = [0, 4, 8, 12].iter().map(|from| &digits[*from..from + 4]).collect();
+        let text = format!("{before}{}{after}", groups.join(between));
+        for reading in [CardReading::Wide, CardReading::Strict] {
+            prop_assert!(is_card_number(&text, reading), "{}", text);
+        }
     }
+
+    #[test]
+    fn account_numbers_hashes_and_numbers_of_companies_are_no_cards(
+        account in "[0-9]{11,30}", hash in "[0-9a-f]{31}a|[0-9a-f]{63}b", number in "[17-9][0-9]{12,18}", lei in "[0-9A-Z]{18}",
+    ) {
+        let rest = mod_97(&format!("{account}DE00"));
+        let iban = format!("DE{:02}{account}", 98 - rest);
+        let groups: Vec<String> = iban.as_bytes().chunks(4).map(|four| String::from_utf8_lossy(four).into()).collect();
+        let lei = format!("{lei}{:02}", 98 - mod_97(&format!("{lei}00")));
+        prop_assume!(!number.starts_with("81"));
+        for text in [&iban, &groups.join(" "), &hash, &format!("0x{hash}"), &number, &lei] {
+            prop_assert!(!is_card_number(text, CardReading::Wide), "{}", text);
+        }
+    }
+}
+
+fn check_digit(digits: &str) -> u32 {
+    let from_right = digits.bytes().rev().map(|byte| u32::from(byte - b'0')).enumerate();
+    let sum: u32 = from_right
+        .map(|(index, digit)| if index % 2 == 0 { (2 * digit) / 10 + (2 * digit) % 10 } else { digit })
+        .sum();
+    (10 - sum % 10) % 10
+}
+
+fn mod_97(text: &str) -> u32 {
+    text.bytes().fold(0, |left, byte| match byte {
+        b'0'..=b'9' => (left * 10 + u32::from(byte - b'0')) % 97,
+        _ => (left * 100 + u32::from(byte - b'A') + 10) % 97,
+    })
 }

@@ -85,6 +85,23 @@ fn what_a_customer_declares_stands_in_no_debug_text() {
     assert_eq!(declaration.about().map(PartyId::as_str), Some("C-1"));
 }
 
+#[test]
+fn what_a_customer_declares_holds_no_card_number_but_what_was_kept_before_is_read() {
+    let cells = [
+        ("id", "D-1"),
+        ("customer", "C-1"),
+        ("purpose", "paid by 4111 1111 1111 1111 12/27"),
+        ("signed_by", "5555555555554444"),
+        ("signed_on", "2026-01"),
+    ];
+    expect![[r#"
+        purpose: free of full card numbers: keep the last digits or a token
+        signed_by: free of full card numbers: keep the last digits or a token"#]]
+    .assert_eq(&bad(Kind::Declaration, &cells));
+    let kept = cells.map(|(field, text)| (field.to_owned(), text.to_owned())).into();
+    assert!(Statement::from_cells(Kind::Declaration, &kept).is_ok());
+}
+
 fn text_for(field: &str) -> BoxedStrategy<String> {
     match field {
         "customer" | "person" | "reseller" => "[A-Z]-[0-9]{1,5}".boxed(),
