@@ -12,13 +12,20 @@ use weighbridge_meter::{AttemptId, GapCause, Interval, Operations, UtcMillis};
 
 use crate::{
     case::Case,
+    clock::ClockReading,
     finding::{Certainty, Finding, Subject, Totals, certainty_of},
     pack::{Confidence, FieldSource, PartialDate, ReportField, Rule, RulePack, Status},
 };
 
+mod changes;
+mod declared;
+mod questions;
 mod sections;
 mod words;
 
+pub use changes::{Change, Changes};
+pub use declared::{Attestation, Attested, DeclaredDates, Through};
+pub use questions::Question;
 pub use sections::Section;
 use words::{accelerator_hours, method_and_doubt};
 
@@ -47,10 +54,12 @@ pub struct ReportInput<'a> {
     pub table_sha256: String,
     /// Identity fields by the keys of the pack's `identity.<key>`.
     pub identity: BTreeMap<String, IdentityValue>,
-    /// Answers signed for, by the keys of the pack's `attested.<key>`.
-    pub attested: BTreeMap<String, Attestation>,
+    /// What customers declared and answered, by the keys of the pack's `attested.<key>`.
+    pub attested: BTreeMap<String, Attested>,
     /// Declared and observed dates.
     pub dates: RunDates,
+    /// What a reader has to be pointed out beside the rule, a sentence or two each.
+    pub remarks: Vec<String>,
     /// Initial, follow-up or corrected.
     pub kind: ReportKind,
     /// Its version in the case, from 1.
@@ -123,24 +132,15 @@ pub enum IdentityValue {
     Sealed,
 }
 
-/// An answer that a person signed for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attestation {
-    /// The answer.
-    pub answer: String,
-    /// Who signed.
-    pub by: String,
-    /// When.
-    pub at: UtcMillis,
-}
-
 /// When a run began and ends, as told and as seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunDates {
-    /// Told by the customer.
-    pub declared_start: Option<UtcMillis>,
-    /// Told by the customer.
-    pub declared_end: Option<UtcMillis>,
+    /// Told by customers, the newest declaration of each.
+    pub declared: Vec<DeclaredDates>,
+    /// There are declarations that were not opened.
+    pub declared_sealed: bool,
+    /// Until when accelerators are let to it.
+    pub lease_end: Option<UtcMillis>,
     /// First activity seen.
     pub observed_start: Option<UtcMillis>,
     /// Last activity seen.
@@ -247,8 +247,14 @@ pub struct Report {
     pub supersedes: Option<u32>,
     /// The moment of writing.
     pub written_at: UtcMillis,
+    /// What a reader has to be pointed out beside the rule.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     /// The fields that the pack asks for, in its order.
     pub fields: Vec<Field>,
+    /// The clocks of the case as of the moment of writing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clocks: Vec<ClockReading>,
     /// What the account holds.
     pub totals: Totals,
     /// The same by attempt.
@@ -261,6 +267,9 @@ pub struct Report {
     pub attribution: AttributionSummary,
     /// How the numbers were made and what they do not say, a paragraph each.
     pub method_and_doubt: Vec<String>,
+    /// What is other than in an earlier version, where one could be compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
 }
 
 /// The head of a report.
@@ -373,13 +382,16 @@ impl Report {
             kind: input.kind,
             supersedes: input.supersedes,
             written_at: input.written_at,
+            remarks: input.remarks.clone(),
             fields: input.pack.report_field.iter().map(|field| filled(field, input, now)).collect(),
+            clocks: input.case.clocks(input.pack, input.written_at),
             totals: input.totals,
             attempts: input.attempts.clone(),
             accelerators: input.accelerators.clone(),
             coverage: input.coverage.clone(),
             attribution: input.attribution,
             method_and_doubt: method_and_doubt(input, rule, now),
+            changes: None,
         })
     }
 
@@ -499,21 +511,13 @@ fn filled(field: &ReportField, input: &ReportInput<'_>, now: Option<Certainty>) 
                 (None, "not in the customer registry".to_owned())
             }
         },
-        FieldSource::Attested(key) => match input.attested.get(key) {
-            Some(given) if !given.answer.trim().is_empty() => (
-                Some(FieldValue::Text(given.answer.clone())),
-                format!("signed for by {} at {}, not verified", given.by, given.at),
-            ),
-            _ => (None, "nobody has answered this".to_owned()),
-        },
+        FieldSource::Attested(key) => declared::field(input.attested.get(key)),
         FieldSource::Operations => {
             certainty = now;
             let provenance = format!("measured on the hardware, gaps counted as of {}", input.totals.as_of);
             (Some(FieldValue::Operations((&input.totals.bound).into())), provenance)
         }
-        FieldSource::Dates => {
-            (dates(&input.dates), "declared by the customer, observed by the agents".to_owned())
-        }
+        FieldSource::Dates => declared::dates(&input.dates),
         FieldSource::Accelerators => {
             let mut rows: Vec<&AcceleratorRow> = input.accelerators.iter().collect();
             rows.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.model.cmp(&b.model)));
@@ -568,17 +572,4 @@ fn filled(field: &ReportField, input: &ReportInput<'_>, now: Option<Certainty>) 
         citation: field.citation.clone(),
         confidence: field.confidence,
     }
-}
-
-fn dates(dates: &RunDates) -> Option<FieldValue> {
-    let known: Vec<String> = [
-        ("declared start", dates.declared_start),
-        ("declared completion", dates.declared_end),
-        ("first activity observed", dates.observed_start),
-        ("last activity observed", dates.observed_end),
-    ]
-    .into_iter()
-    .filter_map(|(label, moment)| moment.map(|moment| format!("{label}: {moment}")))
-    .collect();
-    (!known.is_empty()).then_some(FieldValue::Lines(known))
 }

@@ -1,6 +1,6 @@
 //! A report as headings, sentences and tables: what a page needs, without markup.
 
-use super::{Report, accelerator_hours};
+use super::{Changes, Report, accelerator_hours};
 
 /// A part of a report under a heading. All text is plain: whoever renders it escapes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,12 @@ pub struct Section {
 impl Report {
     /// The whole report in reading order.
     pub fn sections(&self) -> Vec<Section> {
-        vec![self.summary(), self.field_section(), self.attempt_section(), self.time_section(), self.doubt()]
+        let mut sections = vec![self.summary()];
+        sections.extend(self.remark_section());
+        sections.extend(self.change_section());
+        sections.extend([self.field_section(), self.doubt(), self.attempt_section(), self.time_section()]);
+        sections.extend(self.clock_section());
+        sections
     }
 
     fn summary(&self) -> Section {
@@ -62,10 +67,58 @@ impl Report {
         });
         Section {
             title: "Fields",
-            paragraphs: vec![format!("{blanks} of {} fields are blank.", self.fields.len())],
+            paragraphs: vec![
+                match blanks {
+                    0 => format!("None of the {} fields is blank.", self.fields.len()),
+                    _ => format!(
+                        "{blanks} of {} fields are blank. A blank is nothing that was looked for and not found to be \
+                         so: beside each stands why it is blank.",
+                        self.fields.len()
+                    ),
+                },
+                "What a customer says is shown as its word and was not verified; what was measured says how sure it is."
+                    .to_owned(),
+            ],
             columns: vec!["Field", "Asked for", "Value", "Comes from", "Asked for in"],
             rows: rows.collect(),
         }
+    }
+
+    fn remark_section(&self) -> Option<Section> {
+        (!self.remarks.is_empty()).then(|| Section {
+            title: "To be noticed",
+            paragraphs: self.remarks.clone(),
+            columns: Vec::new(),
+            rows: Vec::new(),
+        })
+    }
+
+    fn change_section(&self) -> Option<Section> {
+        self.changes.as_ref().map(Changes::section)
+    }
+
+    fn clock_section(&self) -> Option<Section> {
+        let rows = self.clocks.iter().map(|clock| {
+            let stands = match (clock.stopped_at, clock.overdue) {
+                (Some(at), false) => format!("done in time, {at}"),
+                (Some(at), true) => format!("done late, {at}"),
+                (None, false) => "runs".to_owned(),
+                (None, true) => "overdue".to_owned(),
+            };
+            vec![
+                vec![clock.label.clone()],
+                vec![clock.started_at.to_string()],
+                vec![clock.due_local.clone()],
+                vec![stands],
+                vec![clock.citation.clone(), clock.confidence.as_str().to_owned()],
+            ]
+        });
+        (!self.clocks.is_empty()).then(|| Section {
+            title: "Clocks",
+            paragraphs: vec![format!("As of {}.", self.written_at)],
+            columns: vec!["Clock", "Started", "Due", "Stands", "From"],
+            rows: rows.collect(),
+        })
     }
 
     fn attempt_section(&self) -> Section {
@@ -117,6 +170,28 @@ impl Report {
             paragraphs: self.method_and_doubt.clone(),
             columns: Vec::new(),
             rows: Vec::new(),
+        }
+    }
+}
+
+impl Changes {
+    /// The same as a table of both sides.
+    pub fn section(&self) -> Section {
+        let side =
+            |lines: &[String]| if lines.is_empty() { vec!["not there".to_owned()] } else { lines.to_vec() };
+        let rows = self
+            .changes
+            .iter()
+            .map(|change| vec![vec![change.what.clone()], side(&change.before), side(&change.after)]);
+        Section {
+            title: "What changed",
+            paragraphs: vec![match self.changes.len() {
+                0 => format!("Nothing is other than in version {}.", self.since),
+                1 => format!("One thing is other than in version {}.", self.since),
+                many => format!("{many} things are other than in version {}.", self.since),
+            }],
+            columns: vec!["What", "Before", "Now"],
+            rows: rows.collect(),
         }
     }
 }

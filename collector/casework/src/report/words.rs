@@ -1,6 +1,6 @@
 //! What a reader of a report has to know about its numbers, in sentences.
 
-use super::{CoverageSummary, OperationsRange, ReportInput};
+use super::{AttributionSummary, CoverageSummary, OperationsRange, ReportInput};
 use crate::{finding::Certainty, pack::Rule};
 
 /// How the numbers were made and what they do not say, a paragraph each.
@@ -8,27 +8,35 @@ pub(super) fn method_and_doubt(input: &ReportInput<'_>, rule: &Rule, now: Option
     let totals = &input.totals;
     let mut paragraphs = vec![
         format!(
-            "Operations are those the hardware executed, dense, a multiply-add counted as two, all number formats \
-             alike; estimated with method {} and the accelerator table sha256:{}.",
+            "What is counted: the operations that the hardware executed, dense, a multiply-add counted as two, all \
+             number formats alike; estimated with method {} and the accelerator table sha256:{}. Agents read counters \
+             of the hardware; from these the estimate follows, and anybody who has the ledger can work it out again.",
             input.method_version, input.table_sha256
         ),
-        "A host cannot tell training from other work of the same run, such as evaluation, failed experiments or \
-         recomputation. Read as training compute, the amounts are therefore upper bounds."
+        "What it does not say: a host cannot tell training from other work of the same run, such as evaluation, failed \
+         experiments or recomputation. Read as training compute, the amounts are therefore upper bounds."
             .to_owned(),
         format!(
-            "As of {}: {}. Low and high are limits that the true amount cannot be outside of, given what was measured; \
-             best is the most plausible single value.",
+            "The bound: as of {}, {}. Low and high are limits that the true amount cannot be outside of, given what was \
+             measured and the assumptions below; best is the most plausible single value.",
             totals.as_of,
             OperationsRange::from(&totals.bound).in_words()
         ),
         format!(
-            "By data of the past, comparable cases lay between {} and {} operations nine times in ten. \
-             This range is an expectation, not a limit.",
+            "The calibrated range: by data of the past, comparable cases lay between {} and {} operations nine times \
+             in ten. This range is an expectation, not a limit: one comparable case in ten lay outside of it.",
             totals.calibrated.low(),
             totals.calibrated.high()
         ),
         coverage_in_words(&input.coverage),
+        "Assumptions: the counters of the hardware are right; the accelerator is the model that it says it is; where the \
+         number format of the work was not seen, low takes the slowest and high the fastest that the accelerator has; \
+         what was recorded of who held an accelerator and when is right; time that nobody saw may have held anything \
+         from nothing to work at the peak."
+            .to_owned(),
     ];
+    paragraphs.extend(sharing_in_words(&input.attribution));
+    paragraphs.extend(now.map(certainty_in_words));
     if let Some(projection) = &totals.projection {
         paragraphs.push(format!(
             "If the recent rate goes on, the total at {} is {}. It looks no further, because {}.",
@@ -60,6 +68,37 @@ pub(super) fn method_and_doubt(input: &ReportInput<'_>, rule: &Rule, now: Option
     paragraphs
 }
 
+/// What is shared or disputed, if anything is: it is counted for each who held it.
+fn sharing_in_words(attribution: &AttributionSummary) -> Option<String> {
+    let AttributionSummary { shared_ms, disputed_ms, .. } = *attribution;
+    (shared_ms > 0 || disputed_ms > 0).then(|| {
+        format!(
+            "Whose it was: {} accelerator-hours were shared by several holders and {} are claimed by more than one. What \
+             each of them did with it is not known; it widens low and high.",
+            accelerator_hours(shared_ms),
+            accelerator_hours(disputed_ms)
+        )
+    })
+}
+
+/// What the word for how sure it is stands for.
+fn certainty_in_words(certainty: Certainty) -> String {
+    let meaning = match certainty {
+        Certainty::Certain => "even the lowest amount that is possible meets the criteria",
+        Certainty::Likely => {
+            "the whole calibrated range meets the criteria, though the lowest amount that is possible does not"
+        }
+        Certainty::Projected => {
+            "the amount does not meet the criteria yet, and does if the recent rate goes on"
+        }
+        Certainty::Possible => {
+            "the highest amount that is possible meets the criteria; the likely ones need not"
+        }
+        Certainty::CouldResult => "what is reserved could do it; it says nothing about what was done",
+    };
+    format!("How sure it is: {certainty}. That word means: {meaning}.")
+}
+
 fn coverage_in_words(coverage: &CoverageSummary) -> String {
     let gap = coverage.gap_ms.values().fold(0_u64, |sum, ms| sum.saturating_add(*ms));
     let covered = coverage.measured_ms.saturating_add(coverage.interpolated_ms);
@@ -70,8 +109,8 @@ fn coverage_in_words(coverage: &CoverageSummary) -> String {
     // Rounded down: what was not quite seen in full is not shown as 100 %.
     let permille = u128::from(covered) * 1000 / u128::from(held);
     format!(
-        "Of {} accelerator-hours held, {}.{} % were measured or bounded by a counter. The other {} are gaps: they count \
-         nothing in low, the mean of their attempt in best, and the peak of the device in high.",
+        "How well it was seen: of {} accelerator-hours held, {}.{} % were measured or bounded by a counter. The other {} \
+         are gaps: they count nothing in low, the mean of their attempt in best, and the peak of the device in high.",
         accelerator_hours(held),
         permille / 10,
         permille % 10,

@@ -7,8 +7,8 @@ use weighbridge_casework::{
     case::FindingRef,
     evaluate,
     report::{
-        AcceleratorRow, AttemptRow, Attestation, AttributionSummary, CoverageSummary, IdentityValue,
-        ReportKind, RunDates,
+        AcceleratorRow, AttemptRow, Attestation, Attested, AttributionSummary, CoverageSummary,
+        DeclaredDates, IdentityValue, ReportKind, RunDates, Through,
     },
 };
 use weighbridge_meter::{GapCause, UtcMillis};
@@ -42,6 +42,17 @@ fn parts() -> Parts {
     };
     let case = Case::fold("c1", [opened]).unwrap();
     Parts { pack, finding, case }
+}
+
+fn answered(answer: &str, customer: Option<&str>) -> Attested {
+    let one = Attestation {
+        answer: answer.into(),
+        by: "bob".into(),
+        on: "2026-02".into(),
+        customer: customer.map(str::to_owned),
+        through: Through::Answer,
+    };
+    Attested::Given { given: vec![one], silent: Vec::new() }
 }
 
 fn input(parts: &Parts) -> ReportInput<'_> {
@@ -79,12 +90,9 @@ fn input(parts: &Parts) -> ReportInput<'_> {
             ("email".to_owned(), IdentityValue::Sealed),
         ]
         .into(),
-        attested: [(
-            "training_practices".to_owned(),
-            Attestation { answer: "pre-training".into(), by: "bob".into(), at: at("2026-02-20T00:00:00Z") },
-        )]
-        .into(),
+        attested: [("training_practices".to_owned(), answered("pre-training", None))].into(),
         dates: RunDates { observed_start: Some(at("2026-02-01T00:00:00Z")), ..RunDates::default() },
+        remarks: Vec::new(),
         kind: ReportKind::Initial,
         version: 1,
         supersedes: None,
@@ -186,7 +194,7 @@ fn the_record_of_a_report() {
                 "first activity observed: 2026-02-01T00:00:00Z"
               ],
               "blank": false,
-              "provenance": "declared by the customer, observed by the agents",
+              "provenance": "no customer declared a date; activity as the agents observed it, by whole hours",
               "certainty": null,
               "citation": "nowhere, section 5",
               "confidence": "memory"
@@ -196,7 +204,7 @@ fn the_record_of_a_report() {
               "label": "Practices",
               "value": "pre-training",
               "blank": false,
-              "provenance": "signed for by bob at 2026-02-20T00:00:00Z, not verified",
+              "provenance": "answered by the customer, signed by bob on 2026-02, not verified",
               "certainty": null,
               "citation": "nowhere, section 5",
               "confidence": "memory"
@@ -206,7 +214,7 @@ fn the_record_of_a_report() {
               "label": "Incidents",
               "value": null,
               "blank": true,
-              "provenance": "nobody has answered this",
+              "provenance": "only the customer can say this, and no answer is on record",
               "certainty": null,
               "citation": "nowhere, section 5",
               "confidence": "memory"
@@ -275,6 +283,21 @@ fn the_record_of_a_report() {
               "confidence": "memory"
             }
           ],
+          "clocks": [
+            {
+              "clock": "report",
+              "label": "Report",
+              "starts": "raised",
+              "started_at": "2026-02-25T12:05:00Z",
+              "due": "2026-03-12T11:05:00Z",
+              "due_local": "2026-03-12 07:05 America/New_York",
+              "stopped_at": null,
+              "remaining_ms": 1217100000,
+              "overdue": false,
+              "citation": "nowhere, section 2",
+              "confidence": "secondary"
+            }
+          ],
           "totals": {
             "as_of": "2026-02-25T12:00:00Z",
             "bound": {
@@ -338,11 +361,13 @@ fn the_record_of_a_report() {
             "disputed_ms": 0
           },
           "method_and_doubt": [
-            "Operations are those the hardware executed, dense, a multiply-add counted as two, all number formats alike; estimated with method 1 and the accelerator table sha256:(table).",
-            "A host cannot tell training from other work of the same run, such as evaluation, failed experiments or recomputation. Read as training compute, the amounts are therefore upper bounds.",
-            "As of 2026-02-25T12:00:00Z: low 1.00e26, best 1.50e26, high 2.00e26 operations. Low and high are limits that the true amount cannot be outside of, given what was measured; best is the most plausible single value.",
-            "By data of the past, comparable cases lay between 1.00e26 and 2.00e26 operations nine times in ten. This range is an expectation, not a limit.",
-            "Of 10000.0 accelerator-hours held, 99.9 % were measured or bounded by a counter. The other 10.0 are gaps: they count nothing in low, the mean of their attempt in best, and the peak of the device in high.",
+            "What is counted: the operations that the hardware executed, dense, a multiply-add counted as two, all number formats alike; estimated with method 1 and the accelerator table sha256:(table). Agents read counters of the hardware; from these the estimate follows, and anybody who has the ledger can work it out again.",
+            "What it does not say: a host cannot tell training from other work of the same run, such as evaluation, failed experiments or recomputation. Read as training compute, the amounts are therefore upper bounds.",
+            "The bound: as of 2026-02-25T12:00:00Z, low 1.00e26, best 1.50e26, high 2.00e26 operations. Low and high are limits that the true amount cannot be outside of, given what was measured and the assumptions below; best is the most plausible single value.",
+            "The calibrated range: by data of the past, comparable cases lay between 1.00e26 and 2.00e26 operations nine times in ten. This range is an expectation, not a limit: one comparable case in ten lay outside of it.",
+            "How well it was seen: of 10000.0 accelerator-hours held, 99.9 % were measured or bounded by a counter. The other 10.0 are gaps: they count nothing in low, the mean of their attempt in best, and the peak of the device in high.",
+            "Assumptions: the counters of the hardware are right; the accelerator is the model that it says it is; where the number format of the work was not seen, low takes the slowest and high the fastest that the accelerator has; what was recorded of who held an accelerator and when is right; time that nobody saw may have held anything from nothing to work at the peak.",
+            "How sure it is: certain. That word means: even the lowest amount that is possible meets the criteria.",
             "If the recent rate goes on, the total at 2026-05-26T12:00:00Z is low 3.00e26, best 3.00e26, high 3.00e26 operations. It looks no further, because the rule pack looks no further ahead.",
             "The line compared with is a default of the operator; the text does not contain it."
           ]
@@ -378,20 +403,31 @@ fn the_same_report_in_sections() {
         - Instrument | nowhere
         - Rule | small@1 run
         # Fields
-        3 of 13 fields are blank.
+        3 of 13 fields are blank. A blank is nothing that was looked for and not found to be so: beside each stands why it is blank.
+        What a customer says is shown as its word and was not verified; what was measured says how sure it is.
         - A1 | Name | Acme <Ltd> | customer registry | nowhere, section 5 / secondary source
         - A4 | Email | blank | sealed in the customer registry, not opened here | nowhere, section 5 / secondary source
         - A5 | Telephone | blank | not in the customer registry | nowhere, section 5 / secondary source
         - B1 | Operations | low 1.00e26, best 1.50e26, high 2.00e26 operations / exactly 100000000000001, 150000000000000 and 200000000000000 teraoperations | measured on the hardware, gaps counted as of 2026-02-25T12:00:00Z / certain | nowhere, section 5 / from memory, not checked against a source
-        - B2 | Dates | first activity observed: 2026-02-01T00:00:00Z | declared by the customer, observed by the agents | nowhere, section 5 / from memory, not checked against a source
-        - B3 | Practices | pre-training | signed for by bob at 2026-02-20T00:00:00Z, not verified | nowhere, section 5 / from memory, not checked against a source
-        - B4 | Incidents | blank | nobody has answered this | nowhere, section 5 / from memory, not checked against a source
+        - B2 | Dates | first activity observed: 2026-02-01T00:00:00Z | no customer declared a date; activity as the agents observed it, by whole hours | nowhere, section 5 / from memory, not checked against a source
+        - B3 | Practices | pre-training | answered by the customer, signed by bob on 2026-02, not verified | nowhere, section 5 / from memory, not checked against a source
+        - B4 | Incidents | blank | only the customer can say this, and no answer is on record | nowhere, section 5 / from memory, not checked against a source
         - B5 | Accelerators | 16384 x NVIDIA H100 / 8 x NVIDIA A100 | inventory of the agents, most frequent first | nowhere, section 5 / from memory, not checked against a source
         - B6 | Existence | customer:acme meets the criteria of the proposed small rule (a large run): at least 1.00e26 operations; the line is more than 1e26, a default of the operator that is not in the text | finding 4bb8f1063fbeb92fe3d509d92715e8ae, raised at 2026-02-25T12:05:00Z / certain | nowhere, section 5 / from memory, not checked against a source
         - Z1 | Knowledge | 2026-02-25T12:05:00Z | when the first finding of the case was raised | nowhere / from memory, not checked against a source
         - Z2 | Method | method 1, accelerator table sha256:(table) | the program that made the estimate | nowhere / from memory, not checked against a source
         - Z3 | Kind | initial | the history of the case | nowhere / from memory, not checked against a source
         - Z4 | Supersedes | none | the history of the case | nowhere / from memory, not checked against a source
+        # Method and doubt
+        What is counted: the operations that the hardware executed, dense, a multiply-add counted as two, all number formats alike; estimated with method 1 and the accelerator table sha256:(table). Agents read counters of the hardware; from these the estimate follows, and anybody who has the ledger can work it out again.
+        What it does not say: a host cannot tell training from other work of the same run, such as evaluation, failed experiments or recomputation. Read as training compute, the amounts are therefore upper bounds.
+        The bound: as of 2026-02-25T12:00:00Z, low 1.00e26, best 1.50e26, high 2.00e26 operations. Low and high are limits that the true amount cannot be outside of, given what was measured and the assumptions below; best is the most plausible single value.
+        The calibrated range: by data of the past, comparable cases lay between 1.00e26 and 2.00e26 operations nine times in ten. This range is an expectation, not a limit: one comparable case in ten lay outside of it.
+        How well it was seen: of 10000.0 accelerator-hours held, 99.9 % were measured or bounded by a counter. The other 10.0 are gaps: they count nothing in low, the mean of their attempt in best, and the peak of the device in high.
+        Assumptions: the counters of the hardware are right; the accelerator is the model that it says it is; where the number format of the work was not seen, low takes the slowest and high the fastest that the accelerator has; what was recorded of who held an accelerator and when is right; time that nobody saw may have held anything from nothing to work at the peak.
+        How sure it is: certain. That word means: even the lowest amount that is possible meets the criteria.
+        If the recent rate goes on, the total at 2026-05-26T12:00:00Z is low 3.00e26, best 3.00e26, high 3.00e26 operations. It looks no further, because the rule pack looks no further ahead.
+        The line compared with is a default of the operator; the text does not contain it.
         # Attempts
         - job-7.0 | 2026-02-01T00:00:00Z | 2026-02-25T12:00:00Z | 16384 | 1.00e26 | 1.50e26 | 2.00e26
         # Accelerator time
@@ -404,14 +440,9 @@ fn the_same_report_in_sections() {
         - shared by several holders | 0.0
         - held and idle | 0.0
         - disputed | 0.0
-        # Method and doubt
-        Operations are those the hardware executed, dense, a multiply-add counted as two, all number formats alike; estimated with method 1 and the accelerator table sha256:(table).
-        A host cannot tell training from other work of the same run, such as evaluation, failed experiments or recomputation. Read as training compute, the amounts are therefore upper bounds.
-        As of 2026-02-25T12:00:00Z: low 1.00e26, best 1.50e26, high 2.00e26 operations. Low and high are limits that the true amount cannot be outside of, given what was measured; best is the most plausible single value.
-        By data of the past, comparable cases lay between 1.00e26 and 2.00e26 operations nine times in ten. This range is an expectation, not a limit.
-        Of 10000.0 accelerator-hours held, 99.9 % were measured or bounded by a counter. The other 10.0 are gaps: they count nothing in low, the mean of their attempt in best, and the peak of the device in high.
-        If the recent rate goes on, the total at 2026-05-26T12:00:00Z is low 3.00e26, best 3.00e26, high 3.00e26 operations. It looks no further, because the rule pack looks no further ahead.
-        The line compared with is a default of the operator; the text does not contain it.
+        # Clocks
+        As of 2026-02-26T09:00:00Z.
+        - Report | 2026-02-25T12:05:00Z | 2026-03-12 07:05 America/New_York | runs | nowhere, section 2 / secondary source
     "#]].assert_eq(&without_hash(&shown, &parts));
 }
 
@@ -426,7 +457,7 @@ fn a_blank_is_shown_as_a_blank_with_its_reason() {
         [
             ("A4", "sealed in the customer registry, not opened here"),
             ("A5", "not in the customer registry"),
-            ("B4", "nobody has answered this"),
+            ("B4", "only the customer can say this, and no answer is on record"),
         ]
     );
     assert!(report.blanks().all(|field| field.value.is_none()));
@@ -437,7 +468,7 @@ fn blank_words_do_not_fill_a_field() {
     let parts = parts();
     let mut input = input(&parts);
     input.identity.insert("name".into(), IdentityValue::Value(" ".into()));
-    input.attested.get_mut("training_practices").unwrap().answer.clear();
+    input.attested.insert("training_practices".into(), answered("  ", None));
     input.accelerators.clear();
     input.dates = RunDates::default();
     let report = Report::build(&input).unwrap();
@@ -542,4 +573,122 @@ fn nothing_held_is_said_to_be_nothing() {
     let report = Report::build(&input).unwrap();
     assert!(report.method_and_doubt.contains(&"No time on any accelerator was held.".to_owned()));
     assert_eq!(input.written_at.since(UtcMillis(0)), report.written_at.0);
+}
+
+fn field(report: &Report, id: &str) -> (Vec<String>, String) {
+    let field = report.fields.iter().find(|field| field.id == id).unwrap();
+    (field.value.as_ref().map(|value| value.lines()).unwrap_or_default(), field.provenance.clone())
+}
+
+#[test]
+fn what_customers_say_names_who_signed_and_which_of_several_said_nothing() {
+    let parts = parts();
+    let mut input = input(&parts);
+    let declared = Attestation {
+        answer: "fine-tuning".into(),
+        by: "Eve".into(),
+        on: "2026-01-03".into(),
+        customer: Some("C-2".into()),
+        through: Through::Declaration,
+    };
+    let Attested::Given { mut given, .. } = answered("pre-training\nin two stages", Some("C-1")) else {
+        panic!("given")
+    };
+    given.push(declared);
+    let said = Attested::Given { given, silent: vec!["C-3".into()] };
+    input.attested.insert("training_practices".into(), said);
+    assert_eq!(
+        field(&Report::build(&input).unwrap(), "B3"),
+        (
+            vec!["C-1: pre-training".into(), "C-1: in two stages".into(), "C-2: fine-tuning".into()],
+            "C-1: answered by the customer, signed by bob on 2026-02, not verified; C-2: declared by the customer, \
+             signed by Eve on 2026-01-03, not verified; not answered by C-3"
+                .into()
+        )
+    );
+    input.attested.insert("training_practices".into(), Attested::Sealed);
+    assert_eq!(
+        field(&Report::build(&input).unwrap(), "B3"),
+        (Vec::new(), "said by the customer, sealed and not opened here".into())
+    );
+}
+
+#[test]
+fn declared_dates_stand_beside_observed_ones_and_are_never_taken_for_them() {
+    let parts = parts();
+    let mut input = input(&parts);
+    input.dates.declared = vec![DeclaredDates {
+        start: Some("2026-01".into()),
+        end: Some("2026-06-30".into()),
+        by: "bob".into(),
+        on: "2025-12-01".into(),
+        customer: None,
+    }];
+    input.dates.lease_end = Some(at("2026-07-01T00:00:00Z"));
+    assert_eq!(
+        field(&Report::build(&input).unwrap(), "B2"),
+        (
+            vec![
+                "declared start: 2026-01".into(),
+                "declared completion: 2026-06-30".into(),
+                "end of the last lease: 2026-07-01T00:00:00Z".into(),
+                "first activity observed: 2026-02-01T00:00:00Z".into(),
+            ],
+            "declared by the customer, signed by bob on 2025-12-01, not verified; leases as the operator recorded them; \
+             activity as the agents observed it, by whole hours"
+                .into()
+        )
+    );
+    input.dates = RunDates { declared_sealed: true, ..RunDates::default() };
+    let (value, provenance) = field(&Report::build(&input).unwrap(), "B2");
+    assert_eq!(
+        (value.len(), provenance.as_str()),
+        (0, "what the customer declared is sealed and not opened here")
+    );
+}
+
+#[test]
+fn a_later_version_says_what_is_other_and_nothing_else() {
+    let parts = parts();
+    let earlier = Report::build(&input(&parts)).unwrap();
+    let mut later = ReportInput { version: 2, written_at: at("2026-02-27T09:00:00Z"), ..input(&parts) };
+    assert_eq!(
+        Report::build(&later).unwrap().changes_since(&earlier).changes,
+        [],
+        "a later moment is no change"
+    );
+    later.identity.insert("name".into(), IdentityValue::Value("Acme Limited".into()));
+    later.accelerators.pop();
+    later.attempts[0].attempt = "job-7.1".parse().unwrap();
+    later.remarks = vec!["Look at the owner.".into()];
+    let mut report = Report::build(&later).unwrap();
+    let changes = report.changes_since(&earlier);
+    let what: Vec<&str> = changes.changes.iter().map(|change| change.what.as_str()).collect();
+    assert_eq!(
+        what,
+        [
+            "Remarks",
+            "Field A1: Name",
+            "Field B5: Accelerators",
+            "Attempt job-7.0",
+            "Accelerators",
+            "Attempt job-7.1"
+        ]
+    );
+    assert_eq!(changes.changes[1].before, ["Acme <Ltd>"]);
+    assert_eq!(changes.changes[1].after, ["Acme Limited"]);
+    assert!(changes.changes[3].after.is_empty() && changes.changes[5].before.is_empty());
+    report.changes = Some(changes);
+    let titles: Vec<&str> = report.sections().iter().map(|section| section.title).collect();
+    assert_eq!(titles[..3], ["Summary", "To be noticed", "What changed"]);
+    let json = serde_json::to_string(&report).unwrap();
+    assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+}
+
+#[test]
+fn a_pack_says_what_only_the_customer_can_answer() {
+    let pack = parts().pack;
+    let asked: Vec<(String, String)> = pack.questions().map(|one| (one.field, one.key)).collect();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert_eq!(asked[0], ("B3".to_owned(), "training_practices".to_owned()));
 }
