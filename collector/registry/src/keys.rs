@@ -21,6 +21,7 @@ mod prepare;
 mod ring;
 mod rotation;
 mod secret;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ pub use operator::OperatorKey;
 pub use rotation::Locks;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+pub use shared::SharedRecord;
 use weighbridge_meter::UtcMillis;
 use zeroize::Zeroizing;
 

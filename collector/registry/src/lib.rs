@@ -40,7 +40,7 @@ pub use import::{
     party_paths, read_accesses, write_interests, write_parties, write_records,
 };
 pub use interest::{Interest, InterestKind};
-pub use keys::{KeyError, KeyStore, Locks, OperatorKey, RandomSource};
+pub use keys::{KeyError, KeyStore, Locks, OperatorKey, RandomSource, SharedRecord};
 pub use party::{Party, PartyId, Standing};
 pub use retention::Hold;
 pub use sealed::{BadSealedField, SealedCustomer, SealedField};

@@ -22,8 +22,7 @@ use serde::{Deserialize, Serialize};
 use weighbridge_meter::UtcMillis;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-pub(crate) use check::NO_CARD;
-pub use check::{BadParty, CardReading, is_card_number};
+pub use check::{BadParty, CardReading, NO_CARD, is_card_number};
 pub use country::{BadCountry, Country};
 pub use date::{BadDate, PartialDate};
 pub use standing::{Remedy, Risk, Standing, Verified};

@@ -15,8 +15,8 @@ pub struct BadParty {
 /// The most bytes of one text.
 const LONGEST: usize = 4096;
 
-/// What is expected where a card number stands.
-pub(crate) const NO_CARD: &str = "free of full card numbers: keep the last digits or a token";
+/// What is expected where a full card number stood, in words for an error message.
+pub const NO_CARD: &str = "free of full card numbers: keep the last digits or a token";
 
 /// The most values of one kind.
 const MOST: usize = 10_000;
