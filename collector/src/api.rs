@@ -40,6 +40,7 @@ pub(crate) mod fleet;
 pub(crate) mod integrity;
 mod leases;
 pub(crate) mod packs;
+mod papers;
 pub(crate) mod parties;
 pub(crate) mod problem;
 pub(crate) mod statements;
@@ -79,6 +80,7 @@ pub fn routes(app: App) -> Router {
     let statements = get(statements::statements)
         .post(statements::put_statements)
         .layer(DefaultBodyLimit::max(IMPORT_BYTES));
+    let answers = post(papers::answers).layer(DefaultBodyLimit::max(IMPORT_BYTES));
     let interests = post(parties::put_interests).layer(DefaultBodyLimit::max(IMPORT_BYTES));
     Router::new()
         .route("/api/v1/status", get(status::status))
@@ -101,6 +103,9 @@ pub fn routes(app: App) -> Router {
         .route("/api/v1/cases/{id}/steps", post(cases::step))
         .route("/api/v1/cases/{id}/draft", post(cases::draft))
         .route("/api/v1/cases/{id}/report", get(cases::masked_report).post(cases::opened_report))
+        .route("/api/v1/cases/{id}/report.pdf", get(papers::masked_pdf))
+        .route("/api/v1/cases/{id}/diff", post(papers::diff))
+        .route("/api/v1/cases/{id}/questionnaire", get(papers::questionnaire))
         .route("/api/v1/packs", get(packs::packs))
         .route("/api/v1/parties", get(parties::parties))
         .route("/api/v1/parties/{id}/behind", get(parties::behind))
@@ -125,6 +130,7 @@ pub fn routes(app: App) -> Router {
         .merge(crate::rotation::routes())
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .route("/api/v1/import/{kind}", import)
+        .route("/api/v1/cases/{id}/answers", answers)
         .route("/api/v1/leases", leases)
         .route("/api/v1/parties/{id}", party)
         .route("/api/v1/interests", interests)

@@ -31,6 +31,7 @@ use crate::{
     opening::{self, Mended, OpeningError, Places, Sums},
     operator::{self, OperatorKeyAt},
     parties::{Parties, PartyError},
+    pdf::ExtraFont,
     random,
     rotation::RotationError,
     tls::{Trust, TrustError},
@@ -65,6 +66,10 @@ pub mod record {
     pub const FINDING: &str = "finding";
     /// A step of a case.
     pub const CASE: &str = "case";
+    /// Answers of a customer to the questions of a report, sealed.
+    pub const ANSWERS: &str = "answers";
+    /// A report as it was drafted, sealed.
+    pub const REPORT: &str = "report";
     /// A pack that was in use.
     pub const PACK: &str = "pack";
     /// An act on identities.
@@ -235,6 +240,8 @@ pub struct Inner {
     pub(crate) writing: tokio::sync::Mutex<()>,
     /// Whether whoever decided a case may not also carry that out.
     pub(crate) second_person: bool,
+    /// A further font for reports on paper.
+    pub(crate) report_font: Option<ExtraFont>,
     pub(crate) viewed: tokio::sync::Mutex<Option<(Place, Arc<View>)>>,
 }
 
@@ -308,6 +315,7 @@ impl App {
             noting: Arc::default(),
             writing: tokio::sync::Mutex::default(),
             second_person: config.second_person,
+            report_font: config.report_font.clone(),
             viewed: tokio::sync::Mutex::default(),
         }));
         app.learn_agents();

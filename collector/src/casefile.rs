@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use weighbridge_casework::{
     Case, Finding, Report, ReportError, ReportInput, RulePack, Subject, Totals,
     report::{
-        AcceleratorRow, AttemptRow, AttributionSummary, CoverageSummary, IdentityValue, OperationsRange,
-        ReportKind, RunDates,
+        AcceleratorRow, AttemptRow, Attested, AttributionSummary, CoverageSummary, DeclaredDates,
+        IdentityValue, OperationsRange, ReportKind, RunDates,
     },
 };
 use weighbridge_meter::{GapCause, estimate::METHOD};
-use weighbridge_registry::{IdentityField, KeyError, SealedCustomer};
+use weighbridge_registry::{IdentityField, KeyError, PartyId, SealedCustomer};
 use weighbridge_store::{HourlySum, StoreError, UsageStore, fold::hex, hour::HeldState, ledger::CommitError};
 
 use crate::{
     app::{App, record},
     judge::fact,
+    parties::PartyError,
+    pdf::{self, PdfError},
     proof::{Content, Proof, ProofError},
     view::{Owned, View},
 };
@@ -32,6 +34,14 @@ pub enum Identity {
         /// Why.
         reason: String,
     },
+}
+
+/// What is told of who a report is about.
+struct ToldOf {
+    identity: BTreeMap<String, IdentityValue>,
+    attested: BTreeMap<String, Attested>,
+    dates: Vec<DeclaredDates>,
+    dates_sealed: bool,
 }
 
 /// A report cannot be made.
@@ -66,12 +76,49 @@ pub enum CasefileError {
     /// The numbers.
     #[error("totals cannot be read")]
     Store(#[from] StoreError),
+    /// There is no draft of this version.
+    #[error("there is no draft {version} of case {case}, or it was made before drafts were kept")]
+    NoDraft {
+        /// Of which case.
+        case: String,
+        /// Which.
+        version: u32,
+    },
+    /// Who is named in it was erased.
+    #[error("draft {version} of case {case} names {subject}, whose identity is erased, and is gone with it")]
+    DraftErased {
+        /// Of which case.
+        case: String,
+        /// Which.
+        version: u32,
+        /// Who was erased.
+        subject: String,
+    },
+    /// It is not what was drafted.
+    #[error(
+        "draft {version} of case {case} does not read back as what was drafted by its hash in the ledger"
+    )]
+    DraftDamaged {
+        /// Of which case.
+        case: String,
+        /// Which.
+        version: u32,
+    },
+    /// Answers cannot be kept; one line each.
+    #[error("{}", .0.join("\n"))]
+    Answers(Vec<String>),
+    /// What is known of parties.
+    #[error(transparent)]
+    Parties(#[from] PartyError),
     /// The parts do not fit.
     #[error(transparent)]
     Report(#[from] ReportError),
     /// The identity.
     #[error("the identity cannot be opened")]
     Keys(#[from] KeyError),
+    /// The paper.
+    #[error("the report cannot be put on paper")]
+    Pdf(#[from] PdfError),
     /// The proof.
     #[error("the figures cannot be proved")]
     Proof(#[from] ProofError),
@@ -81,13 +128,21 @@ pub enum CasefileError {
 }
 
 impl App {
+    /// A report on paper.
+    ///
+    /// # Errors
+    /// [`PdfError`], where a font cannot be used.
+    pub fn pdf(&self, report: &Report) -> Result<Vec<u8>, PdfError> {
+        pdf::report(report, self.report_font.as_ref())
+    }
+
     /// The report of a case as it stands now.
     pub async fn report(&self, id: &str, identity: Identity) -> Result<Report, CasefileError> {
         let (case, finding) = self.case_with_pack(id)?;
-        let identity = self.identity(&case, identity).await?;
+        let told = self.told(&case, identity).await?;
         let view = self.view().await?;
         let hours = self.hourly(&view, &finding.subject).await?;
-        self.written(&case, &finding, identity, &view, &hours)
+        self.written(&case, &finding, told, &view, &hours)
     }
 
     /// The same with the proof of its figures, both of one moment.
@@ -97,14 +152,26 @@ impl App {
         identity: Identity,
         content: Content,
     ) -> Result<(Report, Proof), CasefileError> {
+        self.proven_report_since(id, identity, content, None).await
+    }
+
+    /// The same, which also says what is other than in an earlier version.
+    pub(crate) async fn proven_report_since(
+        &self,
+        id: &str,
+        identity: Identity,
+        content: Content,
+        earlier: Option<&Report>,
+    ) -> Result<(Report, Proof), CasefileError> {
         let (case, finding) = self.case_with_pack(id)?;
-        let identity = self.identity(&case, identity).await?;
+        let told = self.told(&case, identity).await?;
         let still = self.shared.still().await;
         let view = self.view_while(&still, self.now()).await?;
         let hours = self.hourly(&view, &finding.subject).await?;
         let end = self.store.stands().await?;
         drop(still);
-        let report = self.written(&case, &finding, identity, &view, &hours)?;
+        let mut report = self.written(&case, &finding, told, &view, &hours)?;
+        report.changes = earlier.map(|earlier| report.changes_since(earlier));
         let proof = self.prove(&report, &hours, end, content).await?;
         Ok((report, proof))
     }
@@ -121,7 +188,7 @@ impl App {
         Ok((case, finding))
     }
 
-    fn pack_of(&self, case: &Case) -> Result<&RulePack, CasefileError> {
+    pub(crate) fn pack_of(&self, case: &Case) -> Result<&RulePack, CasefileError> {
         let missing = || CasefileError::NoPack {
             case: case.id().into(),
             pack: case.pack().into(),
@@ -134,7 +201,7 @@ impl App {
         &self,
         case: &Case,
         finding: &Finding,
-        identity: BTreeMap<String, IdentityValue>,
+        told: ToldOf,
         view: &View,
         hours: &[HourlySum],
     ) -> Result<Report, CasefileError> {
@@ -154,11 +221,13 @@ impl App {
             attribution: attribution(hours, &owned),
             method_version: METHOD.into(),
             table_sha256: hex(&self.estimator.table().sha256()),
-            identity,
-            attested: BTreeMap::new(),
+            identity: told.identity,
+            attested: told.attested,
+            remarks: self.remarks(case),
             dates: RunDates {
-                declared_start: None,
-                declared_end: view.attempts(&owned).filter_map(|attempt| attempt.lease_end).max(),
+                declared: told.dates,
+                declared_sealed: told.dates_sealed,
+                lease_end: view.attempts(&owned).filter_map(|attempt| attempt.lease_end).max(),
                 observed_start: hours.first().map(|sum| sum.hour),
                 observed_end: hours
                     .last()
@@ -178,20 +247,56 @@ impl App {
         Some(view.totals(&view.subject(&finding.subject)?, cap))
     }
 
+    /// A case with its pack.
+    pub(crate) fn case_and_pack(&self, id: &str) -> Result<(Case, RulePack), CasefileError> {
+        let case = self.casebook().cases.get(id).cloned();
+        let case = case.ok_or_else(|| CasefileError::NoCase(id.into()))?;
+        let pack = self.pack_of(&case)?.clone();
+        Ok((case, pack))
+    }
+
+    /// The customers that a case is about, as their numbers.
+    pub(crate) fn customers_of(&self, case: &Case) -> Vec<PartyId> {
+        let (customers, groups) = (self.customers(), self.groups());
+        match case.subject() {
+            Subject::Customer(id) => {
+                customers.get(id).map(|party| party.customer.clone()).into_iter().collect()
+            }
+            Subject::ControlGroup(name) => {
+                let group = groups.0.get(name).map(|(_, group)| &group.customers);
+                group
+                    .into_iter()
+                    .flatten()
+                    .filter(|id| customers.contains_key(id.as_str()))
+                    .cloned()
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What is known of who a case is about, as far as it may be shown.
+    async fn told(&self, case: &Case, how: Identity) -> Result<ToldOf, CasefileError> {
+        let opened = matches!(how, Identity::Opened { .. });
+        let identity = self.identity(case, how).await?;
+        let said = self.said(case, self.pack_of(case)?, &self.customers_of(case));
+        Ok(match opened {
+            true => ToldOf { identity, attested: said.attested, dates: said.dates, dates_sealed: false },
+            false => {
+                let (attested, dates_sealed) = said.masked();
+                ToldOf { identity, attested, dates: Vec::new(), dates_sealed }
+            }
+        })
+    }
+
     async fn identity(
         &self,
         case: &Case,
         how: Identity,
     ) -> Result<BTreeMap<String, IdentityValue>, CasefileError> {
-        let (customers, groups) = (self.customers(), self.groups());
-        let about: Vec<&SealedCustomer> = match case.subject() {
-            Subject::Customer(id) => customers.get(id).into_iter().collect(),
-            Subject::ControlGroup(name) => {
-                let group = groups.0.get(name).map(|(_, group)| &group.customers);
-                group.into_iter().flatten().filter_map(|id| customers.get(id.as_str())).collect()
-            }
-            _ => Vec::new(),
-        };
+        let customers = self.customers();
+        let about = self.customers_of(case);
+        let about: Vec<&SealedCustomer> = about.iter().filter_map(|id| customers.get(id.as_str())).collect();
         if about.is_empty() {
             return Ok(BTreeMap::new());
         }

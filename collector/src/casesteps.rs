@@ -1,14 +1,14 @@
 //! What people do about a case: every step is checked against where the case stands, recorded, and never taken back.
 //!
 //! A draft is a report as it was at its moment: its hash is in the ledger, so that what was sent later can be shown to
-//! be what was drafted. The report itself, which names people, is with whoever asked for it.
+//! be what was drafted. The report itself, which names people, is kept under their keys.
 //!
 //! Deliberately absent: who may do what, beyond the token and that a second person may be asked for.
 
 use serde::Deserialize;
 use weighbridge_casework::{Case, CaseError, CaseEvent, Report, Step, case::Decision};
 use weighbridge_meter::UtcMillis;
-use weighbridge_store::ledger::CommitError;
+use weighbridge_store::{Fact, ledger::CommitError};
 
 use crate::{
     app::{App, record},
@@ -204,11 +204,18 @@ impl App {
                 step: Step::Drafted { version, report_sha256 },
             };
             // Before anybody is looked at for nothing.
-            case.apply(event(None))?;
+            case.clone().apply(event(None))?;
             let identity = Identity::Opened { actor: actor.clone(), reason };
-            let (report, proof) = app.proven_report(&id, identity, content).await?;
+            // What was sent is what a reader has; before anything was, the draft before.
+            let since = case.filed().unwrap_or_else(|| case.drafted());
+            let earlier = match since {
+                0 => None,
+                since => app.earlier_draft(&case, since).await?,
+            };
+            let (report, proof) = app.proven_report_since(&id, identity, content, earlier.as_ref()).await?;
             let hash = report_hash(&serde_json::to_value(&report).unwrap_or_default());
-            app.take(&id, event(Some(hash))).await?;
+            let kept = app.draft_fact(&id, version, &report, &app.customers_of(&case))?;
+            app.take_with(&id, event(Some(hash)), vec![kept]).await?;
             Ok((report, proof))
         });
         drafted.await.unwrap_or(Err(StepError::Commit(CommitError::Unwritable)))
@@ -219,8 +226,21 @@ impl App {
         case.ok_or_else(|| CasefileError::NoCase(id.to_owned()).into())
     }
 
-    /// For who is the only one to write.
+    /// An earlier draft to compare with, if it still opens: one that is gone is nothing to stop at.
+    async fn earlier_draft(&self, case: &Case, version: u32) -> Result<Option<Report>, StepError> {
+        match self.kept_draft(case, version).await {
+            Ok((report, _)) => Ok(Some(report)),
+            Err(CasefileError::NoDraft { .. } | CasefileError::DraftErased { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn take(&self, id: &str, event: CaseEvent) -> Result<(), StepError> {
+        self.take_with(id, event, Vec::new()).await
+    }
+
+    /// For who is the only one to write. What belongs to the step is recorded with it, or neither.
+    async fn take_with(&self, id: &str, event: CaseEvent, with: Vec<Fact>) -> Result<(), StepError> {
         let before = self.case(id)?;
         let carries_out =
             matches!(event.step, Step::Filed { .. } | Step::Corrected { .. } | Step::Closed { .. });
@@ -231,7 +251,8 @@ impl App {
             return Err(StepError::SamePerson { case: id.to_owned(), decided: decided.to_owned() });
         }
         let after = before.apply(event.clone())?;
-        self.record(vec![fact(record::CASE, id, &event)]).await?;
+        let facts = with.into_iter().chain([fact(record::CASE, id, &event)]).collect();
+        self.record(facts).await?;
         tracing::info!(case = id, step = event.step.as_str(), state = %after.state(), "case");
         self.casebook().cases.insert(id.to_owned(), after);
         Ok(())

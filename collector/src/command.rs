@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +27,7 @@ use crate::{
     import, ingest,
     listen::{self, Limits},
     opening::{self, Places},
-    pages,
-    parties::How,
+    parties::{By, How},
     proof::Content,
     random, rotation, tls, verifying, witness,
 };
@@ -105,7 +105,7 @@ enum Command {
     /// Lists and shows cases, and says what was done about them.
     #[command(subcommand)]
     Case(case::Cases),
-    /// Writes the report of a case as JSON and printable HTML, with the proof of its figures.
+    /// Writes the report of a case as JSON, printable HTML and PDF, with the proof of its figures.
     Report {
         /// Id of the case, such as case-0001.
         case: String,
@@ -125,6 +125,9 @@ enum Command {
         /// accelerator of the report did from minute to minute.
         #[arg(long)]
         with_batches: bool,
+        /// The draft of this version as it was, in place of the report as it stands now; without a proof.
+        #[arg(long, value_name = "N", conflicts_with_all = ["masked", "with_batches"])]
+        version: Option<u32>,
     },
 }
 
@@ -266,13 +269,18 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Prune(prune) => prune.run(&load(&Flags::default())?).await,
         Command::Rebuild => rebuild(&load(&Flags::default())?).await,
         Command::Case(cases) => cases.run(&load(&Flags::default())?).await,
-        Command::Report { case, actor, reason, masked, out, with_batches } => {
-            let identity = match (masked, actor, reason) {
-                (false, Some(actor), Some(reason)) => Identity::Opened { actor, reason },
-                _ => Identity::Masked,
-            };
+        Command::Report { case, actor, reason, masked, out, with_batches, version } => {
             let content = if with_batches { Content::Batches } else { Content::Leaves };
-            report(&load(&Flags::default())?, &case, identity, content, &out).await
+            let wanted = match (masked, actor, reason, version) {
+                (false, Some(actor), Some(reason), Some(version)) => {
+                    Wanted::Draft { version, by: By { actor, reason } }
+                }
+                (false, Some(actor), Some(reason), None) => {
+                    Wanted::Now(Identity::Opened { actor, reason }, content)
+                }
+                _ => Wanted::Now(Identity::Masked, content),
+            };
+            report(&load(&Flags::default())?, &case, wanted, &out).await
         }
     }
 }
@@ -315,7 +323,7 @@ impl Remote {
         answered(request).await
     }
 
-    async fn get(&self, path: &str) -> Result<String, Failure> {
+    pub(crate) async fn get(&self, path: &str) -> Result<String, Failure> {
         answered(self.client()?.get(format!("http://{}{path}", self.at))).await
     }
 
@@ -577,58 +585,75 @@ fn write_private(file: &Path, content: &[u8]) -> std::io::Result<()> {
     open.write_all(content)
 }
 
-async fn report(
-    config: &Config,
-    case: &str,
-    identity: Identity,
-    content: Content,
-    out: &Path,
-) -> Result<(), Failure> {
-    let (json, html, proof) = match access(config).await? {
+/// Which report: as it stands now, with or without an identity, or a draft as it was.
+enum Wanted {
+    Now(Identity, Content),
+    Draft { version: u32, by: By },
+}
+
+async fn report(config: &Config, case: &str, wanted: Wanted, out: &Path) -> Result<(), Failure> {
+    let forms = match access(config).await? {
         Access::Here(app) => {
-            let proven = app.proven_report(case, identity, content).await;
-            let (report, proof) = proven.map_err(|error| Failure::check(verify::chain_of(&error)))?;
-            let json = serde_json::to_value(&report).map_err(|error| Failure::missing(&error))?;
-            let proof = serde_json::to_value(&proof).map_err(|error| Failure::missing(&error))?;
-            (json, pages::report_document(&report), proof)
+            let made = match wanted {
+                Wanted::Now(identity, content) => {
+                    let proven = app.proven_report(case, identity, content).await;
+                    proven.and_then(|(report, proof)| api::cases::all_forms(&app, &report, Some(&proof)))
+                }
+                Wanted::Draft { version, by } => {
+                    let draft = app.draft(case, version, &by).await;
+                    draft.and_then(|report| api::cases::all_forms(&app, &report, None))
+                }
+            };
+            let forms = made.map_err(|error| Failure::check(verify::chain_of(&error)))?;
+            app.store.close().await;
+            forms
         }
         Access::Running(remote) => {
             let path = format!("/api/v1/cases/{}/report", escaped(case));
-            let body = match &identity {
-                Identity::Masked => serde_json::json!({ "masked": true }),
-                Identity::Opened { actor, reason } => serde_json::json!({ "actor": actor, "reason": reason }),
+            let opened = |actor, reason| serde_json::json!({ "actor": actor, "reason": reason });
+            let version;
+            let (body, more) = match wanted {
+                Wanted::Now(identity, content) => {
+                    let body = match identity {
+                        Identity::Masked => serde_json::json!({ "masked": true }),
+                        Identity::Opened { actor, reason } => opened(actor, reason),
+                    };
+                    let with = match content {
+                        Content::Leaves => "leaves",
+                        Content::Batches => "batches",
+                    };
+                    (body, ("proof", with))
+                }
+                Wanted::Draft { version: wanted, by } => {
+                    version = wanted.to_string();
+                    (opened(by.actor, by.reason), ("version", version.as_str()))
+                }
             };
-            let with = match content {
-                Content::Leaves => "leaves",
-                Content::Batches => "batches",
-            };
-            let query = [("format", "both"), ("proof", with)];
             // One request, so that one look is recorded: the answer carries all forms.
+            let query = [("format", "both"), more];
             let answer =
                 remote.post(&path, &query, "application/json", body.to_string().into_bytes()).await?;
-            let mut answer: serde_json::Value =
-                serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?;
-            let html = answer["html"].as_str().unwrap_or_default().to_owned();
-            (answer["report"].take(), html, answer["proof"].take())
+            serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?
         }
     };
-    write_reports(out, case, &json, &html, &proof)
+    write_reports(out, case, &forms)
 }
 
 /// Writes a report in all its forms, and says where.
-fn write_reports(
-    out: &Path,
-    case: &str,
-    json: &serde_json::Value,
-    html: &str,
-    proof: &serde_json::Value,
-) -> Result<(), Failure> {
+fn write_reports(out: &Path, case: &str, forms: &serde_json::Value) -> Result<(), Failure> {
     let pretty = |value: &serde_json::Value| {
-        serde_json::to_string_pretty(value).map_err(|error| Failure::missing(&error))
+        serde_json::to_vec_pretty(value).map_err(|error| Failure::missing(&error))
     };
-    for (extension, text) in [("json", pretty(json)?), ("html", html.to_owned()), ("proof", pretty(proof)?)] {
+    let text = |name: &str| forms[name].as_str().unwrap_or_default();
+    let pdf = BASE64.decode(text("pdf")).map_err(|error| Failure::missing(&error))?;
+    let mut files =
+        vec![("json", pretty(&forms["report"])?), ("html", text("html").as_bytes().to_vec()), ("pdf", pdf)];
+    if let Some(proof) = forms.get("proof") {
+        files.push(("proof", pretty(proof)?));
+    }
+    for (extension, content) in files {
         let file = out.join(format!("{case}.{extension}"));
-        write_private(&file, text.as_bytes())
+        write_private(&file, &content)
             .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
         say(file.display());
     }

@@ -16,6 +16,7 @@ use crate::{
     ingest::quota::Quota,
     listen::Limits,
     operator::{OperatorKeyAt, RawOperatorKey},
+    pdf::ExtraFont,
     tls::config::{RawAuthority, Security},
     tree::{TreeConfig, WitnessAt},
 };
@@ -41,6 +42,7 @@ struct Raw {
     verification: Vec<RawVerification>,
     places: RawPlaces,
     cases: RawCases,
+    reports: RawReports,
     log: RawLog,
 }
 
@@ -174,6 +176,14 @@ struct RawCases {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+struct RawReports {
+    /// A TrueType font for characters of PDF reports that the shipped one lacks, which has Latin, Greek and Cyrillic.
+    /// Without it such a character is written as its number. Read at the start; none by default.
+    font: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct RawLog {
     /// `error`, `warn`, `info` or `debug`. Default `info`.
     level: Option<String>,
@@ -218,6 +228,8 @@ pub struct Config {
     pub databases: Arc<Places>,
     /// Whether whoever decided a case may not also carry that out.
     pub second_person: bool,
+    /// A further font for reports on paper.
+    pub report_font: Option<ExtraFont>,
     /// How much is logged.
     pub log: tracing::Level,
 }
@@ -319,7 +331,17 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
         verification: verification(raw.verification)?,
         databases: Arc::new(databases(raw.places)?),
         second_person: raw.cases.second_person,
+        report_font: raw.reports.font.map(font).transpose()?,
         log: level(raw.log.level.as_deref().unwrap_or("info"))?,
+    })
+}
+
+fn font(file: PathBuf) -> Result<ExtraFont, ConfigError> {
+    let read = std::fs::read(&file).ok().and_then(ExtraFont::read);
+    read.ok_or_else(|| ConfigError::Value {
+        key: "reports.font",
+        value: file.display().to_string(),
+        expected: ExtraFont::EXPECTED,
     })
 }
 

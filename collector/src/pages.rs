@@ -36,6 +36,7 @@ use crate::{
     },
     app::App,
     casefile::Identity,
+    questionnaire::Questionnaire,
 };
 
 mod casework;
@@ -204,6 +205,28 @@ pub fn report_document(report: &Report) -> String {
                 main {
                     h1 { "Report on " (report.case) }
                     (casework::report(report))
+                }
+            }
+        }
+    };
+    document.into_string()
+}
+
+/// What is to be asked about a case as a document of its own, to be printed and filled in.
+pub fn questionnaire_document(asked: &Questionnaire) -> String {
+    let document = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "Questions on " (asked.case) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body.document {
+                main {
+                    h1 { "Questions on " (asked.case) }
+                    (casework::questionnaire(asked))
                 }
             }
         }

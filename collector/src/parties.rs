@@ -8,6 +8,7 @@
 //! decided and is not recorded as done.
 
 mod accesses;
+mod answers;
 mod certification;
 mod erasing;
 mod exchange;
@@ -31,6 +32,7 @@ use weighbridge_registry::{
 };
 use weighbridge_store::{RecordRow, StoreError, UsageStore, ledger::CommitError};
 
+pub use answers::Answer;
 pub use certification::{Certification, Counted, InForce};
 pub use erasing::{EraseError, Erasure, Mirror};
 pub use exchange::{Export, Format};
@@ -205,6 +207,8 @@ pub(crate) struct Parties {
     statements: BTreeMap<String, Kept>,
     /// Logs of uses of the service, under lock.
     logs: BTreeMap<String, SealedLog>,
+    /// Answers to the questions of reports, under lock.
+    answers: answers::AllAnswers,
     /// As of an hour, until something changes.
     grouped: Option<(UtcMillis, Arc<(Groups, Behind)>)>,
 }
@@ -254,6 +258,9 @@ impl Parties {
         for row in store.records(record::ACCESSES).await? {
             let log = parties.logs.entry(row.key.clone()).or_default();
             log.take(read(record::ACCESSES, row)?);
+        }
+        for row in store.records(record::ANSWERS).await? {
+            answers::take(&mut parties.answers, read(record::ANSWERS, row)?);
         }
         let known = Arc::make_mut(&mut parties.known);
         for (key, log) in &parties.logs {

@@ -485,13 +485,13 @@ fn holds_identity(text: &str) -> Option<&'static str> {
     rules::IDENTITY.into_iter().find(|value| text.contains(value))
 }
 
-/// Writes the report, and returns both its files.
+/// Writes the report, and returns those of its files that are text.
 fn report(collector: &Collector, out: &Path, how: &[&str]) -> (String, String) {
     let out = out.display().to_string();
     let arguments = [["report", "case-0001", "--out", out.as_str()].as_slice(), how].concat();
     let finished = collector.run(&arguments);
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    let files = ["json", "html", "proof"].map(|extension| format!("{out}/case-0001.{extension}\n"));
+    let files = ["json", "html", "pdf", "proof"].map(|extension| format!("{out}/case-0001.{extension}\n"));
     assert_eq!(finished.stdout, files.concat());
     let proof = fs::read_to_string(Path::new(&out).join("case-0001.proof")).unwrap();
     assert_eq!(holds_identity(&proof), None, "a proof is for others to check");

@@ -6,22 +6,26 @@ use axum::{
     extract::{Path, Query, State, rejection::BytesRejection, rejection::QueryRejection},
     response::{Html, IntoResponse, Response},
 };
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 use weighbridge_casework::{
-    Case, CaseEvent, Certainty, ClockReading, Finding, State as CaseState, Subject, Totals, case::Decision,
+    Case, CaseEvent, Certainty, ClockReading, Finding, Report, State as CaseState, Subject, Totals,
+    case::Decision,
 };
 use weighbridge_meter::UtcMillis;
 
 use super::{
+    papers,
     parties::body,
     problem::{Admin, Problem},
 };
 use crate::{
     app::App,
-    casefile::{Identity, main_finding},
+    casefile::{CasefileError, Identity, main_finding},
     casesteps::Asked,
     judge, pages,
-    proof::Content,
+    parties::By,
+    proof::{Content, Proof},
     view::View,
 };
 
@@ -88,6 +92,10 @@ pub(crate) struct CaseDetail {
     /// Version of the newest draft; 0 if there is none.
     pub(crate) drafted: u32,
     pub(crate) filed: Option<u32>,
+    /// What a reader has to be pointed out beside the rule.
+    pub(crate) remarks: Vec<String>,
+    /// Questions that only customers can answer and have not, by customer.
+    pub(crate) unanswered: std::collections::BTreeMap<String, usize>,
     pub(crate) findings: Vec<FindingJson>,
     pub(crate) history: Vec<CaseEvent>,
 }
@@ -198,9 +206,16 @@ pub(crate) fn case(app: &App, view: &View, id: &str) -> Option<CaseDetail> {
         }),
         drafted: case.drafted(),
         filed: case.filed(),
+        remarks: app.remarks(case),
+        unanswered: unanswered(app, id),
         history: case.history().to_vec(),
         case: CaseJson::of(app, view, case, main_finding(case, &book.findings).as_ref()),
     })
+}
+
+fn unanswered(app: &App, id: &str) -> std::collections::BTreeMap<String, usize> {
+    let asked = app.questionnaire(id).map(|asked| asked.customers).unwrap_or_default();
+    asked.into_iter().map(|one| (one.customer.to_string(), one.questions.len())).collect()
 }
 
 pub(super) async fn all_findings(State(app): State<App>) -> Result<Json<Findings>, Problem> {
@@ -228,6 +243,8 @@ pub(super) struct HowShown {
     format: Format,
     /// With the proof of its figures; comes with `format=both`.
     proof: Option<Content>,
+    /// A draft as it was, in place of the report as it stands now.
+    version: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -238,7 +255,9 @@ enum Format {
     Json,
     /// To read and to print.
     Html,
-    /// `{"report", "html"}`: one request, so that one look at an identity is recorded.
+    /// On paper.
+    Pdf,
+    /// `{"report", "html", "pdf"}`, the last in base64: one request, so that one look at an identity is recorded.
     Both,
 }
 
@@ -256,6 +275,11 @@ pub(super) async fn masked_report(
     shown: Result<Query<HowShown>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(shown) = shown?;
+    if shown.version.is_some() {
+        return Err(Problem::unusable(
+            "a draft is sealed: ask for it with POST, the token, a name and a reason",
+        ));
+    }
     report(&app, &id, Identity::Masked, &shown).await
 }
 
@@ -283,20 +307,36 @@ async fn report(app: &App, id: &str, identity: Identity, shown: &HowShown) -> Re
             return Err(Problem::unusable("a proof comes with format=both only"));
         }
         let (report, proof) = app.proven_report(id, identity, content).await?;
-        let html = pages::report_document(&report);
-        return Ok(
-            Json(serde_json::json!({ "report": report, "html": html, "proof": proof })).into_response()
-        );
+        return Ok(Json(all_forms(app, &report, Some(&proof))?).into_response());
     }
-    let report = app.report(id, identity).await?;
+    let report = match (shown.version, identity) {
+        (None, identity) => app.report(id, identity).await?,
+        (Some(version), Identity::Opened { actor, reason }) => {
+            app.draft(id, version, &By { actor, reason }).await?
+        }
+        (Some(_), Identity::Masked) => return Err(Problem::unusable("a draft is not shown masked")),
+    };
     Ok(match shown.format {
         Format::Json => Json(report).into_response(),
         Format::Html => Html(pages::report_document(&report)).into_response(),
-        Format::Both => {
-            let html = pages::report_document(&report);
-            Json(serde_json::json!({ "report": report, "html": html })).into_response()
-        }
+        Format::Pdf => papers::pdf(app.pdf(&report).map_err(CasefileError::from)?),
+        Format::Both => Json(all_forms(app, &report, None)?).into_response(),
     })
+}
+
+/// A report in all its forms, with its proof if there is one.
+pub(crate) fn all_forms(
+    app: &App,
+    report: &Report,
+    proof: Option<&Proof>,
+) -> Result<serde_json::Value, CasefileError> {
+    let html = pages::report_document(report);
+    let pdf = BASE64.encode(app.pdf(report)?);
+    let mut forms = serde_json::json!({ "report": report, "html": html, "pdf": pdf });
+    if let Some(proof) = proof {
+        forms["proof"] = serde_json::json!(proof);
+    }
+    Ok(forms)
 }
 
 /// What somebody did about a case.
@@ -341,6 +381,5 @@ pub(super) async fn draft(
     let DraftAsked { actor, reason, proof } =
         body(asked, "{\"actor\", \"reason\", \"proof\": leaves or batches} in JSON")?;
     let (report, proof) = app.case_draft(&id, &actor, &reason, proof).await?;
-    let html = pages::report_document(&report);
-    Ok(Json(serde_json::json!({ "report": report, "html": html, "proof": proof })))
+    Ok(Json(all_forms(&app, &report, Some(&proof))?))
 }

@@ -115,12 +115,20 @@ impl From<CasefileError> for Problem {
     fn from(error: CasefileError) -> Self {
         match error {
             CasefileError::NoCase(id) => Self::not_found("case", &id),
+            CasefileError::NoDraft { .. } => Self::new(StatusCode::NOT_FOUND, "not found", error),
+            CasefileError::DraftErased { .. } => Self::new(StatusCode::GONE, "erased", error),
+            CasefileError::DraftDamaged { .. } => Self::failed(&error),
+            CasefileError::Answers(errors) => {
+                Self::unusable(format!("nothing is recorded, for {} faults", errors.len()))
+                    .with_errors(errors.into_iter().take(weighbridge_registry::SHOWN_FAULTS).collect())
+            }
+            CasefileError::Parties(error) => error.into(),
             CasefileError::Gone { .. } => Self::unusable(error).contradicting(),
             CasefileError::NoPack { .. } => Self::new(StatusCode::CONFLICT, "pack not loaded", error),
             CasefileError::Blank(_) => Self::unusable(error),
             CasefileError::Store(error) => error.into(),
             CasefileError::Commit(_) | CasefileError::Proof(_) => Self::unavailable(&error),
-            CasefileError::Report(_) | CasefileError::Keys(_) => Self::failed(&error),
+            CasefileError::Report(_) | CasefileError::Keys(_) | CasefileError::Pdf(_) => Self::failed(&error),
         }
     }
 }

@@ -1,20 +1,23 @@
 //! `case`: what people do about cases, on the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use weighbridge_casework::ClockReading;
+use weighbridge_casework::{ClockReading, report::Changes};
 use weighbridge_meter::UtcMillis;
 
 use super::{Access, Failure, access, escaped, say, write_reports};
 use crate::{
     api::cases,
     app::App,
+    casefile::CasefileError,
     casesteps::{Asked, StepError},
     config::Config,
     pages,
+    parties::By,
     proof::Content,
+    questionnaire::read_answers,
 };
 
 /// Cases: which there are, where one stands, and what was done about it.
@@ -52,6 +55,33 @@ pub(crate) enum Cases {
         /// Put the batches into the proof, as `report` does.
         #[arg(long)]
         with_batches: bool,
+    },
+    /// Prints what only the customers of a case can say and have not said yet.
+    Questionnaire {
+        /// Id of the case, such as case-0001.
+        case: String,
+        /// As a file to fill in, for programs, or as a page to print.
+        #[arg(long, default_value = "csv")]
+        format: Form,
+    },
+    /// Records what customers answered, from a filled-in questionnaire in CSV or JSON. All answers or none.
+    Answers {
+        #[command(flatten)]
+        who: Who,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Shows what one draft says other than an earlier one. Both name their customers: the look is recorded.
+    Diff {
+        #[command(flatten)]
+        who: Who,
+        /// The earlier version.
+        from: u32,
+        /// The later version.
+        to: u32,
+        /// Why the identity is opened.
+        #[arg(long)]
+        reason: String,
     },
     /// Says that the first report was sent.
     File(Sent),
@@ -122,6 +152,17 @@ pub(crate) struct Sent {
     reference: Option<String>,
 }
 
+/// How questions are printed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Form {
+    /// To fill in and record with `case answers`.
+    Csv,
+    /// For programs.
+    Json,
+    /// To print.
+    Html,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Decision {
     /// A report is to be made.
@@ -139,9 +180,12 @@ impl Cases {
             Self::Show { case } => return show(&get(config, &case).await?),
             Self::Draft { who, reason, out, with_batches } => {
                 let content = if with_batches { Content::Batches } else { Content::Leaves };
-                let (json, html, proof) = draft(config, &who, &reason, content).await?;
-                return write_reports(&out, &who.case, &json, &html, &proof);
+                let forms = draft(config, &who, &reason, content).await?;
+                return write_reports(&out, &who.case, &forms);
             }
+            Self::Questionnaire { case, format } => return questionnaire(config, &case, format).await,
+            Self::Answers { who, file } => return answers(config, &who, &file).await,
+            Self::Diff { who, from, to, reason } => return diff(config, &who, (from, to), reason).await,
             Self::Seen(who) => (who, json!({ "kind": "seen" })),
             Self::Decide { who, decision, reason } => {
                 let decision = match decision {
@@ -195,21 +239,15 @@ async fn take(config: &Config, who: &Who, step: Value) -> Result<Value, Failure>
     }
 }
 
-/// The report as JSON, as a page, and its proof.
-async fn draft(
-    config: &Config,
-    who: &Who,
-    reason: &str,
-    content: Content,
-) -> Result<(Value, String, Value), Failure> {
+/// The report in all its forms, with its proof.
+async fn draft(config: &Config, who: &Who, reason: &str, content: Content) -> Result<Value, Failure> {
     match access(config).await? {
         Access::Here(app) => {
             let drafted = app.case_draft(&who.case, &who.actor, reason, content).await;
             let (report, proof) = drafted.map_err(of_step)?;
-            let json = serde_json::to_value(&report).map_err(|error| Failure::missing(&error))?;
-            let proof = serde_json::to_value(&proof).map_err(|error| Failure::missing(&error))?;
+            let forms = cases::all_forms(&app, &report, Some(&proof)).map_err(of_casefile)?;
             app.store.close().await;
-            Ok((json, pages::report_document(&report), proof))
+            Ok(forms)
         }
         Access::Running(remote) => {
             let content = match content {
@@ -219,10 +257,7 @@ async fn draft(
             let body = json!({ "actor": who.actor, "reason": reason, "proof": content });
             let path = format!("/api/v1/cases/{}/draft", escaped(&who.case));
             let answer = remote.post(&path, &[], "application/json", body.to_string().into_bytes()).await?;
-            let mut answer: Value =
-                serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?;
-            let html = answer["html"].as_str().unwrap_or_default().to_owned();
-            Ok((answer["report"].take(), html, answer["proof"].take()))
+            serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))
         }
     }
 }
@@ -246,6 +281,86 @@ async fn detail(app: &App, case: &str) -> Result<Value, Failure> {
     let found =
         cases::case(app, &view, case).ok_or_else(|| Failure::check(format!("there is no case {case:?}")))?;
     serde_json::to_value(found).map_err(|error| Failure::missing(&error))
+}
+
+async fn questionnaire(config: &Config, case: &str, format: Form) -> Result<(), Failure> {
+    let text = match access(config).await? {
+        Access::Here(app) => {
+            let asked = app.questionnaire(case).map_err(of_casefile)?;
+            app.store.close().await;
+            match format {
+                Form::Csv => asked.to_csv(),
+                Form::Json => {
+                    serde_json::to_string_pretty(&asked).map_err(|error| Failure::missing(&error))?
+                }
+                Form::Html => pages::questionnaire_document(&asked),
+            }
+        }
+        Access::Running(remote) => {
+            let format = match format {
+                Form::Csv => "csv",
+                Form::Json => "json",
+                Form::Html => "html",
+            };
+            remote.get(&format!("/api/v1/cases/{}/questionnaire?format={format}", escaped(case))).await?
+        }
+    };
+    say(text.trim_end());
+    Ok(())
+}
+
+async fn answers(config: &Config, who: &Who, file: &Path) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    let rows = read_answers(&text).map_err(|faults| {
+        let faults: Vec<String> = faults.iter().map(|fault| format!("{}: {fault}", file.display())).collect();
+        Failure::check(faults.join("\n"))
+    })?;
+    let told: Value = match access(config).await? {
+        Access::Here(app) => {
+            let told = app.put_answers(&who.case, rows, &who.actor).await.map_err(of_casefile)?;
+            app.store.close().await;
+            json!(told)
+        }
+        Access::Running(remote) => {
+            let body = json!({ "actor": who.actor, "answers": rows }).to_string().into_bytes();
+            let path = format!("/api/v1/cases/{}/answers", escaped(&who.case));
+            let answer = remote.post(&path, &[], "application/json", body).await?;
+            serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?
+        }
+    };
+    say(format_args!("{} rows, {} recorded", told["rows"], told["recorded"]));
+    Ok(())
+}
+
+async fn diff(config: &Config, who: &Who, (from, to): (u32, u32), reason: String) -> Result<(), Failure> {
+    let changes: Changes = match access(config).await? {
+        Access::Here(app) => {
+            let by = By { actor: who.actor.clone(), reason };
+            let changes = app.changes(&who.case, from, to, &by).await.map_err(of_casefile)?;
+            app.store.close().await;
+            changes
+        }
+        Access::Running(remote) => {
+            let body = json!({ "from": from, "to": to, "actor": who.actor, "reason": reason });
+            let path = format!("/api/v1/cases/{}/diff", escaped(&who.case));
+            let answer = remote.post(&path, &[], "application/json", body.to_string().into_bytes()).await?;
+            serde_json::from_str(&answer).map_err(|error| Failure::missing(&error))?
+        }
+    };
+    let section = changes.section();
+    for paragraph in &section.paragraphs {
+        say(paragraph);
+    }
+    for change in &changes.changes {
+        say(&change.what);
+        for (sign, lines) in [("-", &change.before), ("+", &change.after)] {
+            for line in lines {
+                say(format_args!("  {sign} {line}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn ls(config: &Config) -> Result<(), Failure> {
@@ -312,6 +427,13 @@ fn text(value: &Value) -> &str {
 fn of_step(error: StepError) -> Failure {
     match error {
         StepError::Commit(error) => Failure::missing(&error),
+        error => Failure::check(weighbridge_store::verify::chain_of(&error)),
+    }
+}
+
+fn of_casefile(error: CasefileError) -> Failure {
+    match error {
+        CasefileError::Commit(error) => Failure::missing(&error),
         error => Failure::check(weighbridge_store::verify::chain_of(&error)),
     }
 }

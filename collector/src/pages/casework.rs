@@ -4,7 +4,10 @@ use maud::{Markup, html};
 use weighbridge_casework::{ClockReading, Report, Step, Totals};
 
 use super::show::{certainty, counted, duration, encoded, ops, range, subject, when};
-use crate::api::cases::{CaseDetail, CaseJson, FindingJson};
+use crate::{
+    api::cases::{CaseDetail, CaseJson, FindingJson},
+    questionnaire::Questionnaire,
+};
 
 /// How long is left, in words that say when it is late.
 pub(super) fn clock(clock: &ClockReading) -> Markup {
@@ -108,6 +111,7 @@ pub(super) fn case(detail: &CaseDetail) -> Markup {
     let case = &detail.case;
     html! {
         p.statement { (case.statement) "." }
+        @for remark in &detail.remarks { p.notice { (remark) } }
         section {
             h2 { "Clocks" }
             @if case.clocks.is_empty() { p.empty { "The pack has no clocks, or is not loaded in version " (case.pack_version) "." } } @else {
@@ -150,6 +154,22 @@ pub(super) fn case(detail: &CaseDetail) -> Markup {
             h2 { "Findings" }
             (findings_table(&detail.findings))
         }
+        @if !detail.unanswered.is_empty() {
+            section {
+                h2 { "To be asked" }
+                p {
+                    "Only customers can say this, and have not: "
+                    @for (index, (customer, count)) in detail.unanswered.iter().enumerate() {
+                        @if index > 0 { ", " } (customer) " " (counted(*count, "question"))
+                    }
+                    ". The questions go out as "
+                    a href=(format!("/api/v1/cases/{}/questionnaire?format=html", encoded(&case.id))) { "a page to print" }
+                    " or as "
+                    a href=(format!("/api/v1/cases/{}/questionnaire?format=csv", encoded(&case.id))) { "a file to fill in" }
+                    ", and the answers come back by " code { "weighbridge-collector case answers " (case.id) " FILE" } "."
+                }
+            }
+        }
         section {
             h2 { "History" }
             ol.history {
@@ -190,7 +210,10 @@ pub(super) fn masked_report(report: &Report) -> Markup {
             " on the collector's host; who looked and why is recorded first."
         }
         (self::report(report))
-        p.screen { a href=(format!("/cases/{}", encoded(&report.case))) { "Back to " (report.case) } }
+        p.screen {
+            a href=(format!("/api/v1/cases/{}/report.pdf", encoded(&report.case))) { "The same as a PDF" } ", "
+            a href=(format!("/cases/{}", encoded(&report.case))) { "back to " (report.case) }
+        }
     }
 }
 
@@ -219,6 +242,31 @@ pub(super) fn report(report: &Report) -> Markup {
                         }
                     } }
                 }
+            }
+        }
+    }
+}
+
+/// Questions with room for the answers, each customer on a sheet of its own.
+pub(super) fn questionnaire(asked: &Questionnaire) -> Markup {
+    html! {
+        @if asked.customers.is_empty() { p { "Nothing is left to ask." } }
+        @for one in &asked.customers {
+            section.sheet {
+                h2 { "Customer " (one.customer) }
+                p {
+                    "These questions belong to " (asked.case) " under " (asked.instrument) " (" (asked.pack)
+                    "), as of " (when(asked.as_of)) ". What you answer is shown in a report as your word and is not \
+                    verified. A question that you cannot answer stays blank."
+                }
+                @for question in &one.questions {
+                    div.question {
+                        h3 { (question.label) }
+                        p { small { (question.field) ", asked for in " (question.citation) " (" (question.confidence.as_str()) "); answered as " code { (question.key) } } }
+                        div.answer {}
+                    }
+                }
+                p { "Signed by: ______________________________  on: ____________________" }
             }
         }
     }

@@ -71,8 +71,7 @@ impl Report {
                 match blanks {
                     0 => format!("None of the {} fields is blank.", self.fields.len()),
                     _ => format!(
-                        "{blanks} of {} fields are blank. A blank is nothing that was looked for and not found to be \
-                         so: beside each stands why it is blank.",
+                        "{blanks} of {} fields are blank. A blank is not a no: beside each stands why it is blank.",
                         self.fields.len()
                     ),
                 },

@@ -403,7 +403,7 @@ fn the_same_report_in_sections() {
         - Instrument | nowhere
         - Rule | small@1 run
         # Fields
-        3 of 13 fields are blank. A blank is nothing that was looked for and not found to be so: beside each stands why it is blank.
+        3 of 13 fields are blank. A blank is not a no: beside each stands why it is blank.
         What a customer says is shown as its word and was not verified; what was measured says how sure it is.
         - A1 | Name | Acme <Ltd> | customer registry | nowhere, section 5 / secondary source
         - A4 | Email | blank | sealed in the customer registry, not opened here | nowhere, section 5 / secondary source
