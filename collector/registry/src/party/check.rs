@@ -317,7 +317,10 @@ fn other_numbers(characters: &[char]) -> Vec<(usize, usize)> {
         let is_hash = hex.len() > 24
             && hex.iter().all(char::is_ascii_hexdigit)
             && hex.iter().any(char::is_ascii_alphabetic);
-        let is_lei = word.len() == 20 && mod_97(&upper(word)) == Some(1);
+        // In capitals, the check digits last: else any word as long would be one by chance, once in 97 times.
+        let is_lei = word.len() == 20
+            && word[18..].iter().all(char::is_ascii_digit)
+            && mod_97(&bytes(word)) == Some(1);
         if is_hash || is_lei {
             others.push((begins, ends));
         }
@@ -327,8 +330,12 @@ fn other_numbers(characters: &[char]) -> Vec<(usize, usize)> {
     others
 }
 
+fn bytes(characters: &[char]) -> Vec<u8> {
+    characters.iter().filter_map(|one| u8::try_from(*one).ok()).collect()
+}
+
 fn upper(characters: &[char]) -> Vec<u8> {
-    characters.iter().filter_map(|one| u8::try_from(one.to_ascii_uppercase()).ok()).collect()
+    bytes(characters).to_ascii_uppercase()
 }
 
 /// An international account number that begins with the first word: whole words, with a character between them, as
