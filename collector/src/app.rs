@@ -30,6 +30,7 @@ use crate::{
     metrics::Metrics,
     opening::{self, Mended, OpeningError, Places, Sums},
     operator::{self, OperatorKeyAt},
+    packs,
     parties::{Parties, PartyError},
     pdf::ExtraFont,
     random,
@@ -70,8 +71,10 @@ pub mod record {
     pub const ANSWERS: &str = "answers";
     /// A report as it was drafted, sealed.
     pub const REPORT: &str = "report";
-    /// A pack that was in use.
+    /// How a pack is in use, whenever that changes.
     pub const PACK: &str = "pack";
+    /// The text of a version of a pack that was in use.
+    pub const PACK_TEXT: &str = "pack_text";
     /// An act on identities.
     pub const AUDIT: &str = "audit";
     /// Two sources of one accelerator that cannot both be right.
@@ -141,6 +144,21 @@ pub enum StartError {
     /// The first facts.
     #[error("the ledger took no facts")]
     Commit(#[from] CommitError),
+    /// A pack is another than was in use under its name.
+    #[error(
+        "rule pack {pack}: its text is another (SHA-256 {found}) than was in use under this name ({recorded}), and \
+         findings and cases name it; put the old text back and give the changed one a version of its own, {next}"
+    )]
+    PackChanged {
+        /// Its id and version.
+        pack: String,
+        /// The name of the file of the next version.
+        next: String,
+        /// SHA-256 of the text that was in use.
+        recorded: String,
+        /// Of the one that is there.
+        found: String,
+    },
     /// A record in the ledger does not read back.
     #[error("ledger entry {index}: {kind} {key:?} does not read back: {problem}")]
     Record {
@@ -190,8 +208,12 @@ pub struct Inner {
     pub shared: Shared,
     /// Turns windows into operations.
     pub estimator: Estimator,
-    /// Packs, and whether totals are compared with each.
+    /// The newest version of each pack, and whether totals are compared with it.
     pub packs: Vec<(RulePack, bool)>,
+    /// All other versions that are loaded or were in use.
+    pub older_packs: Vec<RulePack>,
+    /// Who signed packs of the folder, by `<id>@<version>`.
+    pub pack_signers: BTreeMap<String, Vec<String>>,
     /// Who may tell what came of a verification.
     pub(crate) providers: BTreeMap<String, Secret>,
     /// Where on the network addresses are.
@@ -263,6 +285,7 @@ impl App {
         let estimator = Estimator::shipped();
         let Sums { store, follower, mended } = opening::sums(&places, &open, &estimator, now).await?;
         let shared = follower.shared();
+        let older_packs = packs::older(&store, &config.packs, &config.older_packs).await?;
         let paths = LogPaths::of(&config.data, &config.key_store);
         let tree = tree::open(paths, &config.tree.site, &signing, &mut open, now).await?;
         store.set_origin(&open.generation().to_string()).await?;
@@ -294,6 +317,8 @@ impl App {
             shared,
             estimator,
             packs: config.packs.clone(),
+            older_packs,
+            pack_signers: config.pack_signers.clone(),
             providers: config.verification.clone(),
             places_known: config.databases.clone(),
             keys,
@@ -336,16 +361,7 @@ impl App {
         if self.shared.with(|state| state.method.as_ref() != Some(&method)) {
             facts.push(Fact::Method { method: method.0, figures_sha256 });
         }
-        let recorded = self.store.records(record::PACK).await?;
-        for (pack, enabled) in &self.packs {
-            let body = serde_json::json!({
-                "version": pack.version, "sha256": pack.sha256(), "evaluated": enabled,
-            });
-            let last = recorded.iter().rev().find(|row| row.key == pack.id);
-            if last.is_none_or(|row| row.body != body) {
-                facts.push(Fact::Record { kind: record::PACK.into(), key: pack.id.clone(), body });
-            }
-        }
+        facts.extend(packs::unrecorded(&self.store, &self.packs, &self.pack_signers).await?);
         if let Some(step) = self.unrecorded_step().await? {
             tracing::warn!("the authorities are others than the ledger says last: a step was not recorded");
             facts.push(step);
@@ -428,9 +444,15 @@ impl App {
         self.casebook.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pack with this id.
+    /// The newest pack with this id.
     pub fn pack(&self, id: &str) -> Option<&RulePack> {
         self.packs.iter().map(|(pack, _)| pack).find(|pack| pack.id == id)
+    }
+
+    /// The pack in this version, the newest or an older one.
+    pub fn pack_version(&self, id: &str, version: &str) -> Option<&RulePack> {
+        let all = self.packs.iter().map(|(pack, _)| pack).chain(&self.older_packs);
+        all.into_iter().find(|pack| pack.id == id && pack.version == version)
     }
 
     /// Whether a request may import and open identities: it shows the [`admin_token`].

@@ -194,7 +194,7 @@ impl App {
             pack: case.pack().into(),
             version: case.pack_version().into(),
         };
-        self.pack(case.pack()).filter(|pack| pack.version == case.pack_version()).ok_or_else(missing)
+        self.pack_version(case.pack(), case.pack_version()).ok_or_else(missing)
     }
 
     fn written(
@@ -243,7 +243,8 @@ impl App {
 
     /// The totals of a case's main finding as they stand now.
     pub fn totals_now(&self, view: &View, finding: &Finding) -> Option<Totals> {
-        let cap = self.pack(&finding.pack)?.rule(&finding.rule)?.projection.as_ref().map(|p| p.cap_days);
+        let pack = self.pack_version(&finding.pack, &finding.pack_version)?;
+        let cap = pack.rule(&finding.rule)?.projection.as_ref().map(|p| p.cap_days);
         Some(view.totals(&view.subject(&finding.subject)?, cap))
     }
 

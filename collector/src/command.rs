@@ -34,6 +34,7 @@ use crate::{
 
 mod case;
 mod keeping;
+mod packs;
 
 /// Weighs the compute that tenants use and keeps the book.
 #[derive(Debug, Parser)]
@@ -102,6 +103,9 @@ enum Command {
     /// Measures estimates and classes against runs of which the truth is known from elsewhere.
     #[command(subcommand)]
     Evaluate(Evaluate),
+    /// Rule packs: checks, signs and lists them.
+    #[command(subcommand)]
+    Packs(packs::Packs),
     /// Lists and shows cases, and says what was done about them.
     #[command(subcommand)]
     Case(case::Cases),
@@ -268,6 +272,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Restore(restore) => restore.run(&load(&Flags::default())?),
         Command::Prune(prune) => prune.run(&load(&Flags::default())?).await,
         Command::Rebuild => rebuild(&load(&Flags::default())?).await,
+        Command::Packs(packs) => packs.run(|| load(&Flags::default())).await,
         Command::Case(cases) => cases.run(&load(&Flags::default())?).await,
         Command::Report { case, actor, reason, masked, out, with_batches, version } => {
             let content = if with_batches { Content::Batches } else { Content::Leaves };

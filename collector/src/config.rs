@@ -16,6 +16,7 @@ use crate::{
     ingest::quota::Quota,
     listen::Limits,
     operator::{OperatorKeyAt, RawOperatorKey},
+    packs::{self, PackFileError},
     pdf::ExtraFont,
     tls::config::{RawAuthority, Security},
     tree::{TreeConfig, WitnessAt},
@@ -119,8 +120,12 @@ pub(crate) struct RawIngest {
 struct RawRules {
     /// How often totals are compared with the packs, such as `10s`. Default `10s`; from `100ms` to `1h`.
     every: Option<String>,
-    /// Folder with further packs, `<id>@<version>.toml`; none by default. A pack with the id of a shipped one replaces it.
+    /// Folder with further packs, `<id>@<version>.toml`, each with its signature, `<id>@<version>.toml.sig`; none by
+    /// default. Of all versions of an id, shipped ones among them, totals are compared with the newest. One file that
+    /// cannot be used stops the start.
     folder: Option<PathBuf>,
+    /// Keys of which one must have signed a pack of the folder, as `packs keygen` prints them. None by default.
+    trusted_keys: Vec<String>,
     /// Ids of packs to compare with though the pack says not to.
     enable: Vec<String>,
     /// Ids of packs not to compare with though the pack says to.
@@ -216,8 +221,14 @@ pub struct Config {
     pub http: SocketAddr,
     /// How often totals are compared with packs.
     pub judge_every: Duration,
-    /// Packs, and whether totals are compared with each.
+    /// The newest version of each pack, and whether totals are compared with it.
     pub packs: Vec<(RulePack, bool)>,
+    /// Older versions of them.
+    pub older_packs: Vec<RulePack>,
+    /// Who signed packs of the folder, by `<id>@<version>`.
+    pub pack_signers: BTreeMap<String, Vec<String>>,
+    /// Keys that such packs are believed by.
+    pub trusted_keys: Vec<VerifierKey>,
     /// Where further packs are.
     pub packs_folder: Option<PathBuf>,
     /// The tree over the ledger.
@@ -268,13 +279,8 @@ pub enum ConfigError {
         expected: &'static str,
     },
     /// A pack cannot be used.
-    #[error("rules.folder: {file}: {problem}")]
-    Pack {
-        /// Which.
-        file: String,
-        /// Why.
-        problem: String,
-    },
+    #[error("rules.folder: {0}")]
+    Pack(#[from] PackFileError),
 }
 
 /// Reads and checks everything. A file that was not asked for by flag may be missing.
@@ -305,6 +311,8 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
     let ingest = listen("ingest.listen", raw.ingest.listen.clone(), "127.0.0.1:19312")?;
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let security = Security::check(raw.ingest, &raw.authority, ingest, hostname.trim())?;
+    let trusted_keys = trusted_keys(&raw.rules)?;
+    let shelf = packs::load(raw.rules.folder.as_deref(), &trusted_keys)?;
     Ok(Config {
         data: flags
             .data
@@ -326,7 +334,10 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
         http: listen("http.listen", raw.http.listen, "127.0.0.1:19311")?,
         judge_every: every("rules.every", raw.rules.every.as_deref().unwrap_or("10s"))?,
         tree: tree(&raw.tree)?,
-        packs: packs(&raw.rules)?,
+        packs: compared(&raw.rules, shelf.newest)?,
+        older_packs: shelf.older,
+        pack_signers: shelf.signers,
+        trusted_keys,
         packs_folder: raw.rules.folder,
         verification: verification(raw.verification)?,
         databases: Arc::new(databases(raw.places)?),
@@ -502,33 +513,19 @@ fn every(key: &'static str, value: &str) -> Result<Duration, ConfigError> {
     if sensible.contains(&duration) { Ok(duration) } else { Err(bad()) }
 }
 
-fn packs(rules: &RawRules) -> Result<Vec<(RulePack, bool)>, ConfigError> {
-    let parse = |file: &str, text: &str| {
-        RulePack::parse(file, text)
-            .map_err(|error| ConfigError::Pack { file: file.into(), problem: error.to_string() })
+fn trusted_keys(rules: &RawRules) -> Result<Vec<VerifierKey>, ConfigError> {
+    let key = |text: &String| {
+        packs::trusted_key(text).ok_or_else(|| ConfigError::Value {
+            key: "rules.trusted_keys",
+            value: text.clone(),
+            expected: "a key as `packs keygen` prints it: <name>+<8 hexadecimal digits>+<base64>, of type 1",
+        })
     };
-    let mut packs = Vec::new();
-    for (file, text) in weighbridge_casework::shipped() {
-        packs.push(parse(file, text)?);
-    }
-    if let Some(folder) = &rules.folder {
-        let unreadable =
-            |file: String, error: std::io::Error| ConfigError::Pack { file, problem: error.to_string() };
-        let entries =
-            std::fs::read_dir(folder).map_err(|error| unreadable(folder.display().to_string(), error))?;
-        let mut files: Vec<PathBuf> = entries
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-            .collect();
-        files.sort();
-        for path in files {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let text = std::fs::read_to_string(&path).map_err(|error| unreadable(name.clone(), error))?;
-            let pack = parse(&name, &text)?;
-            packs.retain(|other| other.id != pack.id);
-            packs.push(pack);
-        }
-    }
+    rules.trusted_keys.iter().map(key).collect()
+}
+
+/// Which of the packs totals are compared with.
+fn compared(rules: &RawRules, packs: Vec<RulePack>) -> Result<Vec<(RulePack, bool)>, ConfigError> {
     for (key, ids) in [("rules.enable", &rules.enable), ("rules.disable", &rules.disable)] {
         if let Some(unknown) = ids.iter().find(|id| packs.iter().all(|pack| pack.id != **id)) {
             return Err(ConfigError::Value {

@@ -27,6 +27,7 @@ pub mod listen;
 pub mod metrics;
 pub mod opening;
 pub mod operator;
+pub mod packs;
 pub mod pages;
 pub mod parties;
 pub mod pdf;

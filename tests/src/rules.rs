@@ -2,6 +2,10 @@
 
 use std::{fs, path::Path};
 
+use ed25519_dalek::SigningKey;
+use sha2::{Digest, Sha256};
+use weighbridge_tlog::note::{KeyType, Note, VerifierKey};
+
 /// Id of the pack.
 pub const PACK: &str = "small";
 
@@ -88,6 +92,21 @@ confidence = "secondary"
 /// If the folder cannot be written.
 pub fn configured(folder: &Path) -> String {
     fs::create_dir_all(folder).expect("the folder can be made");
-    fs::write(folder.join("small@1.toml"), TEXT).expect("the folder is writable");
-    format!("[rules]\nfolder = {folder:?}\nevery = \"100ms\"\n")
+    let key = signed(folder, TEXT);
+    format!("[rules]\nfolder = {folder:?}\ntrusted_keys = [{key:?}]\nevery = \"100ms\"\n")
+}
+
+/// Puts this text there as the pack, signed, and returns the key that it is to be believed by.
+///
+/// # Panics
+/// If the folder cannot be written.
+pub fn signed(folder: &Path, text: &str) -> String {
+    let key = SigningKey::from_bytes(&[9; 32]);
+    let hash: String = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let signed = format!("weighbridge-pack/v1\nsmall@1.toml\n{hash}\n");
+    let note = Note::signed(signed, "legal.example", &key).expect("a name without spaces");
+    fs::write(folder.join("small@1.toml"), text).expect("the folder is writable");
+    fs::write(folder.join("small@1.toml.sig"), note.to_string()).expect("the folder is writable");
+    let verifier = VerifierKey::new("legal.example", KeyType::Ed25519, key.verifying_key());
+    verifier.expect("a name without spaces").to_string()
 }

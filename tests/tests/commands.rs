@@ -226,7 +226,7 @@ fn a_rule_pack_that_cannot_be_used_ends_with_2_and_is_named() {
         let alone = Alone::new();
         let rules = rules::configured(&alone.path("packs"));
         assert!(rules::TEXT.contains(from));
-        fs::write(alone.path("packs/small@1.toml"), rules::TEXT.replace(from, to)).unwrap();
+        rules::signed(&alone.path("packs"), &rules::TEXT.replace(from, to));
         let config =
             alone.write("collector.toml", &format!("store.data = {:?}\n{rules}", alone.path("data")));
         for command in ["check-config", "serve"] {

@@ -78,6 +78,7 @@ pub struct RulePack {
     pub beneficial_owner: Option<OwnerLine>,
     /// From which part of a body on that persons under a special measure who hold it together bring it under theirs.
     pub measured_owners: Option<OwnerLine>,
+    text: Box<str>,
     sha256: String,
 }
 
@@ -152,11 +153,27 @@ impl RulePack {
             retention: file.retention,
             beneficial_owner: file.beneficial_owner,
             measured_owners: file.measured_owners,
+            text: text.into(),
             sha256: Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect(),
         };
         check::consistent(file_name, &pack)?;
         check::examples(file_name, &pack, &examples)?;
         Ok(pack)
+    }
+
+    /// `<id>@<version>`.
+    pub fn named(&self) -> String {
+        format!("{}@{}", self.id, self.version)
+    }
+
+    /// Its version as a number: of two versions of one pack the larger is the newer.
+    pub fn number(&self) -> u32 {
+        self.version.parse().expect("checked when it was read")
+    }
+
+    /// The text that it was read from.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// SHA-256 of its text, 64 hexadecimal digits.

@@ -109,7 +109,7 @@ pub(crate) struct DecisionJson {
 
 impl CaseJson {
     fn of(app: &App, view: &View, case: &Case, main: Option<&Finding>) -> Self {
-        let pack = app.pack(case.pack()).filter(|pack| pack.version == case.pack_version());
+        let pack = app.pack_version(case.pack(), case.pack_version());
         let statement = match (pack, main) {
             (Some(pack), Some(finding)) => {
                 format!("{} {} the criteria of {}", finding.subject, finding.certainty.meets(), pack.name)
@@ -139,7 +139,7 @@ impl CaseJson {
 
 impl FindingJson {
     fn of(app: &App, view: &View, finding: Finding, case: Option<String>) -> Self {
-        let pack = app.pack(&finding.pack).filter(|pack| pack.version == finding.pack_version);
+        let pack = app.pack_version(&finding.pack, &finding.pack_version);
         let rule = pack.and_then(|pack| Some((pack, pack.rule(&finding.rule)?)));
         let owned = view.subject(&finding.subject);
         let certainty = rule.zip(owned).and_then(|((pack, rule), owned)| {

@@ -28,6 +28,7 @@ use weighbridge_meter::{
     AcceleratorId, BootId, EpochId, Source, Span, Tier, Trust, UtcMillis, Window,
     window::{Counter, Counters, Coverage},
 };
+use weighbridge_tlog::note::SignerKey;
 use weighbridge_wire::{Batch, DeviceRecord, SigningKey, Status, seal::seal};
 
 /// Everything begins at this whole hour.
@@ -152,15 +153,16 @@ impl Site {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         std::fs::create_dir(path("packs")).expect("a folder");
-        std::fs::write(path("packs/small@1.toml"), SMALL_PACK.trim_start()).expect("a file");
+        signed_pack(&path("packs"), "small@1.toml", SMALL_PACK.trim_start());
         let quoted = |name: &str| format!("{:?}", path(name));
         let (more, in_store) = more.split_once("[store]\n").unwrap_or((more, ""));
         let text = format!(
-            "{more}\n[store]\n{in_store}data = {}\n[keys]\noperator_key = {}\nkey_store = {}\n[rules]\nfolder = {}\n",
+            "{more}\n[store]\n{in_store}data = {}\n[keys]\noperator_key = {}\nkey_store = {}\n[rules]\nfolder = {}\ntrusted_keys = [{:?}]\n",
             quoted("data"),
             quoted("operator.key"),
             quoted("keys"),
-            quoted("packs")
+            quoted("packs"),
+            pack_key().verifier().to_string()
         );
         let config = config::parse(&text, &Flags::default()).expect("valid");
         let now = Arc::new(AtomicI64::new(at(0).0));
@@ -327,6 +329,18 @@ impl Site {
     pub(crate) fn token(&self) -> String {
         admin_token(&self.config.operator_key).expect("readable")
     }
+}
+
+/// The key that packs are signed with.
+pub(crate) fn pack_key() -> SignerKey {
+    SignerKey::new("legal.example", SigningKey::from_bytes(&[9; 32])).expect("a name")
+}
+
+/// Puts a pack into a folder, with its signature.
+pub(crate) fn signed_pack(folder: &Path, file: &str, text: &str) {
+    let signature = weighbridge_collector::packs::sign(file, text, None, &pack_key());
+    std::fs::write(folder.join(file), text).expect("a file");
+    std::fs::write(folder.join(format!("{file}.sig")), signature).expect("a file");
 }
 
 /// What the ingest port of this collector says to a batch.

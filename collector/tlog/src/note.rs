@@ -149,6 +149,70 @@ impl FromStr for VerifierKey {
     }
 }
 
+/// A key to sign with, as it is kept in a file: `PRIVATE+KEY+<name>+<id in hexadecimal>+<base64 of type and seed>`.
+pub struct SignerKey {
+    verifier: VerifierKey,
+    key: SigningKey,
+}
+
+impl SignerKey {
+    /// `None` if the name is none.
+    pub fn new(name: &str, key: SigningKey) -> Option<Self> {
+        let verifier = VerifierKey::new(name, KeyType::Ed25519, key.verifying_key())?;
+        Some(Self { verifier, key })
+    }
+
+    /// What others verify with.
+    pub fn verifier(&self) -> &VerifierKey {
+        &self.verifier
+    }
+
+    /// Its line under a text that ends in a newline.
+    pub fn sign(&self, text: &str) -> Signature {
+        let bytes = self.key.sign(text.as_bytes()).to_bytes().to_vec();
+        Signature { name: self.verifier.name.clone(), id: self.verifier.id(), bytes }
+    }
+
+    /// As it is kept in a file. Whoever reads it can sign.
+    pub fn secret_text(&self) -> String {
+        let bytes = [&[KeyType::Ed25519.byte()], self.key.as_bytes().as_slice()].concat();
+        format!("{PRIVATE}{}+{:08x}+{}", self.verifier.name, self.verifier.id(), BASE64.encode(bytes))
+    }
+}
+
+/// Shows the name and never the key.
+impl fmt::Debug for SignerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SignerKey({})", self.verifier)
+    }
+}
+
+const PRIVATE: &str = "PRIVATE+KEY+";
+
+impl FromStr for SignerKey {
+    type Err = NoteError;
+
+    /// An error shows nothing of the text: it may be a key with one wrong letter.
+    fn from_str(text: &str) -> Result<Self, NoteError> {
+        let bad = |expected| NoteError::Key { key: "what is there".into(), expected };
+        let form = "PRIVATE+KEY+<name>+<8 hexadecimal digits>+<base64>, of type 1 (Ed25519)";
+        let parts: Vec<&str> =
+            text.trim().strip_prefix(PRIVATE).ok_or_else(|| bad(form))?.splitn(3, '+').collect();
+        let [name, id, bytes] = parts.as_slice() else { return Err(bad(form)) };
+        let bytes = BASE64.decode(bytes).map_err(|_| bad(form))?;
+        let seed: &[u8; 32] = match bytes.split_first() {
+            Some((1, seed)) => seed.try_into().map_err(|_| bad("32 bytes of key after the type"))?,
+            _ => return Err(bad(form)),
+        };
+        let key =
+            Self::new(name, SigningKey::from_bytes(seed)).ok_or_else(|| bad("a name without spaces"))?;
+        if format!("{:08x}", key.verifier.id()) != *id {
+            return Err(bad("the id that follows from name, type and key"));
+        }
+        Ok(key)
+    }
+}
+
 /// One signature line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {

@@ -13,7 +13,7 @@ use weighbridge_tlog::{
     Hash,
     checkpoint::{Checkpoint, CheckpointError, cosign, cosigned_at},
     empty_root, leaf_hash, node_hash,
-    note::{KeyType, Note, NoteError, VerifierKey},
+    note::{KeyType, Note, NoteError, SignerKey, VerifierKey},
     proof::{self, Hashes},
     receipt::{Receipt, ReceiptError},
     tile::{Level, Tile, partial},
@@ -395,4 +395,24 @@ fn a_witness_takes_what_follows_and_refuses_the_rest_each_with_its_status() {
 
     let request = ask(4, proof, &note);
     assert_eq!(request.to_string().parse::<AddCheckpoint>(), Ok(request));
+}
+
+#[test]
+fn a_key_to_sign_with_reads_back_as_others_write_it() {
+    // The pair in the documentation of Go's package for signed notes.
+    let text = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
+    let key: SignerKey = text.parse().unwrap();
+    assert_eq!(
+        key.verifier().to_string(),
+        "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
+    );
+    assert_eq!(key.secret_text(), text);
+    assert!(!format!("{key:?}").contains("AYEK"), "{key:?}");
+    let signed = Note { text: "a text\n".into(), signatures: vec![key.sign("a text\n")] };
+    assert_eq!(signed.is_signed_by(key.verifier()), Ok(true));
+    for bad in ["", "PRIVATE+KEY+a", &text.replace("AYE", "BYE"), &text.replace("c74f", "c74e"), &text[12..]]
+    {
+        let error = bad.parse::<SignerKey>().unwrap_err().to_string();
+        assert!(!error.contains("FALVFGyNhPJEMzD1QIDr"), "an error shows no key: {error}");
+    }
 }

@@ -22,6 +22,16 @@ pub(super) fn consistent(file: &str, pack: &RulePack) -> Result<(), PackError> {
     if named != file {
         return wrong("id and version".into(), &named, "the name of the file");
     }
+    // Which of two versions is the newer must be no matter of opinion.
+    let number =
+        pack.version.parse::<u32>().is_ok_and(|number| number > 0 && number.to_string() == pack.version);
+    if !number {
+        return wrong(
+            "version".into(),
+            &pack.version,
+            "a whole number from 1, as \"2\" for the one after \"1\"",
+        );
+    }
     if pack.status.is_empty() {
         return wrong("status".into(), "[]", "at least one entry");
     }
