@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicI64},
+    },
 };
 
 use tokio::sync::watch;
@@ -236,6 +239,8 @@ pub struct Inner {
     /// Whether whoever decided a case may not also carry that out.
     pub(crate) second_person: bool,
     pub(crate) viewed: tokio::sync::Mutex<Option<(Place, Arc<View>)>>,
+    /// As of when older hours were last added up.
+    pub(crate) rolled_at: AtomicI64,
 }
 
 impl App {
@@ -309,6 +314,7 @@ impl App {
             writing: tokio::sync::Mutex::default(),
             second_person: config.second_person,
             viewed: tokio::sync::Mutex::default(),
+            rolled_at: AtomicI64::new(i64::MIN),
         }));
         app.learn_agents();
         app.settle_history(renewal).await?;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::{Connection, QueryBuilder, Sqlite, SqliteConnection};
 use weighbridge_meter::{AcceleratorId, UtcMillis};
 
-use super::{Cells, ROWS, cell, write};
+use super::{Cells, ROWS, WRITING, cell, write};
 use crate::{
     Filter, Folded, StoreError,
     hour::{HourRow, Sums, UsageKey},
@@ -209,9 +209,16 @@ impl Rolled {
     }
 }
 
-/// Adds up all hours before `before`, in one transaction.
+/// Adds up all hours before `before`, in one transaction, where that is not done yet.
 pub(super) async fn roll_up(connection: &mut SqliteConnection, before: UtcMillis) -> Result<(), StoreError> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::Unavailable)?;
+    let waiting: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM unrolled)")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(StoreError::Unavailable)?;
+    if !waiting && rolled(connection).await?.is_some_and(|rolled| rolled >= before.0) {
+        return Ok(());
+    }
+    let mut transaction = connection.begin_with(WRITING).await.map_err(StoreError::Unavailable)?;
     let rolled = rolled(&mut transaction).await?;
     let again = accelerators(&mut transaction, "SELECT cell, accelerator FROM unrolled").await?;
     let before = UtcMillis(rolled.map_or(before.0, |rolled| rolled.max(before.0)));
