@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicI64},
+    },
 };
 
 use tokio::sync::watch;
@@ -265,6 +268,8 @@ pub struct Inner {
     /// A further font for reports on paper.
     pub(crate) report_font: Option<ExtraFont>,
     pub(crate) viewed: tokio::sync::Mutex<Option<(Place, Arc<View>)>>,
+    /// As of when older hours were last added up.
+    pub(crate) rolled_at: AtomicI64,
 }
 
 impl App {
@@ -342,6 +347,7 @@ impl App {
             second_person: config.second_person,
             report_font: config.report_font.clone(),
             viewed: tokio::sync::Mutex::default(),
+            rolled_at: AtomicI64::new(i64::MIN),
         }));
         app.learn_agents();
         app.settle_history(renewal).await?;

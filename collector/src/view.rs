@@ -4,21 +4,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use tokio::sync::OnceCell;
 use weighbridge_casework::{CappedBy, Projection, Standing, Subject, Terms, finding};
-use weighbridge_meter::{Interval, Operations, Principal, Span, UtcMillis};
+use weighbridge_meter::{AcceleratorId, Interval, Operations, Principal, Span, UtcMillis};
 use weighbridge_registry::{
     Groups, SealedCustomer, UsPerson,
     interest::Behind,
     statement::{Kind, Statement},
 };
 use weighbridge_store::{
-    Filter, HourlySum, StoreError, UsageStore,
+    Filter, HourlySum, StoreError, UsageStore, UsageSum,
     account::{Account, AttemptAccount, TimeAccount, Totals, account, account_within},
-    hour::DoubtedHour,
+    hour::{DoubtedHour, HeldState, Holder, Sums},
     state::CursorRow,
     witness::WitnessedHour,
 };
@@ -27,6 +27,12 @@ use crate::{app::App, parties::Kept};
 
 /// A view is made anew when the ledger moved on, at most this often, and at least this often: gaps grow with time.
 const FRESH_MS: i64 = 1_000;
+
+/// Hours older than this change seldom: they are added up once.
+const SETTLED_MS: i64 = 2 * UtcMillis::DAY;
+
+/// How often what came late to such hours is added up again.
+const ROLLED_MS: i64 = 10 * UtcMillis::MINUTE;
 
 /// The account, and whose it is.
 #[derive(Clone, Debug)]
@@ -101,12 +107,13 @@ impl App {
         _still: &tokio::sync::OwnedRwLockReadGuard<()>,
         as_of: UtcMillis,
     ) -> Result<View, StoreError> {
+        self.roll_up(as_of).await;
         let all = Filter::default();
         let (sums, coverage) = (self.store.sums(&all).await?, self.store.coverage(&all).await?);
         let disagreements = self.store.disagreements(&all).await?;
         let doubted = self.store.doubted(&all).await?;
         let epochs = self.store.cursors().await?;
-        let (account, Changes { since, changing, periods }) = self.shared.with(|state| {
+        let (account, Changes { since, changing }) = self.shared.with(|state| {
             (account(state, &self.estimator, &sums, &coverage, None, as_of), changes(state, as_of))
         });
         let (customers, groups) = (self.customers(), self.groups());
@@ -143,7 +150,7 @@ impl App {
             .iter()
             .cloned()
             .enumerate()
-            .filter(|(_, a)| !changing.contains(&a.principal))
+            .filter(|(_, a)| !changing.contains_key(&a.principal))
             .collect();
         self.shared.with(|state| {
             for (index, attempt) in &whole {
@@ -157,18 +164,22 @@ impl App {
             .enumerate()
             .map(|(index, attempt)| ((attempt.principal.clone(), attempt.attempt.clone()), index))
             .collect();
-        for period in &periods {
-            let filter = Filter { from: Some(period.start()), to: Some(period.end()), ..Filter::default() };
-            let sums = self.store.sums(&filter).await?;
-            let now = period.contains(as_of);
-            self.shared.with(|state| {
-                let part = account_within(state, &self.estimator, &sums, *period, as_of, &view.account);
-                for attempt in part.iter().filter(|attempt| changing.contains(&attempt.principal)) {
-                    let key = (attempt.principal.clone(), attempt.attempt.clone());
-                    let Some(index) = index.get(&key) else { continue };
-                    view.give(state.customer(&attempt.principal, period.start()), attempt, *index, now);
-                }
-            });
+        for (principal, periods) in &changing {
+            let filter = Filter { principal: Some(principal.clone()), ..Filter::default() };
+            let hours = self.store.hourly(&filter).await?;
+            for period in periods {
+                let sums = added_up(hours.iter().filter(|sum| period.contains(sum.hour)));
+                let now = period.contains(as_of);
+                self.shared.with(|state| {
+                    let part =
+                        account_within(state, &self.estimator, principal, &sums, *period, &view.account);
+                    for attempt in &part {
+                        let key = (attempt.principal.clone(), attempt.attempt.clone());
+                        let Some(index) = index.get(&key) else { continue };
+                        view.give(state.customer(principal, period.start()), attempt, *index, now);
+                    }
+                });
+            }
         }
         for (name, group) in groups.0.iter() {
             let members = group.customers.iter().filter_map(|id| view.customers.get(id.as_str()));
@@ -185,6 +196,22 @@ impl App {
         }
         view.grouped = groups;
         Ok(view)
+    }
+
+    /// Adds older hours up where that is due. Totals are the same without it, and take longer.
+    async fn roll_up(&self, as_of: UtcMillis) {
+        let last = UtcMillis(self.rolled_at.load(Ordering::Relaxed));
+        if (0..ROLLED_MS).contains(&as_of.0.saturating_sub(last.0)) {
+            return;
+        }
+        match self.store.roll_up(as_of.plus(-SETTLED_MS - UtcMillis::DAY).next_multiple(UtcMillis::DAY)).await
+        {
+            Ok(()) => self.rolled_at.store(as_of.0, Ordering::Relaxed),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "older hours are not added up: totals take longer"
+            ),
+        }
     }
 
     /// What every customer reserved.
@@ -261,11 +288,23 @@ pub fn standing(us_person: UsPerson) -> Standing {
     }
 }
 
-/// Which principals change hands within the time of the account, and the spans in which none of them does.
+/// Sums of several hours as one.
+fn added_up<'a>(hours: impl Iterator<Item = &'a HourlySum>) -> Vec<UsageSum> {
+    let mut found: BTreeMap<(&AcceleratorId, Option<&Holder>, HeldState), Sums> = BTreeMap::new();
+    for HourlySum { usage, .. } in hours {
+        let key = (&usage.accelerator, usage.holder.as_ref(), usage.state);
+        found.entry(key).or_default().merge(&usage.sums);
+    }
+    let sum = |((accelerator, holder, state), sums): ((&AcceleratorId, Option<&Holder>, HeldState), Sums)| {
+        UsageSum { accelerator: accelerator.clone(), holder: holder.cloned(), state, sums }
+    };
+    found.into_iter().map(sum).collect()
+}
+
+/// Which principals change hands within the time of the account, each with the spans in which it does not.
 struct Changes {
     since: UtcMillis,
-    changing: BTreeSet<Principal>,
-    periods: Vec<Span>,
+    changing: BTreeMap<Principal, Vec<Span>>,
 }
 
 /// Mappings change at whole hours only, as sums do.
@@ -275,18 +314,18 @@ fn changes(state: &weighbridge_store::State, as_of: UtcMillis) -> Changes {
     let since = seen.chain(leases).min().unwrap_or(as_of).hour();
     // The hour in progress counts as a whole: what is after now is clipped where it matters.
     let end = as_of.next_multiple(UtcMillis::HOUR);
-    let mut cuts: BTreeSet<UtcMillis> = [since, end].into();
-    let mut changing = BTreeSet::new();
+    let mut cuts: BTreeMap<&Principal, BTreeSet<UtcMillis>> = BTreeMap::new();
     for mapping in &state.mappings {
         let bounds = [Some(mapping.valid_from), mapping.valid_to];
         for cut in bounds.into_iter().flatten().filter(|cut| since < *cut && *cut < end) {
-            cuts.insert(cut);
-            changing.insert(mapping.principal.clone());
+            cuts.entry(&mapping.principal).or_insert_with(|| [since, end].into()).insert(cut);
         }
     }
-    let cuts: Vec<UtcMillis> = if changing.is_empty() { Vec::new() } else { cuts.into_iter().collect() };
-    let periods = cuts.windows(2).filter_map(|pair| Span::new(pair[0], pair[1])).collect();
-    Changes { since, changing, periods }
+    let changing = cuts.into_iter().map(|(principal, cuts)| {
+        let cuts: Vec<UtcMillis> = cuts.into_iter().collect();
+        (principal.clone(), cuts.windows(2).filter_map(|pair| Span::new(pair[0], pair[1])).collect())
+    });
+    Changes { since, changing: changing.collect() }
 }
 
 /// For now each attempt is a run of its own, named after it; where principals use one name, also after them.

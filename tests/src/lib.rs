@@ -37,6 +37,7 @@ pub mod tlog;
 pub mod trust;
 pub mod usage;
 pub mod wait;
+pub mod years;
 
 /// Whether this is the long form, which `tests/run --soak` asks for.
 pub fn is_soak() -> bool {

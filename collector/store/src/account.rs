@@ -62,6 +62,8 @@ pub struct AttemptAccount {
     pub started: UtcMillis,
     /// When its lease ends; `None` if it has none.
     pub lease_end: Option<UtcMillis>,
+    /// Accelerators that were reported and that it held, or that were measured as its.
+    pub accelerators: BTreeSet<AcceleratorId>,
     /// Accelerators it held, by model.
     pub models: BTreeMap<String, u64>,
     /// Accelerators it held as of the moment of the account, reported or not.
@@ -177,41 +179,12 @@ pub fn account(
     within: Option<Span>,
     as_of: UtcMillis,
 ) -> Account {
-    make(state, estimator, sums, coverage, within, as_of, None)
-}
-
-/// The attempts of a part of the time that `whole` is the account of. A gap in it counts the mean of its attempt
-/// in all of that time, so that parts add up to the whole however they are cut.
-pub fn account_within(
-    state: &State,
-    estimator: &Estimator,
-    sums: &[UsageSum],
-    within: Span,
-    as_of: UtcMillis,
-    whole: &Account,
-) -> Vec<AttemptAccount> {
-    make(state, estimator, sums, &[], Some(within), as_of, Some(whole)).attempts
-}
-
-fn make(
-    state: &State,
-    estimator: &Estimator,
-    sums: &[UsageSum],
-    coverage: &[CoverageSum],
-    within: Option<Span>,
-    as_of: UtcMillis,
-    whole: Option<&Account>,
-) -> Account {
-    let means = whole.into_iter().flat_map(|whole| &whole.attempts);
-    let means = means.map(|a| ((a.principal.clone(), a.attempt.clone()), a.totals.measured)).collect();
-    let mut maker = Maker { state, estimator, as_of, within, means, attempts: BTreeMap::new() };
-    let mut by_accelerator: BTreeMap<&AcceleratorId, Vec<&UsageSum>> = BTreeMap::new();
+    let mut maker =
+        Maker { state, estimator, as_of, within, means: BTreeMap::new(), attempts: BTreeMap::new() };
+    let by_accelerator = by_accelerator(sums);
     let mut unheld: BTreeMap<HeldState, Sums> = BTreeMap::new();
-    for sum in sums {
-        by_accelerator.entry(&sum.accelerator).or_default().push(sum);
-        if sum.holder.is_none() {
-            unheld.entry(sum.state).or_default().merge(&sum.sums);
-        }
+    for sum in sums.iter().filter(|sum| sum.holder.is_none()) {
+        unheld.entry(sum.state).or_default().merge(&sum.sums);
     }
     let coverage: BTreeMap<_, _> = coverage.iter().map(|sum| (&sum.accelerator, sum)).collect();
     let mut accelerators = Vec::with_capacity(state.accelerators.len());
@@ -219,8 +192,45 @@ fn make(
         let sums = by_accelerator.get(id).map_or(&[][..], Vec::as_slice);
         accelerators.push(maker.accelerator(id, sums, coverage.get(id).copied()));
     }
-    maker.never_seen();
+    maker.never_seen(None);
     Account { as_of, attempts: maker.finish(), accelerators, unheld }
+}
+
+/// The attempts of one principal in a part of the time that `whole` is the account of; `sums` are its own there. A gap
+/// in it counts the mean of its attempt in all of that time, so that parts add up to the whole however they are cut.
+pub fn account_within(
+    state: &State,
+    estimator: &Estimator,
+    principal: &Principal,
+    sums: &[UsageSum],
+    within: Span,
+    whole: &Account,
+) -> Vec<AttemptAccount> {
+    let theirs = || whole.attempts.iter().filter(|attempt| attempt.principal == *principal);
+    let means = theirs().map(|a| ((a.principal.clone(), a.attempt.clone()), a.totals.measured)).collect();
+    let held: BTreeSet<&AcceleratorId> = theirs().flat_map(|attempt| &attempt.accelerators).collect();
+    let mut maker = Maker {
+        state,
+        estimator,
+        as_of: whole.as_of,
+        within: Some(within),
+        means,
+        attempts: BTreeMap::new(),
+    };
+    let by_accelerator = by_accelerator(sums);
+    for id in held {
+        maker.accelerator(id, by_accelerator.get(id).map_or(&[][..], Vec::as_slice), None);
+    }
+    maker.never_seen(Some(principal));
+    let mut attempts = maker.finish();
+    attempts.retain(|attempt| attempt.principal == *principal);
+    attempts
+}
+
+fn by_accelerator(sums: &[UsageSum]) -> BTreeMap<&AcceleratorId, Vec<&UsageSum>> {
+    let mut found: BTreeMap<&AcceleratorId, Vec<&UsageSum>> = BTreeMap::new();
+    sums.iter().for_each(|sum| found.entry(&sum.accelerator).or_default().push(sum));
+    found
 }
 
 struct Maker<'a> {
@@ -244,7 +254,8 @@ struct Attempt {
     gap_allocated: Operations,
     never_seen_ms: u64,
     started: Option<UtcMillis>,
-    models: BTreeMap<String, BTreeSet<AcceleratorId>>,
+    accelerators: BTreeSet<AcceleratorId>,
+    models: BTreeMap<String, u64>,
     never_seen_models: BTreeMap<String, u64>,
     devices: u64,
     never_seen: u64,
@@ -325,7 +336,10 @@ impl Maker<'_> {
                 let attempt = self.attempts.entry(holder).or_default();
                 let since = segment.span.start();
                 attempt.started = Some(attempt.started.map_or(since, |started| started.min(since)));
-                attempt.models.entry(model_name.clone()).or_default().insert(id.clone());
+                if so_far.is_none() {
+                    attempt.accelerators.insert(id.clone());
+                    *attempt.models.entry(model_name.clone()).or_default() += 1;
+                }
                 let shown = attempt.shown.entry((accelerator.host().into(), pci_device.clone())).or_default();
                 match parent {
                     None => shown.add(millis, so_far.is_none(), now),
@@ -365,7 +379,9 @@ impl Maker<'_> {
             }
             if let Some(holder) = &sum.holder {
                 *covered.entry(holder).or_default() += millis;
-                self.attempts.entry(holder.clone()).or_default().measured.merge(&sum.sums);
+                let attempt = self.attempts.entry(holder.clone()).or_default();
+                attempt.measured.merge(&sum.sums);
+                attempt.accelerators.insert(id.clone());
             }
         }
         for (holder, held_ms) in &held {
@@ -407,9 +423,13 @@ impl Maker<'_> {
     }
 
     /// Leases by count: what they give away and no agent has shown is held all the same.
-    fn never_seen(&mut self) {
+    /// Only those of `principal`, if one is given.
+    fn never_seen(&mut self, principal: Option<&Principal>) {
         let state = self.state;
         for lease in state.leases.values().flat_map(BTreeMap::values) {
+            if principal.is_some_and(|principal| *principal != lease.principal) {
+                continue;
+            }
             let Selector::Count { count, pci_device } = &lease.selector else { continue };
             let Some(span) = lease.span().and_then(|span| self.clip(span)) else { continue };
             let holder = (lease.principal.clone(), lease.lease.clone());
@@ -464,8 +484,7 @@ impl Maker<'_> {
                 let gaps =
                     Interval::new(Operations::ZERO, mean.min(high), high).expect("best is at most high");
                 let gaps_likely = Calibrated::new(Operations::ZERO, mean.min(high)).expect("from zero");
-                let mut models: BTreeMap<String, u64> =
-                    attempt.models.into_iter().map(|(model, ids)| (model, ids.len() as u64)).collect();
+                let mut models = attempt.models;
                 for (model, count) in attempt.never_seen_models {
                     *models.entry(model).or_default() += count;
                 }
@@ -482,6 +501,7 @@ impl Maker<'_> {
                         calibrated: attempt.measured.calibrated.saturating_add(gaps_likely),
                     },
                     started: attempt.started.unwrap_or(self.as_of),
+                    accelerators: attempt.accelerators,
                     models,
                     devices: attempt.devices,
                     never_seen: attempt.never_seen,

@@ -83,6 +83,10 @@ pub trait UsageStore: Send + Sync {
     /// Coverage by accelerator over whole hours of `from..to`.
     async fn coverage(&self, filter: &Filter) -> Result<Vec<CoverageSum>, StoreError>;
 
+    /// Adds up all hours before `before`, which is a whole one, so that what is asked of all of the time reads these
+    /// sums and the hours since. It changes no answer; hours written later, into that time too, count as ever.
+    async fn roll_up(&self, before: UtcMillis) -> Result<(), StoreError>;
+
     /// Hours of `from..to` in which two sources said what cannot both be true, in their order.
     async fn disagreements(&self, filter: &Filter) -> Result<Vec<WitnessedHour>, StoreError>;
 

@@ -24,12 +24,22 @@ use crate::{
 };
 
 pub mod dump;
+mod rollup;
 mod rows;
 mod write;
 
+use rollup::Parts;
 use rows::{Cells, hour_key, nonsense, place, usage_sum};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Under these names a fingerprint has what is added up of older hours.
+pub(crate) const ROLLED_USAGE: &str = "rolled_usage";
+/// The same of coverage.
+pub(crate) const ROLLED_COVERAGE: &str = "rolled_coverage";
+
+/// How a transaction begins that reads before it writes: another that wrote in between would end it.
+const WRITING: &str = "BEGIN IMMEDIATE";
 
 /// Rows in one statement: the cost of a statement is shared, the number of parameters stays below every limit.
 const ROWS: usize = 500;
@@ -92,17 +102,11 @@ impl SqliteStore {
         }
     }
 
-    async fn sum_rows<T>(
+    async fn rows<T>(
         &self,
-        columns: &'static str,
-        filter: &Filter,
-        group: &'static str,
+        mut query: QueryBuilder<Sqlite>,
         read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-        query.push(columns);
-        push_filter(&mut query, filter);
-        query.push(group);
         let rows = query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)?;
         rows.iter().map(read).collect()
     }
@@ -130,10 +134,20 @@ fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
     }
 }
 
-const USAGE_SUMS: &str = "SUM(low_tera) AS low_tera, SUM(best_tera) AS best_tera, SUM(high_tera) AS high_tera, \
+const USAGE_SUMS: &str = "SELECT accelerator, principal, attempt, state, SUM(low_tera) AS low_tera, \
+     SUM(best_tera) AS best_tera, SUM(high_tera) AS high_tera, \
      SUM(calibrated_low_tera) AS calibrated_low_tera, SUM(calibrated_high_tera) AS calibrated_high_tera, \
      SUM(measured_ms) AS measured_ms, SUM(interpolated_ms) AS interpolated_ms, \
-     string_agg(signs, ' ') AS signs FROM usage";
+     string_agg(signs, ' ') AS signs";
+
+/// Under a name, how many there are and a digest of all they say.
+fn print_of(name: &str, rows: &[impl std::fmt::Debug]) -> (String, i64, String) {
+    let mut digest = Sha256::new();
+    for row in rows {
+        digest.update(format!("{row:?}\n"));
+    }
+    (name.to_owned(), index_i64(rows.len() as u64), crate::fold::hex(&digest.finalize()))
+}
 
 fn index_i64(value: u64) -> i64 {
     // Entries, offsets and segments are far below 2^63.
@@ -142,7 +156,7 @@ fn index_i64(value: u64) -> i64 {
 
 /// All of a piece or nothing of it.
 async fn apply(connection: &mut SqliteConnection, piece: &Folded) -> Result<Applied, StoreError> {
-    let mut transaction = connection.begin().await.map_err(StoreError::Unavailable)?;
+    let mut transaction = connection.begin_with(WRITING).await.map_err(StoreError::Unavailable)?;
     let row = sqlx::query("SELECT entry_index, segment, byte_offset FROM position WHERE id = 0")
         .fetch_one(&mut *transaction)
         .await
@@ -154,8 +168,9 @@ async fn apply(connection: &mut SqliteConnection, piece: &Folded) -> Result<Appl
     if piece.begins.index > stands {
         return Err(StoreError::Hole { stands, begins: piece.begins.index });
     }
-    for query in write::statements(piece) {
-        let mut query = query;
+    let rolled = rollup::rolled(&mut transaction).await?;
+    let taken_away = rollup::taken_away(rolled, Some(piece), &piece.hours);
+    for mut query in taken_away.into_iter().chain(write::statements(piece)) {
         query.build().execute(&mut *transaction).await.map_err(StoreError::Unavailable)?;
     }
     sqlx::query("UPDATE position SET entry_index = $1, segment = $2, byte_offset = $3 WHERE id = 0")
@@ -174,8 +189,10 @@ async fn apply(connection: &mut SqliteConnection, piece: &Folded) -> Result<Appl
 
 /// All of them or none.
 async fn put_hours(connection: &mut SqliteConnection, hours: &[HourRow]) -> Result<(), StoreError> {
-    let mut transaction = connection.begin().await.map_err(StoreError::Unavailable)?;
-    for mut query in write::whole_hours(hours) {
+    let mut transaction = connection.begin_with(WRITING).await.map_err(StoreError::Unavailable)?;
+    let rolled = rollup::rolled(&mut transaction).await?;
+    let taken_away = rollup::taken_away(rolled, None, hours);
+    for mut query in taken_away.into_iter().chain(write::whole_hours(hours)) {
         query.build().execute(&mut *transaction).await.map_err(StoreError::Unavailable)?;
     }
     transaction.commit().await.map_err(StoreError::Unavailable)
@@ -309,71 +326,71 @@ impl UsageStore for SqliteStore {
     }
 
     async fn sums(&self, filter: &Filter) -> Result<Vec<UsageSum>, StoreError> {
-        let columns = format!("accelerator, principal, attempt, state, {USAGE_SUMS}");
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-        query.push(columns);
-        push_filter(&mut query, filter);
+        let columns = "t.accelerator, t.principal, t.attempt, t.state, t.low_tera, t.best_tera, t.high_tera, \
+             t.calibrated_low_tera, t.calibrated_high_tera, t.measured_ms, t.interpolated_ms, t.signs";
+        let mut query = Parts::of(filter).query(USAGE_SUMS, "usage", "rolled_usage", columns, true);
         query.push(" GROUP BY accelerator, principal, attempt, state ORDER BY accelerator, principal, attempt, state");
-        let rows = query.build().fetch_all(&self.pool).await.map_err(StoreError::Unavailable)?;
-        rows.iter().map(usage_sum).collect()
+        self.rows(query, usage_sum).await
     }
 
     async fn hourly(&self, filter: &Filter) -> Result<Vec<HourlySum>, StoreError> {
-        self.sum_rows(
-            "accelerator, hour_ms, principal, attempt, state, low_tera, best_tera, high_tera, \
-             calibrated_low_tera, calibrated_high_tera, measured_ms, interpolated_ms, signs FROM usage",
-            filter,
-            " ORDER BY hour_ms, accelerator, principal, attempt, state",
-            |row| {
-                let hour = UtcMillis(Cells { table: "usage", row }.int("hour_ms")?);
-                Ok(HourlySum { hour, usage: usage_sum(row)? })
-            },
-        )
+        let query = rollup::hourly(filter, "*");
+        self.rows(query, |row| {
+            let hour = UtcMillis(Cells { table: "usage", row }.int("hour_ms")?);
+            Ok(HourlySum { hour, usage: usage_sum(row)? })
+        })
         .await
     }
 
     async fn coverage(&self, filter: &Filter) -> Result<Vec<CoverageSum>, StoreError> {
-        let filter = Filter { principal: None, ..filter.clone() };
-        let mut found = BTreeMap::new();
-        let covered = self
-            .sum_rows(
-                "accelerator, SUM(measured_ms) AS measured_ms, SUM(interpolated_ms) AS interpolated_ms FROM hour",
-                &filter,
-                " GROUP BY accelerator",
-                |row| {
-                    let cells = Cells { table: "hour", row };
-                    let accelerator: AcceleratorId = cells.name("accelerator")?;
-                    Ok(CoverageSum {
-                        accelerator,
-                        measured_ms: cells.count("measured_ms")?,
-                        interpolated_ms: cells.count("interpolated_ms")?,
-                        gaps: Vec::new(),
-                    })
-                },
-            )
-            .await?;
-        for sum in covered {
-            found.insert(sum.accelerator.clone(), sum);
-        }
-        let gaps = self
-            .sum_rows(
-                "accelerator, cause, SUM(millis) AS millis FROM gap",
-                &filter,
-                " GROUP BY accelerator, cause ORDER BY accelerator, cause",
-                |row| {
-                    let cells = Cells { table: "gap", row };
-                    let cause = cells.text("cause")?;
-                    let cause = GapCause::from_name(&cause).ok_or_else(|| nonsense("gap", "cause", cause))?;
-                    Ok((cells.name::<AcceleratorId>("accelerator")?, cause, cells.count("millis")?))
-                },
-            )
-            .await?;
-        for (accelerator, cause, millis) in gaps {
+        let parts = Parts::of(filter);
+        let mut query = parts.query(
+            "SELECT accelerator, SUM(measured_ms) AS measured_ms, SUM(interpolated_ms) AS interpolated_ms",
+            "hour",
+            "rolled_hour",
+            "t.accelerator, t.measured_ms, t.interpolated_ms",
+            false,
+        );
+        query.push(" GROUP BY accelerator");
+        let covered = self.rows(query, |row| {
+            let cells = Cells { table: "hour", row };
+            let accelerator: AcceleratorId = cells.name("accelerator")?;
+            Ok(CoverageSum {
+                accelerator,
+                measured_ms: cells.count("measured_ms")?,
+                interpolated_ms: cells.count("interpolated_ms")?,
+                gaps: Vec::new(),
+            })
+        });
+        let covered = covered.await?.into_iter().map(|sum| (sum.accelerator.clone(), sum));
+        let mut found: BTreeMap<_, _> = covered.collect();
+        let mut query = parts.query(
+            "SELECT accelerator, cause, SUM(millis) AS millis",
+            "gap",
+            "rolled_gap",
+            "t.accelerator, t.cause, t.millis",
+            false,
+        );
+        query.push(" GROUP BY accelerator, cause ORDER BY accelerator, cause");
+        let gaps = self.rows(query, |row| {
+            let cells = Cells { table: "gap", row };
+            let cause = cells.text("cause")?;
+            let cause = GapCause::from_name(&cause).ok_or_else(|| nonsense("gap", "cause", cause))?;
+            Ok((cells.name::<AcceleratorId>("accelerator")?, cause, cells.count("millis")?))
+        });
+        for (accelerator, cause, millis) in gaps.await? {
             if let Some(sum) = found.get_mut(&accelerator) {
                 sum.gaps.push((cause, millis));
             }
         }
         Ok(found.into_values().collect())
+    }
+
+    async fn roll_up(&self, before: UtcMillis) -> Result<(), StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(StoreError::Unavailable)?;
+        let rolled = rollup::roll_up(&mut connection, before).await;
+        self.distrusts_after(&rolled, &mut connection);
+        rolled
     }
 
     async fn disagreements(&self, filter: &Filter) -> Result<Vec<WitnessedHour>, StoreError> {
@@ -486,6 +503,11 @@ impl UsageStore for SqliteStore {
                 crate::fold::hex(&digest.finalize()),
             ));
         }
+        // What is added up of older hours is compared by what it is there for.
+        let (sums, coverage) =
+            (self.sums(&Filter::default()).await?, self.coverage(&Filter::default()).await?);
+        prints.push(print_of(ROLLED_USAGE, &sums));
+        prints.push(print_of(ROLLED_COVERAGE, &coverage));
         Ok(prints)
     }
 }

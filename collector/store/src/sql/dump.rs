@@ -17,8 +17,10 @@ use crate::{
     Entry, Place, StoreError, fold::is_ahead, ledger::read_places, state::PlaceRow, summary::SummaryError,
 };
 
-/// Not derived from the ledger's entries: where the sums stand, of which store they are, and the schema.
-const KEPT: [&str; 3] = ["position", "origin", "_sqlx_migrations"];
+/// Not derived from the ledger's entries: where the sums stand, of which store they are, and the schema. And what is
+/// added up of the other tables, which is made again from them.
+const KEPT: [&str; 7] =
+    ["position", "origin", "_sqlx_migrations", "rolled_usage", "rolled_hour", "rolled_gap", "unrolled"];
 
 /// Parameters of one statement: below the limit of every database.
 const PARAMETERS: usize = 6_000;

@@ -1,6 +1,6 @@
 //! The statements that write a piece of folded ledger.
 
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::{QueryBuilder, Sqlite, query_builder::Separated};
 
 use super::{ROWS, cell, index_i64};
 use crate::{
@@ -44,7 +44,7 @@ fn relabel(relabel: &Relabel) -> QueryBuilder<Sqlite> {
 }
 
 /// Both are empty where nobody is known.
-fn names(holder: Option<&Holder>) -> (&str, &str) {
+pub(super) fn names(holder: Option<&Holder>) -> (&str, &str) {
     holder.map_or(("", ""), |(principal, attempt)| (principal.as_str(), attempt.as_str()))
 }
 
@@ -141,17 +141,22 @@ fn usages(rows: &[(&HourRow, u64, &UsageKey, &Sums)]) -> QueryBuilder<Sqlite> {
             .push_bind(index_i64(*number))
             .push_bind(principal.to_owned())
             .push_bind(attempt.to_owned())
-            .push_bind(key.state.as_str())
-            .push_bind(sums.bound.low().tera_i64())
-            .push_bind(sums.bound.best().tera_i64())
-            .push_bind(sums.bound.high().tera_i64())
-            .push_bind(sums.calibrated.low().tera_i64())
-            .push_bind(sums.calibrated.high().tera_i64())
-            .push_bind(index_i64(sums.measured_ms))
-            .push_bind(index_i64(sums.interpolated_ms))
-            .push_bind(if sums.signs.is_empty() { String::new() } else { json(&sums.signs) });
+            .push_bind(key.state.as_str());
+        push_sums(&mut b, sums);
     });
     query
+}
+
+/// The columns of sums, in the order in which every table has them.
+pub(super) fn push_sums(b: &mut Separated<'_, Sqlite, &'static str>, sums: &Sums) {
+    b.push_bind(sums.bound.low().tera_i64())
+        .push_bind(sums.bound.best().tera_i64())
+        .push_bind(sums.bound.high().tera_i64())
+        .push_bind(sums.calibrated.low().tera_i64())
+        .push_bind(sums.calibrated.high().tera_i64())
+        .push_bind(index_i64(sums.measured_ms))
+        .push_bind(index_i64(sums.interpolated_ms))
+        .push_bind(if sums.signs.is_empty() { String::new() } else { json(&sums.signs) });
 }
 
 fn others(piece: &Folded) -> Vec<QueryBuilder<Sqlite>> {

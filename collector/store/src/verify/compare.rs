@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::{Column, QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
-use crate::{StoreError, sql::SqliteStore};
+use crate::{Filter, StoreError, UsageStore, sql::SqliteStore};
 
 /// Rows that are named of one table; of more only the number is told.
 const NAMED: usize = 5;
@@ -45,6 +45,33 @@ pub(super) async fn tables(
     if differing > lines.len() {
         lines.push(format!("table {table}: and {} more rows", differing - lines.len()));
     }
+    Ok(lines)
+}
+
+/// The first totals that differ though the hours that they are of do not.
+pub(super) async fn totals(ledger: &SqliteStore, store: &SqliteStore) -> Result<Vec<String>, StoreError> {
+    let all = Filter::default();
+    let mut lines = Vec::new();
+    let said = |what: &dyn std::fmt::Debug| short(&format!("{what:?}"));
+    let (given, found) = (ledger.sums(&all).await?, store.sums(&all).await?);
+    for (given, found) in given.iter().zip(&found).filter(|(given, found)| given != found) {
+        lines.push(format!(
+            "sums of {}: {}, the hours give {}",
+            found.accelerator,
+            said(&found.sums),
+            said(&given.sums)
+        ));
+    }
+    let (given, found) = (ledger.coverage(&all).await?, store.coverage(&all).await?);
+    for (given, found) in given.iter().zip(&found).filter(|(given, found)| given != found) {
+        lines.push(format!(
+            "coverage of {}: {}, the hours give {}",
+            found.accelerator,
+            said(found),
+            said(given)
+        ));
+    }
+    lines.truncate(NAMED);
     Ok(lines)
 }
 

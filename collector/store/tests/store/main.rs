@@ -23,6 +23,7 @@ mod order;
 mod prune;
 #[cfg(test)]
 mod relabel;
+mod rollup;
 mod sharing;
 #[cfg(test)]
 mod support;

@@ -494,6 +494,10 @@ impl UsageStore for Counted {
         self.store.coverage(filter).await
     }
 
+    async fn roll_up(&self, before: UtcMillis) -> Result<(), StoreError> {
+        self.store.roll_up(before).await
+    }
+
     async fn disagreements(&self, filter: &Filter) -> Result<Vec<WitnessedHour>, StoreError> {
         self.store.disagreements(filter).await
     }
