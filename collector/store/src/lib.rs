@@ -17,6 +17,7 @@ pub mod follow;
 pub mod holders;
 pub mod hour;
 pub mod ledger;
+pub mod mappings;
 pub mod mark;
 pub mod numbers;
 pub mod presence;

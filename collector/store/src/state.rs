@@ -14,6 +14,7 @@ use crate::{
     StoreError,
     entry::{AgentFact, JobFact, LeaseFact, MappingFact, Selector, job_of},
     holders,
+    mappings::Mappings,
     numbers::Numbers,
     presence::Presence,
     words::Words,
@@ -37,7 +38,7 @@ pub struct State {
     /// What agents said about holders, per accelerator.
     pub held: HashMap<AcceleratorId, Words>,
     /// Whose principals are, in order of the ledger: a later one wins where they overlap.
-    pub mappings: Vec<MappingFact>,
+    pub mappings: Mappings,
     /// Minutes to add to the clock of a boot, each from a ledger entry on.
     pub offsets: BTreeMap<(AgentId, BootId), Vec<(u64, i64)>>,
     /// Method and figures of estimates.
@@ -374,7 +375,7 @@ impl State {
                 self.hold(id, held, end);
             }
             kind::JOB => self.job(read(body)?),
-            kind::MAPPING => self.mappings = read(body)?,
+            kind::MAPPING => self.mappings = read::<Vec<MappingFact>>(body)?.into(),
             kind::OFFSET => {
                 let (agent, boot, offsets) = read::<(AgentId, BootId, Vec<(u64, i64)>)>(body)?;
                 self.offsets.insert((agent, boot), offsets);
@@ -493,12 +494,7 @@ impl State {
 
     /// Whose a principal was at a moment.
     pub fn customer(&self, principal: &Principal, at: UtcMillis) -> Option<&str> {
-        let holds = |mapping: &&MappingFact| {
-            mapping.principal == *principal
-                && mapping.valid_from <= at
-                && mapping.valid_to.is_none_or(|end| at < end)
-        };
-        self.mappings.iter().rev().find(holds).map(|mapping| mapping.customer.as_str())
+        self.mappings.customer(principal, at)
     }
 
     pub(crate) fn accelerator_row(&self, id: &AcceleratorId) -> Option<StateRow> {
@@ -526,7 +522,7 @@ impl State {
     }
 
     pub(crate) fn mapping_row(&self) -> StateRow {
-        StateRow { kind: kind::MAPPING, key: String::new(), body: json(&self.mappings) }
+        StateRow { kind: kind::MAPPING, key: String::new(), body: json(self.mappings.iter().as_slice()) }
     }
 
     pub(crate) fn closed_row(&self) -> Option<StateRow> {
