@@ -645,7 +645,7 @@ async fn report(config: &Config, case: &str, wanted: Wanted, out: &Path) -> Resu
 }
 
 /// Writes a report in all its forms, and says where.
-fn write_reports(out: &Path, case: &str, forms: &serde_json::Value) -> Result<(), Failure> {
+pub(crate) fn write_reports(out: &Path, case: &str, forms: &serde_json::Value) -> Result<(), Failure> {
     let pretty = |value: &serde_json::Value| {
         serde_json::to_vec_pretty(value).map_err(|error| Failure::missing(&error))
     };

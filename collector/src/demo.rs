@@ -4,6 +4,7 @@
 //! uplink, the collector is the one that `serve` runs, and the story is told from its own view.
 
 mod fleet;
+mod officer;
 
 use std::{
     path::{Path, PathBuf},
@@ -104,6 +105,11 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     }
     app.settled().await;
     story(&app, &at).await?;
+    let first = app.casebook().cases.keys().next().cloned();
+    if let Some(case) = first {
+        officer::works(&app, &case, &folder.reports()).await?;
+        say("");
+    }
     if !options.once {
         say("The pages stay up until you press Ctrl-C. Simulated time stands still.");
         wait_for_signal().await;
@@ -147,6 +153,13 @@ impl Folder {
         Ok(Self { path, keep })
     }
 
+    /// Reports name people: beside the data, where nobody is named, and not among it.
+    fn reports(&self) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push("-reports");
+        name.into()
+    }
+
     fn leave(self) {
         if self.keep {
             let config = self.path.join("collector.toml");
@@ -154,9 +167,15 @@ impl Folder {
                 "kept: try `weighbridge-collector --config {} verify` (or serve, rebuild,",
                 config.display()
             ));
-            say("      report case-0001 --actor you --reason \"a first look\" --out /tmp)");
-        } else if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            say(format_args!("{} could not be removed: {error}", self.path.display()));
+            say("      report case-0002 --actor you --reason \"a first look\" --out /tmp)");
+            return;
+        }
+        for folder in [self.reports(), self.path] {
+            match std::fs::remove_dir_all(&folder) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => say(format_args!("{} could not be removed: {error}", folder.display())),
+            }
         }
     }
 }

@@ -56,7 +56,9 @@ impl App {
                     if let Some((met, totals)) = compare(self, &view, pack, rule, &subject, &owned) {
                         let id = Finding::id_of(pack, rule, &subject, met.certainty);
                         if !book.findings.contains_key(&id) {
-                            let met_at = self.met_at(&view, &subject, &met).await?;
+                            // What passes only with gaps or in projection passed when it was looked at.
+                            let passed = self.passed_at(&view, &subject, &met).await?;
+                            let met_at = passed.unwrap_or(view.as_of);
                             let subject = subject.clone();
                             let finding =
                                 Finding::raise(pack, rule, subject, &met, &totals, met_at, view.as_of);
@@ -104,10 +106,33 @@ impl App {
         Ok(judged)
     }
 
-    /// When the data say the line was passed: the end of the first hour whose sums so far pass it.
-    /// What passes only with gaps or in projection passed when it was looked at.
-    async fn met_at(&self, view: &View, subject: &Subject, met: &Met) -> Result<UtcMillis, StoreError> {
-        let Some((threshold, comparator)) = &met.line else { return Ok(view.as_of) };
+    /// When the data say that a finding's line was passed, as surely as it says, by all that is known by now. The
+    /// finding keeps what was known when it was raised: late arrivals and corrections move this alone.
+    /// `None`: it does not hold any more, or only what was not seen passes the line.
+    ///
+    /// # Errors
+    /// If the sums cannot be read.
+    pub async fn met_at_now(&self, view: &View, finding: &Finding) -> Result<Option<UtcMillis>, StoreError> {
+        let Some(pack) = self.pack_version(&finding.pack, &finding.pack_version) else { return Ok(None) };
+        let Some(rule) = pack.rule(&finding.rule) else { return Ok(None) };
+        let Some(owned) = view.subject(&finding.subject) else { return Ok(None) };
+        match compare(self, view, pack, rule, &finding.subject, &owned) {
+            Some((met, _)) if met.certainty >= finding.certainty => {
+                let met = Met { certainty: finding.certainty, ..met };
+                self.passed_at(view, &finding.subject, &met).await
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The end of the first hour whose sums so far pass the line; `None` where only gaps or a projection do.
+    async fn passed_at(
+        &self,
+        view: &View,
+        subject: &Subject,
+        met: &Met,
+    ) -> Result<Option<UtcMillis>, StoreError> {
+        let Some((threshold, comparator)) = &met.line else { return Ok(None) };
         let amount = |sum: &HourlySum| match met.certainty {
             Certainty::Certain => Some(sum.usage.sums.bound.low()),
             Certainty::Likely => Some(sum.usage.sums.calibrated.low()),
@@ -119,10 +144,10 @@ impl App {
             let Some(amount) = amount(&sum) else { break };
             total = total.saturating_add(amount);
             if threshold.passed_by(total, *comparator) {
-                return Ok(sum.hour.plus(UtcMillis::HOUR).min(view.as_of));
+                return Ok(Some(sum.hour.plus(UtcMillis::HOUR).min(view.as_of)));
             }
         }
-        Ok(view.as_of)
+        Ok(None)
     }
 }
 

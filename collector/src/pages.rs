@@ -385,7 +385,7 @@ async fn cases_page(State(app): State<App>) -> Shown {
 
 async fn case_page(State(app): State<App>, Path(id): Path<String>) -> Shown {
     let view = app.view().await?;
-    let case = cases::case(&app, &view, &id).ok_or_else(|| Problem::not_found("case", &id))?;
+    let case = cases::case(&app, &view, &id).await?.ok_or_else(|| Problem::not_found("case", &id))?;
     let json = format!("/api/v1/cases/{}", show::encoded(&id));
     let page = Page { title: &id, of: "/cases", as_of: view.as_of, json: &json };
     Ok(page.with(&app, &casework::case(&case)))

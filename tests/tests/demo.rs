@@ -83,6 +83,15 @@ fn the_demo_tells_its_story_and_what_it_leaves_verifies_rebuilds_and_names_nobod
     assert!(!story.contains("opened about customer:C-1002"), "{story}");
     line(&["12,288 accelerator-hours: ", "0.0 % unattributed; 99.9 % measured"]);
 
+    // It ends with a report that is filed: as paper, page and record, and with a proof that holds without the collector.
+    line(&["An officer looked at case-0001, asked its customer, decided, and filed version 1"]);
+    let filed = folder.path().join("demo-reports");
+    assert!(fs::read(filed.join("case-0001.pdf")).unwrap().starts_with(b"%PDF-"));
+    let page = fs::read_to_string(filed.join("case-0001.html")).unwrap();
+    for said in ["Aurora Example Models Ltd", "instruction tuning; no biological data", "America/New_York"] {
+        assert!(page.contains(said), "{said}");
+    }
+
     let config = data.join("collector.toml").display().to_string();
     let verified = run("verify", &["--config", &config, "verify"]);
     assert_eq!((verified.code, verified.stderr.as_str()), (Some(0), ""), "{verified:?}");
@@ -91,6 +100,14 @@ fn the_demo_tells_its_story_and_what_it_leaves_verifies_rebuilds_and_names_nobod
     assert_eq!(rebuilt.code, Some(0), "{rebuilt:?}");
     assert!(rebuilt.stdout.contains("rebuilt: the same integers as before"), "{rebuilt:?}");
     assert_eq!(run("rebuild", &["--config", &config, "rebuild"]).stdout, rebuilt.stdout, "row by row");
+
+    let key = run("log-key", &["--config", &config, "log-key"]).stdout;
+    let proof = filed.join("case-0001.proof").display().to_string();
+    let checked = run("proof", &["verify", "--proof", &proof, "--key", key.trim()]);
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(checked.stdout.contains("the report beside it is the one that was proved"), "{checked:?}");
+    let shown = run("show", &["--config", &config, "case", "show", "case-0001"]);
+    assert!(shown.stdout.contains("filed"), "{shown:?}");
 
     let values = identities();
     let (found, looked_at) = search(&data, &values);

@@ -143,6 +143,43 @@ mod tests {
         assert_eq!(due, Some(at("2026-03-08T07:30:00Z")));
     }
 
+    /// Every deadline here is worked out by hand, from the calendar and from the dates on which the clocks change:
+    /// New York on 2026-03-08 and 2026-11-01 at 02:00, Brussels on 2026-03-29 at 02:00 and on 2026-10-25 at 03:00.
+    #[test]
+    fn deadlines_at_midnight_on_leap_days_and_when_the_clocks_change() {
+        for (name, started, days, due, local) in [
+            // From midnight to midnight; the day of the start is none of the days.
+            ("America/New_York", "2026-06-01T04:00:00Z", 15, "2026-06-16T04:00:00Z", "2026-06-16 00:00"),
+            ("America/New_York", "2026-06-02T03:59:00Z", 15, "2026-06-17T03:59:00Z", "2026-06-16 23:59"),
+            // Another date there than here.
+            ("Europe/Brussels", "2026-06-30T22:30:00Z", 1, "2026-07-01T22:30:00Z", "2026-07-02 00:30"),
+            // Over a leap day, onto it, from it, and where there is none.
+            ("America/New_York", "2028-02-20T15:00:00Z", 15, "2028-03-06T15:00:00Z", "2028-03-06 10:00"),
+            ("America/New_York", "2028-02-14T15:00:00Z", 15, "2028-02-29T15:00:00Z", "2028-02-29 10:00"),
+            ("America/New_York", "2028-02-29T15:00:00Z", 365, "2029-02-28T15:00:00Z", "2029-02-28 10:00"),
+            ("America/New_York", "2027-02-14T15:00:00Z", 15, "2027-03-01T15:00:00Z", "2027-03-01 10:00"),
+            ("UTC", "2100-02-28T00:00:00Z", 1, "2100-03-01T00:00:00Z", "2100-03-01 00:00"),
+            // A day of 23 hours and one of 25.
+            ("America/New_York", "2026-03-07T17:00:00Z", 1, "2026-03-08T16:00:00Z", "2026-03-08 12:00"),
+            ("America/New_York", "2026-10-31T16:00:00Z", 1, "2026-11-01T17:00:00Z", "2026-11-01 12:00"),
+            ("Europe/Brussels", "2026-03-28T11:00:00Z", 1, "2026-03-29T10:00:00Z", "2026-03-29 12:00"),
+            ("Europe/Brussels", "2026-10-24T10:00:00Z", 1, "2026-10-25T11:00:00Z", "2026-10-25 12:00"),
+            // 02:30 does not come: half past three. It comes twice: the first of both.
+            ("Europe/Brussels", "2026-03-14T01:30:00Z", 15, "2026-03-29T01:30:00Z", "2026-03-29 03:30"),
+            ("Europe/Brussels", "2026-10-10T00:30:00Z", 15, "2026-10-25T00:30:00Z", "2026-10-25 02:30"),
+            ("America/New_York", "2026-10-17T05:30:00Z", 15, "2026-11-01T05:30:00Z", "2026-11-01 01:30"),
+            // A day that begins at one o'clock, where midnight is what does not come.
+            ("America/Asuncion", "2023-09-16T04:00:00Z", 15, "2023-10-01T04:00:00Z", "2023-10-01 01:00"),
+            // Samoa had no 30 December 2011.
+            ("Pacific/Apia", "2011-12-29T22:00:00Z", 1, "2011-12-30T22:00:00Z", "2011-12-31 12:00"),
+        ] {
+            let zone = zone(name);
+            let found = zone.days_after(at(started), days);
+            assert_eq!(found, Some(at(due)), "{days} days from {started} in {name}");
+            assert_eq!(zone.local(at(due)), format!("{local} {name}"));
+        }
+    }
+
     #[test]
     fn a_zone_that_does_not_exist_is_refused_by_name() {
         let error = Zone::try_from("America/Washington".to_owned()).unwrap_err();

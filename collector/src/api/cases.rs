@@ -13,6 +13,7 @@ use weighbridge_casework::{
     case::Decision,
 };
 use weighbridge_meter::UtcMillis;
+use weighbridge_store::StoreError;
 
 use super::{
     papers,
@@ -46,6 +47,9 @@ pub(crate) struct Now {
     pub(crate) certainty: Option<Certainty>,
     /// `null`: the subject is no longer there, or its pack not loaded.
     pub(crate) totals: Option<Totals>,
+    /// When the data as they are now pass the line as surely as the finding says; told in its case only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) met_at: Option<UtcMillis>,
 }
 
 #[derive(Debug, Serialize)]
@@ -156,7 +160,7 @@ impl FindingJson {
             }
         });
         let totals = app.totals_now(view, &finding);
-        Self { now: Now { as_of: view.as_of, certainty, totals }, finding, case }
+        Self { now: Now { as_of: view.as_of, certainty, totals, met_at: None }, finding, case }
     }
 }
 
@@ -189,16 +193,18 @@ pub(crate) fn cases(app: &App, view: &View) -> Vec<CaseJson> {
 }
 
 /// One case with all that happened. `None`: there is no such case.
-pub(crate) fn case(app: &App, view: &View, id: &str) -> Option<CaseDetail> {
+pub(crate) async fn case(app: &App, view: &View, id: &str) -> Result<Option<CaseDetail>, StoreError> {
     let book = app.casebook().clone();
-    let case = book.cases.get(id)?;
-    let findings = case
-        .findings()
-        .filter_map(|reference| book.findings.get(&reference.id))
-        .map(|finding| FindingJson::of(app, view, finding.clone(), Some(id.to_owned())));
-    Some(CaseDetail {
+    let Some(case) = book.cases.get(id) else { return Ok(None) };
+    let mut findings = Vec::new();
+    for finding in case.findings().filter_map(|reference| book.findings.get(&reference.id)) {
+        let mut shown = FindingJson::of(app, view, finding.clone(), Some(id.to_owned()));
+        shown.now.met_at = app.met_at_now(view, finding).await?;
+        findings.push(shown);
+    }
+    Ok(Some(CaseDetail {
         as_of: view.as_of,
-        findings: findings.collect(),
+        findings,
         decision: case.decision().map(|(decision, reason, by)| DecisionJson {
             decision,
             reason: reason.to_owned(),
@@ -210,7 +216,7 @@ pub(crate) fn case(app: &App, view: &View, id: &str) -> Option<CaseDetail> {
         unanswered: unanswered(app, id),
         history: case.history().to_vec(),
         case: CaseJson::of(app, view, case, main_finding(case, &book.findings).as_ref()),
-    })
+    }))
 }
 
 fn unanswered(app: &App, id: &str) -> std::collections::BTreeMap<String, usize> {
@@ -233,7 +239,7 @@ pub(super) async fn one_case(
     Path(id): Path<String>,
 ) -> Result<Json<CaseDetail>, Problem> {
     let view = app.view().await?;
-    case(&app, &view, &id).map(Json).ok_or_else(|| Problem::not_found("case", &id))
+    case(&app, &view, &id).await?.map(Json).ok_or_else(|| Problem::not_found("case", &id))
 }
 
 #[derive(Debug, Deserialize)]

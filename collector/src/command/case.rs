@@ -278,8 +278,8 @@ async fn get(config: &Config, case: &str) -> Result<Value, Failure> {
 
 async fn detail(app: &App, case: &str) -> Result<Value, Failure> {
     let view = app.view().await.map_err(|error| Failure::missing(&error))?;
-    let found =
-        cases::case(app, &view, case).ok_or_else(|| Failure::check(format!("there is no case {case:?}")))?;
+    let found = cases::case(app, &view, case).await.map_err(|error| Failure::missing(&error))?;
+    let found = found.ok_or_else(|| Failure::check(format!("there is no case {case:?}")))?;
     serde_json::to_value(found).map_err(|error| Failure::missing(&error))
 }
 

@@ -88,6 +88,9 @@ pub(super) fn findings_table(findings: &[FindingJson]) -> Markup {
                         td {
                             (certainty(now.certainty))
                             @if let Some(totals) = &now.totals { (standing_of(totals)) }
+                            @if let Some(met_at) = now.met_at.filter(|now| *now != finding.met_at) {
+                                small.note { "by what is known now met " (when(met_at)) }
+                            }
                         }
                         td { @if let Some(case) = case { a href=(format!("/cases/{}", encoded(case))) { (case) } } @else { "none" } }
                     }

@@ -131,6 +131,8 @@ fn piece(number: u64, hours: Vec<HourRow>, relabels: Vec<Relabel>) -> Folded {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     #[test]
     fn what_is_rolled_up_is_what_adding_all_hours_up_gives(acts in prop::collection::vec(any_act(), 1..12)) {
         crate::fold::wait(async {
