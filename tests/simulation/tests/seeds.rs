@@ -26,7 +26,7 @@ fn whatever_happens_nothing_is_lost_double_or_altered() {
         Ok(seed) => vec![seed.parse().expect("the seed is a whole number")],
         Err(_) => {
             let mut random = Random::announced();
-            (0..if is_soak() { 5_000 } else { 60 }).map(|_| random.number()).collect()
+            (0..if is_soak() { 500 } else { 60 }).map(|_| random.number()).collect()
         }
     };
     // A course waits for syncs most of its time, so some go side by side.
