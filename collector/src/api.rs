@@ -98,6 +98,7 @@ pub fn routes(app: App) -> Router {
         .route("/api/v1/runs", get(subjects::all_runs))
         .route("/api/v1/runs/{id}", get(subjects::run))
         .route("/api/v1/findings", get(cases::all_findings))
+        .route("/api/v1/nearing", get(cases::nearing))
         .route("/api/v1/cases", get(cases::all_cases))
         .route("/api/v1/cases/{id}", get(cases::one_case))
         .route("/api/v1/cases/{id}/steps", post(cases::step))

@@ -30,6 +30,7 @@ use crate::{
     enrol::Enrolment,
     ingest::{delays::Delays, opener::Opener, quota::Quotas, status::LastSaid},
     integrity::IntegrityFinding,
+    judge::Nearing,
     metrics::Metrics,
     opening::{self, Mended, OpeningError, Places, Sums},
     operator::{self, OperatorKeyAt},
@@ -265,6 +266,10 @@ pub struct Inner {
     pub(crate) writing: tokio::sync::Mutex<()>,
     /// Whether whoever decided a case may not also carry that out.
     pub(crate) second_person: bool,
+    /// From which part of a line on, in per cent, whoever nears it is named.
+    pub(crate) attention_percent: u8,
+    /// Who nears a line, by the last comparison.
+    pub(crate) nearing: Mutex<Vec<Nearing>>,
     /// A further font for reports on paper.
     pub(crate) report_font: Option<ExtraFont>,
     pub(crate) viewed: tokio::sync::Mutex<Option<(Place, Arc<View>)>>,
@@ -345,6 +350,8 @@ impl App {
             noting: Arc::default(),
             writing: tokio::sync::Mutex::default(),
             second_person: config.second_person,
+            attention_percent: config.attention_percent,
+            nearing: Mutex::default(),
             report_font: config.report_font.clone(),
             viewed: tokio::sync::Mutex::default(),
             rolled_at: AtomicI64::new(i64::MIN),

@@ -126,6 +126,8 @@ struct RawRules {
     folder: Option<PathBuf>,
     /// Keys of which one must have signed a pack of the folder, as `packs keygen` prints them. None by default.
     trusted_keys: Vec<String>,
+    /// From which part of a line on, in per cent, whoever nears it is named. Default 10; from 1 to 100.
+    attention_percent: Option<u8>,
     /// Ids of packs to compare with though the pack says not to.
     enable: Vec<String>,
     /// Ids of packs not to compare with though the pack says to.
@@ -221,6 +223,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// How often totals are compared with packs.
     pub judge_every: Duration,
+    /// From which part of a line on, in per cent, whoever nears it is named.
+    pub attention_percent: u8,
     /// The newest version of each pack, and whether totals are compared with it.
     pub packs: Vec<(RulePack, bool)>,
     /// Older versions of them.
@@ -333,6 +337,7 @@ fn check(figment: Figment, flags: &Flags) -> Result<Config, ConfigError> {
         security,
         http: listen("http.listen", raw.http.listen, "127.0.0.1:19311")?,
         judge_every: every("rules.every", raw.rules.every.as_deref().unwrap_or("10s"))?,
+        attention_percent: attention(raw.rules.attention_percent)?,
         tree: tree(&raw.tree)?,
         packs: compared(&raw.rules, shelf.newest)?,
         older_packs: shelf.older,
@@ -511,6 +516,18 @@ fn every(key: &'static str, value: &str) -> Result<Duration, ConfigError> {
     let duration = Duration::try_from(span).map_err(|_| bad())?;
     let sensible = Duration::from_millis(100)..=Duration::from_secs(3600);
     if sensible.contains(&duration) { Ok(duration) } else { Err(bad()) }
+}
+
+fn attention(percent: Option<u8>) -> Result<u8, ConfigError> {
+    let percent = percent.unwrap_or(10);
+    match percent {
+        1..=100 => Ok(percent),
+        _ => Err(ConfigError::Value {
+            key: "rules.attention_percent",
+            value: percent.to_string(),
+            expected: "whole per cent from 1 to 100",
+        }),
+    }
 }
 
 fn trusted_keys(rules: &RawRules) -> Result<Vec<VerifierKey>, ConfigError> {

@@ -3,9 +3,12 @@
 //! A finding is recorded once, with the moment we knew; it never moves and never goes away. What changed since
 //! is on the pages. The program says what meets criteria; whether that is to be reported is for a person.
 
+use std::sync::PoisonError;
+
+use serde::Serialize;
 use weighbridge_casework::{
-    Arrangement, Case, CaseEvent, Certainty, Facts, Finding, Met, OpsPerSecond, Reservation, Rule, RulePack,
-    Scope, Step, Subject, Verdict, case::FindingRef, evaluate, evaluate_reserved,
+    Arrangement, Case, CaseEvent, Certainty, Facts, Finding, Met, OpsPerSecond, Passing, Reservation, Rule,
+    RulePack, Scope, Step, Subject, Verdict, case::FindingRef, evaluate, evaluate_reserved, nearing,
 };
 use weighbridge_meter::{Operations, UtcMillis};
 use weighbridge_store::{Fact, HourlySum, StoreError, ledger::CommitError};
@@ -29,6 +32,38 @@ pub enum JudgeError {
     Commit(#[from] CommitError),
 }
 
+/// Named at most: those nearest.
+const MOST_NEARING: usize = 200;
+
+/// Somebody of whom all but the amount holds that a rule asks for, and whose best total is a notable part of its line.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Nearing {
+    #[serde(serialize_with = "as_text")]
+    pub(crate) subject: Subject,
+    pub(crate) pack: String,
+    /// How the instrument is named.
+    pub(crate) name: String,
+    pub(crate) rule: String,
+    /// As the pack writes it, such as `more than 1e26`.
+    pub(crate) line: String,
+    /// How much of the line the best total is.
+    pub(crate) percent: u64,
+    /// When it would be passed if it goes on.
+    pub(crate) passing: Passing,
+}
+
+impl Nearing {
+    /// Who passes first comes first; of those without a date who is nearest.
+    fn order(&self) -> (UtcMillis, std::cmp::Reverse<u64>, String) {
+        let never = UtcMillis(i64::MAX);
+        (self.passing.expected.unwrap_or(never), std::cmp::Reverse(self.percent), self.subject.to_string())
+    }
+}
+
+fn as_text<S: serde::Serializer>(subject: &Subject, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(subject)
+}
+
 /// What one comparison led to.
 #[derive(Clone, Debug, Default)]
 pub struct Judged {
@@ -49,11 +84,14 @@ impl App {
         let view = self.view().await?;
         let mut judged = Judged::default();
         let mut facts = Vec::new();
+        let mut near = Vec::new();
         let mut book = self.casebook().clone();
         for (pack, _) in self.packs.iter().filter(|(_, enabled)| *enabled) {
             for rule in &pack.rule {
                 for (subject, owned) in subjects(&view, rule) {
-                    if let Some((met, totals)) = compare(self, &view, pack, rule, &subject, &owned) {
+                    let found = compare(self, &view, pack, rule, &subject, &owned);
+                    near.extend(self.nears(&view, pack, rule, &subject, &owned));
+                    if let Some((met, totals)) = found {
                         let id = Finding::id_of(pack, rule, &subject, met.certainty);
                         if !book.findings.contains_key(&id) {
                             // What passes only with gaps or in projection passed when it was looked at.
@@ -77,6 +115,9 @@ impl App {
                 }
             }
         }
+        near.sort_by_cached_key(Nearing::order);
+        near.truncate(MOST_NEARING);
+        *self.nearing.lock().unwrap_or_else(PoisonError::into_inner) = near;
         judged.integrity = integrity::to_raise(&view, &book.integrity);
         for finding in &judged.integrity {
             facts.push(finding.fact());
@@ -104,6 +145,38 @@ impl App {
             tracing::info!(finding = finding.id, subject = %finding.subject, reason = finding.reason, "finding");
         }
         Ok(judged)
+    }
+
+    /// Who nears a line and has not passed it by the best guess, by the last comparison.
+    pub(crate) fn nearing(&self) -> Vec<Nearing> {
+        self.nearing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn nears(
+        &self,
+        view: &View,
+        pack: &RulePack,
+        rule: &Rule,
+        subject: &Subject,
+        owned: &Owned,
+    ) -> Option<Nearing> {
+        let (line, comparator) = rule.line()?;
+        let best = owned.totals.bound.best();
+        let percent = nearing::percent_of(best, line);
+        let beyond = line.passed_by(best, comparator);
+        if beyond || percent < u64::from(self.attention_percent) || !rule.looks_at(subject) {
+            return None;
+        }
+        let totals = view.totals(owned, rule.projection.as_ref().map(|projection| projection.cap_days));
+        nearing::all_but_the_amount(pack, rule, &known_facts(view, owned)).then(|| Nearing {
+            subject: subject.clone(),
+            pack: pack.id.clone(),
+            name: pack.name.clone(),
+            rule: rule.id.clone(),
+            line: format!("{comparator} {line}"),
+            percent,
+            passing: Passing::of(&totals, line, comparator),
+        })
     }
 
     /// When the data say that a finding's line was passed, as surely as it says, by all that is known by now. The

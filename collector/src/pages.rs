@@ -279,6 +279,7 @@ async fn today_page(State(app): State<App>) -> Shown {
     let seen = today::Seen {
         cases: cases::cases(&app, &view),
         findings: cases::findings(&app, &view),
+        nearing: app.nearing(),
         unmapped: subjects::unmapped(&view),
         customers: subjects::customers(&app, &view),
         runs: subjects::runs(&view),

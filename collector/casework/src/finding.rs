@@ -53,7 +53,7 @@ pub fn evaluate_reserved(
     })
 }
 
-fn judged(
+pub(crate) fn judged(
     pack: &RulePack,
     rule: &Rule,
     facts: &Facts,

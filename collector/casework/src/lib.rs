@@ -12,6 +12,7 @@ pub mod arrangement;
 pub mod case;
 pub mod clock;
 pub mod finding;
+pub mod nearing;
 pub mod pack;
 pub mod report;
 
@@ -23,5 +24,6 @@ pub use finding::{
     CappedBy, Certainty, Declaration, Facts, Finding, Met, Projection, Scope, Standing, Subject, Totals,
     Unknown, Verdict, evaluate, evaluate_reserved,
 };
+pub use nearing::Passing;
 pub use pack::{PackError, Rule, RulePack, shipped};
 pub use report::{Report, ReportError, ReportInput};

@@ -229,6 +229,16 @@ pub(super) async fn all_findings(State(app): State<App>) -> Result<Json<Findings
     Ok(Json(Findings { as_of: view.as_of, findings: findings(&app, &view) }))
 }
 
+#[derive(Debug, Serialize)]
+pub(super) struct AllNearing {
+    nearing: Vec<judge::Nearing>,
+}
+
+/// Who nears a line, by the last comparison; who would pass it first comes first.
+pub(super) async fn nearing(State(app): State<App>) -> Json<AllNearing> {
+    Json(AllNearing { nearing: app.nearing() })
+}
+
 pub(super) async fn all_cases(State(app): State<App>) -> Result<Json<Cases>, Problem> {
     let view = app.view().await?;
     Ok(Json(Cases { as_of: view.as_of, cases: cases(&app, &view) }))

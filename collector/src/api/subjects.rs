@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State},
 };
 use serde::Serialize;
-use weighbridge_casework::{Projection, Standing, Subject, Verdict, pack::Status};
+use weighbridge_casework::{Passing, Projection, Standing, Subject, Verdict, nearing, pack::Status};
 use weighbridge_meter::{AttemptId, Operations, Principal, UtcMillis};
 use weighbridge_registry::{ControlGroupId, CustomerKind, SealedCustomer};
 use weighbridge_store::account::AttemptAccount;
@@ -117,6 +117,10 @@ pub(crate) struct RuleCheck {
     /// What is not known, in words.
     pub(crate) unknown: Vec<String>,
     pub(crate) projection: Option<Projection>,
+    /// How much of the line the best total is, in whole per cent.
+    pub(crate) percent: Option<u64>,
+    /// When the line would be passed if it goes on as projected.
+    pub(crate) passing: Option<Passing>,
 }
 
 /// A run: for now one attempt, or several where principals use the same name.
@@ -274,6 +278,8 @@ pub(crate) fn rules(app: &App, view: &View, subject: &Subject, owned: &Owned) ->
                 verdict: verdict.as_str(),
                 unknown,
                 projection: totals.projection,
+                percent: rule.line().map(|(line, _)| nearing::percent_of(totals.bound.best(), line)),
+                passing: rule.line().map(|(line, comparator)| Passing::of(&totals, line, comparator)),
             });
         }
     }

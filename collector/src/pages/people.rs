@@ -289,12 +289,16 @@ fn against(checks: &[RuleCheck]) -> Markup {
                             tr {
                                 th scope="row" { a href=(format!("/rules#{}", check.pack)) { (check.name) } br; small { (check.title) } }
                                 td { (check.status.map_or("no status", |status| status.as_str())) }
-                                td { (check.line.as_deref().unwrap_or("none on operations")) }
+                                td {
+                                    (check.line.as_deref().unwrap_or("none on operations"))
+                                    @if let Some(percent) = check.percent { br; small { "best is " (grouped(percent)) " % of it" } }
+                                }
                                 td { (verdict(check)) }
                                 td {
                                     @if let Some(projection) = &check.projection {
                                         "best " (ops(projection.bound.best())) " by " (when(projection.until)) br;
                                         small { "up to " (ops(projection.bound.high())) "; no further, because " (projection.capped_by.in_words()) }
+                                        @if let Some(passing) = &check.passing { (super::show::passing(passing)) }
                                     } @else { "–" }
                                 }
                             }

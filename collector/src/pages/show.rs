@@ -4,7 +4,7 @@
 //! Floats place pixels and nothing else.
 
 use maud::{Markup, html};
-use weighbridge_casework::{Certainty, Standing, Subject};
+use weighbridge_casework::{Certainty, Passing, Standing, Subject};
 use weighbridge_meter::{GapCause, Operations, UtcMillis};
 use weighbridge_store::{account::TimeAccount, hour::HeldState};
 
@@ -110,6 +110,18 @@ pub(super) fn certainty(certainty: Option<Certainty>) -> Markup {
     match certainty {
         Some(certainty) => html! { span class={ "tag " (certainty.as_str()) } { (certainty.as_str()) } },
         None => html! { span.tag.none { "no longer met" } },
+    }
+}
+
+/// Between which dates a line would be passed.
+pub(super) fn passing(passing: &Passing) -> Markup {
+    html! {
+        @if let Some(expected) = passing.expected {
+            small.note { "passes the line by the best guess on " (when(expected)) }
+        }
+        @if let Some(earliest) = passing.earliest.filter(|earliest| Some(*earliest) != passing.expected) {
+            small.note { "not before " (when(earliest)) }
+        }
     }
 }
 

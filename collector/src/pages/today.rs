@@ -9,8 +9,8 @@ use super::{
     casework,
     fleet::{accelerator_link, agent_state, never_seen, no_agents, told},
     show::{
-        counted, coverage_parts, duration, encoded, grouped, held_parts, hours, legend, ops, percent, strip,
-        when,
+        counted, coverage_parts, duration, encoded, grouped, held_parts, hours, legend, ops, passing,
+        percent, strip, subject, when,
     },
 };
 use crate::api::{
@@ -21,11 +21,13 @@ use crate::api::{
     subjects::{AttemptJson, Summary},
     unattributed::Words,
 };
+use crate::judge::Nearing;
 
 /// Everything the page is made of.
 pub(super) struct Seen {
     pub(super) cases: Vec<CaseJson>,
     pub(super) findings: Vec<FindingJson>,
+    pub(super) nearing: Vec<Nearing>,
     pub(super) unmapped: Vec<Summary>,
     pub(super) customers: Vec<Summary>,
     pub(super) runs: Vec<AttemptJson>,
@@ -47,6 +49,7 @@ pub(super) fn page(seen: &Seen) -> Markup {
                 p.empty { "No open cases, and no clock is running." }
             } @else { (casework::table(&open)) }
         }
+        (nearing(&seen.nearing))
         (needs(seen))
         @if !seen.findings.is_empty() {
             section {
@@ -62,6 +65,37 @@ pub(super) fn page(seen: &Seen) -> Markup {
                 h2 { "The fleet so far" }
                 h3 { "How much was seen" } (strip(&coverage)) (legend(&coverage))
                 h3 { "Who held it" } (strip(&held)) (legend(&held))
+            }
+        }
+    }
+}
+
+/// Who nears a line without having passed it: to talk to before it is a case.
+fn nearing(all: &[Nearing]) -> Markup {
+    html! {
+        @if !all.is_empty() {
+            section #nearing {
+                h2 { "Nearing a line" }
+                div.scroll { table {
+                    thead { tr {
+                        th scope="col" { "Whose" } th scope="col" { "Would meet the criteria of" } th.n scope="col" { "Part of the line" }
+                        th scope="col" { "If it goes on" }
+                    } }
+                    tbody {
+                        @for one in &all[..all.len().min(NEWEST)] {
+                            tr {
+                                th scope="row" { (subject(&one.subject)) }
+                                td { a href=(format!("/rules#{}", one.pack)) { (one.name) } small.note { (one.rule) ", " (one.line) } }
+                                td.n { (grouped(one.percent)) " %" }
+                                td {
+                                    @if one.passing.expected.is_none() && one.passing.earliest.is_none() { "not within the lease" }
+                                    (passing(&one.passing))
+                                }
+                            }
+                        }
+                    }
+                } }
+                @if all.len() > NEWEST { p { a href="/api/v1/nearing" { "All " (all.len()) } } }
             }
         }
     }

@@ -522,7 +522,7 @@ impl State {
     }
 
     pub(crate) fn mapping_row(&self) -> StateRow {
-        StateRow { kind: kind::MAPPING, key: String::new(), body: json(self.mappings.iter().as_slice()) }
+        StateRow { kind: kind::MAPPING, key: String::new(), body: json(&self.mappings.iter().as_slice()) }
     }
 
     pub(crate) fn closed_row(&self) -> Option<StateRow> {
