@@ -133,10 +133,12 @@ impl Years {
 
     /// Its customers, as a file to import.
     pub fn customers(&self) -> String {
-        let mut text = "customer,kind,us_person,control_group,name\n".to_owned();
+        let rest = "address,locations,payment_means,payment_source,email,telephone,access";
+        let mut text = format!("customer,kind,us_person,control_group,name,{rest}\n");
         for number in 0..self.customers {
             let group = if number % 20 == 0 { format!("G-{}", number / 100) } else { String::new() };
-            writeln!(text, "C-{number},entity,foreign,{group},Customer Number {number}").expect("a string");
+            writeln!(text, "C-{number},entity,foreign,{group},Customer Number {number},,,,,,,")
+                .expect("a string");
         }
         text
     }
