@@ -113,7 +113,8 @@ impl Years {
                 let hours = 1 + (random.number() % (2 * mean.unsigned_abs()).max(1)).cast_signed();
                 let end = start.plus(hours * UtcMillis::HOUR).min(self.end());
                 // A tenth of the runs is of a few large customers.
-                let among = if random.number() % 10 == 0 { 50.min(self.customers) } else { self.customers };
+                let among =
+                    if random.number().is_multiple_of(10) { 50.min(self.customers) } else { self.customers };
                 let customer = random.number() % among as u64;
                 for host in block.clone() {
                     give(LeaseFact {

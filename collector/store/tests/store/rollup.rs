@@ -1,5 +1,7 @@
 //! Older hours are added up once, and nothing that is asked of the store tells.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
