@@ -61,6 +61,7 @@ pub(super) async fn works(app: &App, case: &str, folder: &Path) -> Result<(), Fa
     let forms = cases::all_forms(app, &report, Some(&proof)).map_err(|error| Failure::missing(&error))?;
     std::fs::create_dir_all(folder)
         .map_err(|error| Failure::usage(format!("{}: {error}", folder.display())))?;
+    say("");
     say(format_args!(
         "An officer looked at {case}, asked its customer, decided, and filed version 1 as it is here:"
     ));

@@ -17,16 +17,18 @@ use crate::{
 /// Accelerators whose hours are read by one statement.
 const AT_ONCE: usize = 200;
 
-/// Every accelerator that has hours, found by leaping from each to the next in the order of the key.
-const KNOWN: &str = "WITH RECURSIVE known(cell, accelerator) AS (\
-     SELECT (SELECT cell FROM hour ORDER BY cell, accelerator LIMIT 1), \
-            (SELECT accelerator FROM hour ORDER BY cell, accelerator LIMIT 1) \
-     UNION ALL \
-     SELECT (SELECT h.cell FROM hour h WHERE (h.cell, h.accelerator) > (known.cell, known.accelerator) \
-             ORDER BY h.cell, h.accelerator LIMIT 1), \
-            (SELECT h.accelerator FROM hour h WHERE (h.cell, h.accelerator) > (known.cell, known.accelerator) \
-             ORDER BY h.cell, h.accelerator LIMIT 1) \
-     FROM known WHERE known.cell IS NOT NULL) ";
+/// Every accelerator that has hours, found by leaping from each to the next in the order of the key: first the cells,
+/// then what is in each, one seek a leap. A comparison of both together would read all hours of a cell at each leap.
+const KNOWN: &str = "WITH RECURSIVE cells(cell) AS (\
+     SELECT MIN(cell) FROM hour \
+     UNION ALL SELECT (SELECT MIN(h.cell) FROM hour h WHERE h.cell > cells.cell) FROM cells \
+     WHERE cells.cell IS NOT NULL), \
+     known(cell, accelerator) AS (\
+     SELECT cell, (SELECT MIN(h.accelerator) FROM hour h WHERE h.cell = cells.cell) FROM cells \
+     WHERE cell IS NOT NULL \
+     UNION ALL SELECT known.cell, (SELECT MIN(h.accelerator) FROM hour h \
+     WHERE h.cell = known.cell AND h.accelerator > known.accelerator) FROM known \
+     WHERE known.accelerator IS NOT NULL) ";
 
 /// The accelerators that a filter lets through, as a table `known`.
 fn known(filter: &Filter) -> QueryBuilder<Sqlite> {
@@ -87,7 +89,7 @@ impl<'a> Parts<'a> {
         if let Some(to) = self.filter.to {
             query.push(" AND t.hour_ms < ").push_bind(to.0);
         }
-        query.push(" WHERE k.cell IS NOT NULL");
+        query.push(" WHERE k.accelerator IS NOT NULL");
         self.narrow(&mut query, principal);
         query.push(") AS parts");
         query
@@ -145,7 +147,7 @@ pub(super) fn hourly(filter: &Filter, columns: &'static str) -> QueryBuilder<Sql
     if filter.principal.is_some() {
         query.push(" AND t.hour_ms >= ").push(ROLLED);
     }
-    query.push(" WHERE k.cell IS NOT NULL");
+    query.push(" WHERE k.accelerator IS NOT NULL");
     bounds(&mut query);
     query.push(") AS parts ORDER BY hour_ms, accelerator, principal, attempt, state");
     query
@@ -224,7 +226,7 @@ pub(super) async fn roll_up(connection: &mut SqliteConnection, before: UtcMillis
     let before = UtcMillis(rolled.map_or(before.0, |rolled| rolled.max(before.0)));
     let mut from = Vec::new();
     if rolled.is_none_or(|rolled| rolled < before.0) {
-        let known = format!("{KNOWN}SELECT cell, accelerator FROM known WHERE cell IS NOT NULL");
+        let known = format!("{KNOWN}SELECT cell, accelerator FROM known WHERE accelerator IS NOT NULL");
         let known = accelerators(&mut transaction, &known).await?;
         from.push((rolled, known.difference(&again).cloned().collect::<Vec<_>>()));
     }
