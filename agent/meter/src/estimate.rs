@@ -856,7 +856,10 @@ mod tests {
             }
             prop_assert_eq!(best, whole.bound.best().tera());
             if told {
-                prop_assert_eq!((low, high), (whole.calibrated.low().tera(), whole.calibrated.high().tera()));
+                // Both ends are rounded by themselves, and an end that would pass the other one moves outwards.
+                let ends = (whole.calibrated.low().tera(), whole.calibrated.high().tera());
+                prop_assert_eq!(low, ends.0);
+                prop_assert!((ends.1..=ends.1 + weights.len() as u64).contains(&high), "{} {:?}", high, ends);
             }
         }
     }
