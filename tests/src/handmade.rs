@@ -60,26 +60,7 @@ impl Sender {
     /// # Panics
     /// If his name is too long.
     pub fn batch(&self, sequence: u64, prev_hash: Hash, from: UtcMillis, windows: i64) -> Batch {
-        let inventory = DeviceRecord {
-            accelerator: self.accelerator(),
-            at: from,
-            present: true,
-            host: self.name.clone(),
-            name: "NVIDIA H100 80GB HBM3".into(),
-            pci_device: "10de:2330".into(),
-            pci_address: String::new(),
-            source: Source::Nvml,
-            tier: Tier::B,
-            trust: Trust::Host,
-            max_sm_clock_mhz: Some(1980),
-            power_limit_mw: Some(700_000),
-            memory_bytes: Some(80 << 30),
-            driver: "580.95.05".into(),
-            parent: None,
-            units: None,
-            sample_ms: 0,
-            conditions: Vec::new(),
-        };
+        let inventory = h100(self.accelerator(), from, &self.name);
         let window = |number: i64| Window {
             accelerator: self.accelerator(),
             span: Span::new(from.plus(number * 1_000), from.plus((number + 1) * 1_000)).expect("a second"),
@@ -166,4 +147,28 @@ pub fn send(collector: &Collector, bytes: &[u8]) -> Answer {
     let headers = [("content-type", "application/x-protobuf")];
     crate::http::request(collector.ingest(), "POST", "/api/v1/batches", &headers, bytes)
         .unwrap_or_else(|error| panic!("no answer to {} bytes: {error}", bytes.len()))
+}
+
+/// An H100 as its agent tells of it, read in the second best way.
+pub fn h100(accelerator: AcceleratorId, at: UtcMillis, host: &str) -> DeviceRecord {
+    DeviceRecord {
+        accelerator,
+        at,
+        present: true,
+        host: host.to_owned(),
+        name: "NVIDIA H100 80GB HBM3".into(),
+        pci_device: "10de:2330".into(),
+        pci_address: String::new(),
+        source: Source::Nvml,
+        tier: Tier::B,
+        trust: Trust::Host,
+        max_sm_clock_mhz: Some(1980),
+        power_limit_mw: Some(700_000),
+        memory_bytes: Some(80 << 30),
+        driver: "580.95.05".into(),
+        parent: None,
+        units: None,
+        sample_ms: 0,
+        conditions: Vec::new(),
+    }
 }

@@ -15,7 +15,7 @@ use weighbridge_store::{
 };
 use weighbridge_wire::{Batch, DeviceRecord, Hash, Sealed, SigningKey, seal::seal};
 
-use crate::random::Random;
+use crate::{handmade::h100, random::Random};
 
 /// Accelerators of a host.
 pub const DEVICES: u32 = 8;
@@ -222,24 +222,8 @@ impl Host {
 
     fn inventory(&self, accelerator: AcceleratorId) -> DeviceRecord {
         DeviceRecord {
-            accelerator,
-            at: START,
-            present: true,
-            host: Self::name(self.number),
-            name: "NVIDIA H100 80GB HBM3".into(),
-            pci_device: "10de:2330".into(),
             pci_address: "00000000:01:00.0".into(),
-            source: Source::Nvml,
-            tier: Tier::B,
-            trust: Trust::Host,
-            max_sm_clock_mhz: Some(1980),
-            power_limit_mw: Some(700_000),
-            memory_bytes: Some(80 << 30),
-            driver: "580.95.05".into(),
-            parent: None,
-            units: None,
-            sample_ms: 0,
-            conditions: Vec::new(),
+            ..h100(accelerator, START, &Self::name(self.number))
         }
     }
 }

@@ -18,18 +18,19 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use rustls::ClientConfig;
 use weighbridge_meter::{
-    AcceleratorId, AgentId, BootId, EpochId, Estimator, Source, Span, Tier, Trust, UtcMillis, Window,
+    AcceleratorId, AgentId, BootId, EpochId, Estimator, Source, Span, Tier, UtcMillis, Window,
     window::{Counter, Counters, Coverage},
 };
 use weighbridge_store::{Body, Entry, Fold, Place, State, entry::Received, fold};
 use weighbridge_tests::{
     collector::Collector,
+    handmade::h100,
     http::{Answer, Connection},
     trust,
     usage::{cpu, millis, most_resident_kib, on_processor, quantile},
     wait,
 };
-use weighbridge_wire::{Batch, DeviceRecord, Envelope, Sealed, SigningKey, Status, group, seal::seal};
+use weighbridge_wire::{Batch, Envelope, Sealed, SigningKey, Status, group, seal::seal};
 
 const HOSTS: usize = 64;
 
@@ -92,26 +93,10 @@ fn host(index: usize, count: usize, windows: usize) -> Host {
                 });
             }
         }
-        let inventory = accelerators.iter().filter(|_| number == 0).map(|accelerator| DeviceRecord {
-            accelerator: accelerator.clone(),
-            at: span(0).start(),
-            present: true,
-            host: name.clone(),
-            name: "NVIDIA H100 80GB HBM3".into(),
-            pci_device: "10de:2330".into(),
-            pci_address: String::new(),
-            source: Source::Nvml,
-            tier: Tier::B,
-            trust: Trust::Host,
-            max_sm_clock_mhz: Some(1980),
-            power_limit_mw: Some(700_000),
-            memory_bytes: Some(80 << 30),
-            driver: "580.95.05".into(),
-            parent: None,
-            units: None,
-            sample_ms: 0,
-            conditions: Vec::new(),
-        });
+        let inventory = accelerators
+            .iter()
+            .filter(|_| number == 0)
+            .map(|accelerator| h100(accelerator.clone(), span(0).start(), &name));
         let batch = Batch {
             agent: agent.clone(),
             epoch: EpochId([9; 16]),

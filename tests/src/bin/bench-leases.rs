@@ -11,7 +11,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use weighbridge_journal::{Journal, Options};
 use weighbridge_meter::{
-    AcceleratorId, BootId, EpochId, Estimator, Source, Span, Tier, Trust, UtcMillis, Window,
+    AcceleratorId, BootId, EpochId, Estimator, Source, Span, Tier, UtcMillis, Window,
     window::{Counter, Counters, Coverage},
 };
 use weighbridge_store::{
@@ -19,7 +19,7 @@ use weighbridge_store::{
     entry::{LeaseFact, Received, Selector},
     follow::Follower,
 };
-use weighbridge_tests::{usage, wait};
+use weighbridge_tests::{handmade::h100, usage, wait};
 use weighbridge_wire::{Batch, DeviceRecord, SigningKey, seal::seal};
 
 const HOSTS: u32 = 1_000;
@@ -95,26 +95,8 @@ fn accelerator(host: u32, device: u32) -> AcceleratorId {
 }
 
 fn inventory(host: &Host, device: u32) -> DeviceRecord {
-    DeviceRecord {
-        accelerator: accelerator(host.number, device),
-        at: START,
-        present: true,
-        host: host.name.clone(),
-        name: "NVIDIA H100 80GB HBM3".into(),
-        pci_device: "10de:2330".into(),
-        pci_address: format!("00000000:{device:02X}:00.0"),
-        source: Source::Nvml,
-        tier: Tier::B,
-        trust: Trust::Host,
-        max_sm_clock_mhz: Some(1980),
-        power_limit_mw: Some(700_000),
-        memory_bytes: Some(80 << 30),
-        driver: "580.95.05".into(),
-        parent: None,
-        units: None,
-        sample_ms: 0,
-        conditions: Vec::new(),
-    }
+    let pci_address = format!("00000000:{device:02X}:00.0");
+    DeviceRecord { pci_address, ..h100(accelerator(host.number, device), START, &host.name) }
 }
 
 /// One hour in eight is idle.
