@@ -190,43 +190,33 @@ fn document(title: &str, body: &Markup) -> String {
     document.into_string()
 }
 
-/// A report as a document of its own, to be kept, sent or printed: it needs no other file.
+/// A report as a document of its own, to be kept, sent or printed.
 pub fn report_document(report: &Report) -> String {
-    let document = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "Report on " (report.case) ", version " (report.version) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body.document {
-                main {
-                    h1 { "Report on " (report.case) }
-                    (casework::report(report))
-                }
-            }
-        }
-    };
-    document.into_string()
+    let title = format!("Report on {}, version {}", report.case, report.version);
+    paper(&title, &format!("Report on {}", report.case), &casework::report(report))
 }
 
 /// What is to be asked about a case as a document of its own, to be printed and filled in.
 pub fn questionnaire_document(asked: &Questionnaire) -> String {
+    let title = format!("Questions on {}", asked.case);
+    paper(&title, &title, &casework::questionnaire(asked))
+}
+
+/// A page that needs no other file.
+fn paper(title: &str, heading: &str, body: &Markup) -> String {
     let document = html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "Questions on " (asked.case) }
+                title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
             body.document {
                 main {
-                    h1 { "Questions on " (asked.case) }
-                    (casework::questionnaire(asked))
+                    h1 { (heading) }
+                    (body)
                 }
             }
         }
